@@ -8,17 +8,9 @@ from PIL import Image
 
 from energyscape import plotting
 from energyscape.errors import UserError
+from pictures import BOX, bowl, drawn
 
 LINE = plotting.SEPARATOR
-
-
-def drawn(figure):
-    """The figure's pixels, without its alpha."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3]
 
 
 def test_grid_of_two_grey_images():
@@ -163,12 +155,20 @@ def test_histograms_share_bins_and_have_unit_mass():
         plotting.histogram({"a": []}, "energy")
 
 
-def test_nothing_global_is_touched():
+def test_nothing_global_is_touched(tmp_path):
     import matplotlib.pyplot as plt
 
     before = dict(mpl.rcParams)
-    plotting.scatter(np.zeros((1, 2)), box=((-1, 1), (-1, 1)))
+    grid, x, path = bowl(2, -0.5, n=9, m=9), np.zeros((1, 2)), np.zeros((2, 1, 2))
+    plotting.scatter(x, box=BOX)
     plotting.curves([0], {"a": [1.0]}, title="", ylabel="")
+    drawn(plotting.real_and_generated(x, x, BOX, bins=3))
+    drawn(plotting.surface(grid, BOX))
+    drawn(plotting.score_field(x, x + 1, BOX, grid))
+    drawn(plotting.trajectories(path, grid, BOX))
+    drawn(plotting.small_multiples([plotting.Multiple("a", "b", x, grid, x)], BOX))
+    plotting.save_animation(plotting.animate_chains(path, grid, BOX, [0, 1]), tmp_path / "a.gif")
+    plotting.save_animation(plotting.animate_training([plotting.TrainingFrame(0, grid)], x, BOX), tmp_path / "b.gif")
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
 

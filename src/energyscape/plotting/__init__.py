@@ -1,0 +1,47 @@
+"""Arrays in, figure out.
+
+Nothing here knows of models or runs, touches matplotlib's global state or opens a window: a figure is a value that
+`Figure.savefig` or `report.page` turns into a picture, an animation a sequence of pictures. Colours are those of Okabe
+and Ito, and of viridis: both are told apart by every kind of colour vision. In one figure, and in all frames of one
+animation, what is compared has the same limits and the same colour levels.
+
+References:
+    Color universal design (Okabe & Ito, 2008). https://jfly.uni-koeln.de/color/
+"""
+
+from energyscape.plotting.animation import Animation, TrainingFrame, animate_chains, animate_training, save_animation
+from energyscape.plotting.axes import OKABE_ITO, Array, Box
+from energyscape.plotting.fields import score_field, trajectories
+from energyscape.plotting.images import SEPARATOR, evolution, grid_array, image_grid, save_grid, side_by_side
+from energyscape.plotting.multiples import Multiple, small_multiples
+from energyscape.plotting.points import real_and_generated, scatter
+from energyscape.plotting.relief import landscape, surface
+from energyscape.plotting.series import WIDTH, curves, histogram
+
+__all__ = [
+    "OKABE_ITO",
+    "SEPARATOR",
+    "WIDTH",
+    "Animation",
+    "Array",
+    "Box",
+    "Multiple",
+    "TrainingFrame",
+    "animate_chains",
+    "animate_training",
+    "curves",
+    "evolution",
+    "grid_array",
+    "histogram",
+    "image_grid",
+    "landscape",
+    "real_and_generated",
+    "save_animation",
+    "save_grid",
+    "scatter",
+    "score_field",
+    "side_by_side",
+    "small_multiples",
+    "surface",
+    "trajectories",
+]
