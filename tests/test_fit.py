@@ -3,8 +3,7 @@
 import functools
 import itertools
 import math
-import sys
-import types
+import time
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 import cases
 from energyscape.calculus import score
 from energyscape.data import EightGaussians, batches
+from energyscape.experiment import Experiment, Recipe
 from energyscape.objectives import (
     ContrastiveDivergence,
     Data,
@@ -153,28 +153,31 @@ def test_a_budget_of_samples(samples, steps):
     assert next(run, None) is None
 
 
-def ticking(monkeypatch):
-    """A clock that moves on by a second whenever it is asked."""
+def ticking():
+    """Returns a clock that goes on by a second whenever it is asked; a step asks when it begins and ends."""
     clock = itertools.count()
-    module = sys.modules["energyscape.training.fit"]
-    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: float(next(clock))))
+    return lambda: float(next(clock))
 
 
-def test_a_budget_of_seconds(monkeypatch):
-    ticking(monkeypatch)
-    run = simple(seconds=5.0)  # each step asks twice, so it takes a second
+def test_a_budget_of_seconds():
+    run = simple(seconds=5.0, clock=ticking())
     seen = [run.progress for _ in run]
     assert seen == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert run.snapshot().tree["clock"]["seconds"] == 5.0
-    again = simple(seconds=7.0)
+    again = simple(seconds=7.0, clock=ticking())
     again.restore(run.snapshot())
     assert len(list(again)) == 2
 
 
-def test_the_first_budget_that_is_used_up_counts(monkeypatch):
-    ticking(monkeypatch)
-    assert len(list(simple(seconds=3.0, samples=40))) == 3
-    assert len(list(simple(seconds=30.0, samples=8))) == 2
+def test_the_first_budget_that_is_used_up_counts():
+    assert len(list(simple(seconds=3.0, samples=40, clock=ticking()))) == 3
+    assert len(list(simple(seconds=30.0, samples=8, clock=ticking()))) == 2
+
+
+def test_a_recipe_s_budget_chooses_the_clock():
+    for budget, clock in (("3s", time.monotonic), ("3cpu-s", time.process_time)):
+        run = Experiment(Recipe.named("8gaussians-nce", {"train.budget": budget})).fit()
+        assert (run.clock, run.budget_seconds) == (clock, 3.0)
 
 
 def test_without_a_budget_there_is_no_end():

@@ -30,7 +30,7 @@ def test_overrides_reach_nested_settings_and_are_typed():
     assert isinstance(experiment.objective, ContrastiveDivergence)
     assert isinstance(experiment.objective.start, ReplayBuffer)
     assert experiment.objective.start.capacity == 512
-    assert experiment.objective.start.fresh.low == -4.0  # untouched neighbours stay
+    assert experiment.objective.start.refresh == 0.05  # untouched neighbours stay
     assert (experiment.training.learning_rate, experiment.training.seed) == (0.01, 7)
 
 
@@ -123,6 +123,8 @@ def test_budgets():
     assert Budget.parse(500) == Budget(500, None)
     assert Budget.parse("1.5h") == Budget(None, 5400.0)
     assert Budget.parse("3 epochs", epoch=1_498) == Budget(4_494, None)
+    assert Budget.parse("2cpu-min") == Budget(None, 120.0, processor=True)
+    assert not Budget.parse("2min").processor
     for bad in ("-1", "0", "", "1 week", "k", "1.2.3s"):
         with pytest.raises(UserError, match="a budget is"):
             Budget.parse(bad)

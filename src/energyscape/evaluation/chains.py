@@ -7,7 +7,8 @@ The mean of :math:`N` correlated draws of standard deviation :math:`s` is off by
 
 References:
     Rank-normalization, folding, and localization: an improved R-hat (Vehtari et al., 2021), sections 3 and 4.
-    https://doi.org/10.1214/20-BA1221
+    https://doi.org/10.1214/20-BA1221; Diagnosing suboptimal cotangent disintegrations in Hamiltonian Monte Carlo
+    (Betancourt, 2016), section 3, for E-BFMI. https://arxiv.org/abs/1604.00695
 """
 
 from typing import Any, NamedTuple
@@ -26,24 +27,28 @@ ARVIZ: Any = array_stats
 
 
 class Diagnosis(NamedTuple):
-    r"""What chains say of themselves, one number a coordinate, ``(*)`` in float64.
+    r"""What chains say of themselves in float64, one number a coordinate ``(*)``, and for E-BFMI one a chain.
 
-    All three are blind to a mode that no chain has found: start chains far apart.
+    All of it is blind to a mode that no chain has found: start chains far apart.
 
     Args:
         r_hat: :math:`\hat R`, near 1 if the chains agree; infinite if they stand still at different places; NaN for one
             chain.
         ess: Bulk effective sample size, of all chains together; NaN where no chain has moved.
         mcse: Monte Carlo standard error of the mean, in units of ``x``; NaN where no chain has moved.
+        bfmi: Estimated Bayesian fraction of missing information of each chain, ``(C,)``: the mean squared change of the
+            Hamiltonian from draw to draw over its variance. Below 0.3 momenta are too weak to carry the chain from one
+            energy to another. Of every step, so keep all (``thin=1``); NaN where only positions are known.
     """
 
     r_hat: Tensor
     ess: Tensor
     mcse: Tensor
+    bfmi: Tensor
 
 
 def diagnose(draws: Tensor | Chain) -> Diagnosis:
-    r"""Returns :math:`\hat R`, bulk effective sample size and Monte Carlo standard error of every coordinate.
+    r"""Returns :math:`\hat R`, bulk effective sample size, Monte Carlo standard error and E-BFMI.
 
     Draws run along the *first* dimension and chains along the second, as `samplers.sample` keeps them; ArviZ has them
     the other way round.
@@ -52,7 +57,7 @@ def diagnose(draws: Tensor | Chain) -> Diagnosis:
         draws: Kept positions ``(K, C, *)``, :math:`K \ge 4`, or what `samplers.sample` returned.
 
     Returns:
-        One number a coordinate of the event, each ``(*)``.
+        One number a coordinate of the event, ``(*)``, and one a chain, ``(C,)``.
 
     Raises:
         UserError: If there are fewer than four draws.
@@ -75,7 +80,14 @@ def diagnose(draws: Tensor | Chain) -> Diagnosis:
     apart = (array[..., 0].max(-1) > array[..., 0].min(-1)) & still
     r_hat = np.where(apart, np.inf, np.where(still, np.nan, r_hat))
     ess, mcse = np.where(still, np.nan, ess), np.where(still, np.nan, mcse)
-    return Diagnosis(*map(torch.from_numpy, (r_hat, ess, mcse)))
+    return Diagnosis(torch.from_numpy(r_hat), torch.from_numpy(ess), torch.from_numpy(mcse), _bfmi(draws))
+
+
+def _bfmi(draws: Tensor | Chain) -> Tensor:
+    if not isinstance(draws, Chain):
+        return torch.full(draws.shape[1:2], torch.nan, dtype=torch.float64)
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(np.asarray(ARVIZ.bfmi(draws.hamiltonian.detach().cpu().double().numpy().T)))
 
 
 def acceptance(

@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import softplus
 
 from energyscape.data.laws import mixture_log_prob
 from energyscape.models.energy import Energy
@@ -116,3 +117,96 @@ class GaussianMixture(Energy):
         mode = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         x = self.means[mode]
         return x + self.std * torch.empty_like(x).normal_(generator=generator)
+
+
+@final
+class GaussianBernoulliRBM(Energy):
+    r"""A restricted Boltzmann machine with continuous visible and binary hidden units, the latter summed out.
+
+    .. math::
+        E(x, h) &= \frac{\|x - b\|^2}{2 \sigma^2} - \sum_j h_j \left( c_j + \frac{w_j \cdot x}{\sigma^2} \right),
+        \qquad h \in \{0, 1\}^H \\
+        E(x) &= -\log \sum_h e^{-E(x, h)}
+        = \frac{\|x - b\|^2}{2 \sigma^2} - \sum_j \operatorname{softplus}(c_j + w_j \cdot x / \sigma^2)
+
+    It is a mixture of :math:`2^H` round Gaussians in disguise: given :math:`h` the mean is
+    :math:`b + \sum_j h_j w_j`, and completing the square gives the weight of each,
+
+    .. math::
+        Z = (2 \pi \sigma^2)^{d / 2} \sum_h
+        \exp\left( c \cdot h + \frac{b \cdot W h}{\sigma^2} + \frac{\|W h\|^2}{2 \sigma^2} \right).
+
+    Conventions differ in the power of :math:`\sigma` under :math:`w_j \cdot x`: with :math:`\sigma^2` the columns of
+    :math:`W` are in units of ``x``. The truth costs :math:`2^H` terms, the energy only :math:`H`.
+
+    Args:
+        weights: :math:`w_j`, in units of ``x``, ``(H, *)`` with :math:`1 \le H \le 16`.
+        visible: :math:`b`, of the event's shape, ``(*)``.
+        hidden: :math:`c_j`, ``(H,)``.
+        std: :math:`\sigma`, in units of ``x``.
+
+    Raises:
+        ValueError: If the shapes do not fit, there are more than 16 hidden units, or ``std`` is not positive.
+
+    Examples:
+        >>> energy = GaussianBernoulliRBM(torch.tensor([[3.0, 0.0]]), torch.zeros(2), torch.tensor([-4.5]), std=1.0)
+        >>> energy(torch.tensor([[0.0, 1.0], [3.0, 1.0]]))  # two Gaussians of equal weight, at 0 and at (3, 0)
+        tensor([0.4890, 0.4890])
+
+    References:
+        Improved learning of Gaussian-Bernoulli restricted Boltzmann machines (Cho, Ilin & Raiko, 2011), equation 3.
+        https://doi.org/10.1007/978-3-642-21735-7_2
+    """
+
+    weights: Tensor
+    visible: Tensor
+    hidden: Tensor
+
+    def __init__(self, weights: Tensor, visible: Tensor, hidden: Tensor, *, std: float) -> None:
+        super().__init__()
+        units = len(weights) if weights.ndim else 0
+        if not 1 <= units <= 16:
+            raise ValueError(f"from 1 to 16 hidden units, whose states are all visited; there were {units}")
+        if weights.shape[1:] != visible.shape or hidden.shape != (units,):
+            raise ValueError(
+                f"weights (H, *), visible (*) and hidden (H,); they were {tuple(weights.shape)}, "
+                f"{tuple(visible.shape)} and {tuple(hidden.shape)}"
+            )
+        if not std > 0:
+            raise ValueError(f"std is positive; it was {std}")
+        self.std = std
+        self.register_buffer("weights", weights)
+        self.register_buffer("visible", visible)
+        self.register_buffer("hidden", hidden)
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        field = self.hidden + x.flatten(1) @ self.weights.flatten(1).mT / self.std**2
+        return (x - self.visible).flatten(1).square().sum(1) / (2 * self.std**2) - softplus(field).sum(1)
+
+    @property
+    def log_z(self) -> float:
+        """The logarithm of the normalising constant, in nats."""
+        _, log_weights = self._states()
+        d = self.visible.numel()
+        return float(log_weights.logsumexp(0)) + d / 2 * math.log(2 * math.pi * self.std**2)
+
+    def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """Returns exact draws, ``(n, *)``.
+
+        Args:
+            n: How many.
+            generator: The stream to draw from.
+        """
+        states, log_weights = self._states()
+        h = states[torch.multinomial(log_weights.softmax(0), n, replacement=True, generator=generator)]
+        mean = self.visible.flatten() + h.to(self.weights) @ self.weights.flatten(1)
+        x = mean.reshape(n, *self.visible.shape)
+        return x + self.std * torch.empty_like(x).normal_(generator=generator)
+
+    def _states(self) -> tuple[Tensor, Tensor]:
+        """Returns all states of the hidden units, ``(2^H, H)``, and the unnormalised log weight of each, in float64."""
+        bit = torch.arange(len(self.weights), device=self.weights.device)
+        h = (torch.arange(2 ** len(self.weights), device=bit.device).unsqueeze(1) >> bit & 1).double()
+        w, b = self.weights.flatten(1).double(), self.visible.flatten().double()
+        linear = self.hidden.double() + w @ b / self.std**2
+        return h, h @ linear + (h @ (w @ w.mT) * h).sum(1) / (2 * self.std**2)
