@@ -10,7 +10,18 @@ from typing import NamedTuple
 
 import torch
 
-from energyscape.models import MLP, ConvEnergyNet, Energy, Gaussian, GaussianMixture, NeuralEnergy
+from energyscape.data import Banana, DoubleWell, EightGaussians, Funnel, GaussianGrid
+from energyscape.models import (
+    MLP,
+    ConvEnergyNet,
+    Energy,
+    EnergyDenoiser,
+    Gaussian,
+    GaussianMixture,
+    NeuralEnergy,
+    NoiseMLP,
+    ScalarEnergyDenoiser,
+)
 from energyscape.objectives import (
     ContrastiveDivergence,
     Data,
@@ -18,6 +29,7 @@ from energyscape.objectives import (
     EnergyDiscrepancy,
     FiniteDifferenceScoreMatching,
     Mixture,
+    MultiscaleDenoisingScoreMatching,
     Noise,
     NoiseContrastiveEstimation,
     RankingNCE,
@@ -27,7 +39,15 @@ from energyscape.objectives import (
     SlicedScoreMatchingVR,
 )
 from energyscape.rng import global_seed
-from energyscape.samplers import HMC, MALA, Langevin
+from energyscape.samplers import (
+    HMC,
+    MALA,
+    AnnealedLangevin,
+    GradientDescent,
+    Langevin,
+    ParallelTempering,
+    UnderdampedLangevin,
+)
 
 DEVICE = torch.device("cpu")
 """Set by ``pytest --device``."""
@@ -68,6 +88,18 @@ class Quadratic(Energy):
         return self.p * x.flatten(1).square().sum(1) / 2
 
 
+class QuadraticDenoiser(EnergyDenoiser):
+    """E = |x|² / 2 (1 / p - level² + σ²): noised normal laws, of variance 1 / p at one level, with one parameter."""
+
+    def __init__(self, p, level, dtype=torch.float64):
+        super().__init__()
+        self.p = torch.nn.Parameter(torch.tensor(float(p), dtype=dtype, device=DEVICE))
+        self.level = level
+
+    def energy(self, x, sigma, label=None):
+        return x.flatten(1).square().sum(1) / (2 * (1 / self.p - self.level**2 + sigma**2))
+
+
 class Counted:
     """An energy that counts how often it is called."""
 
@@ -83,41 +115,132 @@ class Counted:
 
 
 class Target(NamedTuple):
-    """An energy, exact draws from exp(-energy), and the length of a good leapfrog step."""
+    """An energy, exact draws from exp(-energy / factor), and the length of a good leapfrog step where that is 1.
+
+    ``sample(n, factor=1.0, *, generator)``
+    """
 
     energy: Callable
     sample: Callable
     scale: float
 
 
+def gaussian(law, scale):
+    def sample(n, factor=1.0, *, generator):
+        return law.mean + factor**0.5 * (law.sample(n, generator=generator) - law.mean)
+
+    return Target(law, sample, scale)
+
+
+def mixture(law, scale):
+    def sample(n, factor=1.0, *, generator):
+        """By rejection: (Σ p_m)^β ≤ Σ p_m^β for β < 1, and p_m^β is a normal law again."""
+        kept, beta = [], 1 / factor
+        wide = GaussianMixture(law.means, std=law.std * factor**0.5, weights=law.weights**beta)
+        while sum(map(len, kept)) < n:
+            x = wide.sample(4 * n, generator=generator)
+            log_each = law.weights.log() - (x[:, None] - law.means).square().sum(2) / (2 * law.std**2)
+            accept_prob = (beta * log_each.logsumexp(1) - (beta * log_each).logsumexp(1)).exp()
+            u = torch.rand(len(x), generator=generator, dtype=x.dtype, device=DEVICE)
+            kept.append(x[u < accept_prob])
+        return torch.cat(kept)[:n]
+
+    return Target(law, sample, scale)
+
+
 def correlated():
-    law = Gaussian(tensor([1.0, -2.0]), tensor([[1.0, 0.8], [0.8, 2.0]]))
-    return Target(law, law.sample, 0.5)
+    return gaussian(Gaussian(tensor([1.0, -2.0]), tensor([[1.0, 0.8], [0.8, 2.0]])), 0.5)
 
 
 def uneven():
     """An asymmetric mixture whose modes chains do cross between."""
     means = tensor([[0.0, 0.0], [2.5, 0.5], [-1.0, 2.0]])
-    law = GaussianMixture(means, std=0.7, weights=tensor([0.5, 0.2, 0.3]))
-    return Target(law, law.sample, 0.6)
+    return mixture(GaussianMixture(means, std=0.7, weights=tensor([0.5, 0.2, 0.3])), 0.6)
 
 
 def gumbel():
     """A product of Gumbel laws: no symmetry, which would hide a wrong sign."""
 
-    def sample(n, *, generator):
-        return -torch.empty(n, 3, dtype=torch.float64, device=DEVICE).exponential_(generator=generator).log()
+    def sample(n, factor=1.0, *, generator):
+        if factor == 1:
+            return -torch.empty(n, 3, dtype=torch.float64, device=DEVICE).exponential_(generator=generator).log()
+        # u = exp(-x) / factor has a gamma law of shape 1 / factor.
+        shape = torch.full((n, 3), 1 / factor, dtype=torch.float64, device=DEVICE)
+        return -(factor * torch._standard_gamma(shape, generator=generator)).log()
 
     return Target(lambda x: (x + (-x).exp()).sum(1), sample, 0.6)
 
 
 def image():
     a = normal(16, 16, seed=99)
-    law = Gaussian(normal(1, 4, 4, seed=98), torch.eye(16, dtype=torch.float64, device=DEVICE) + a @ a.mT / 16)
-    return Target(law, law.sample, 0.45)
+    covariance = torch.eye(16, dtype=torch.float64, device=DEVICE) + a @ a.mT / 16
+    return gaussian(Gaussian(normal(1, 4, 4, seed=98), covariance), 0.45)
 
 
-TARGETS = {"correlated": correlated, "uneven": uneven, "gumbel": gumbel, "image": image}
+def stiff(dimension=100, condition=1e4, rotated=True):
+    """Variances from 1 down to 1 / condition."""
+    std = torch.logspace(-math.log10(condition) / 2, 0, dimension, dtype=torch.float64, device=DEVICE)
+    turn = torch.linalg.qr(normal(dimension, dimension, seed=97))[0] if rotated else torch.eye(dimension).to(std)
+    factor = turn * std
+    return gaussian(Gaussian(torch.zeros_like(std), factor @ factor.mT), 0.75 * condition**-0.5)
+
+
+def funnel():
+    def sample(n, factor=1.0, *, generator):
+        # Given x_1, x_2 is normal of variance factor exp(x_1); what is left of x_1 is normal about (factor - 1) / 2.
+        z = torch.randn(n, 2, generator=generator, dtype=torch.float64, device=DEVICE)
+        v = factor**0.5 * z[:, 0] + (factor - 1) / 2
+        return torch.stack([v, factor**0.5 * (v / 2).exp() * z[:, 1]], 1)
+
+    return Target(lambda x: -Funnel().log_prob(x), sample, 0.5)
+
+
+def banana():
+    law = Banana()
+
+    def sample(n, factor=1.0, *, generator):
+        # The bend keeps areas, so that what is normal before it is normal of a larger variance.
+        z = factor**0.5 * torch.randn(n, 2, generator=generator, dtype=torch.float64, device=DEVICE)
+        x = law.scale * z[:, 0]
+        return torch.stack([x, law.std * z[:, 1] + law.bend * (x.square() - law.scale**2)], 1)
+
+    return Target(lambda x: -law.log_prob(x), sample, 0.2)
+
+
+def grid():
+    law = GaussianGrid(spacing=1.0, std=0.2)
+    drawn = mixture(GaussianMixture(law.modes.to(DEVICE).double(), std=law.std), 0.2)
+    return drawn._replace(energy=lambda x: -law.log_prob(x))
+
+
+def eight():
+    law = EightGaussians(radius=2.0, std=0.5)
+    drawn = mixture(GaussianMixture(law.modes.to(DEVICE).double(), std=law.std), 0.4)
+    return drawn._replace(energy=lambda x: -law.log_prob(x))
+
+
+def wells():
+    law = DoubleWell(barrier=2.0)
+
+    def sample(n, factor=1.0, *, generator):
+        hot = DoubleWell(barrier=law.barrier / factor, std=law.std * factor**0.5)
+        return hot.sample(n, generator=generator).double()
+
+    return Target(lambda x: -law.log_prob(x), sample, 0.4)
+
+
+TARGETS = {
+    "correlated": correlated,
+    "uneven": uneven,
+    "gumbel": gumbel,
+    "image": image,
+    "stiff": stiff,
+    "funnel": funnel,
+    "banana": banana,
+    "grid": grid,
+    "eight": eight,
+    "wells": wells,
+}
 
 
 def eight_modes():
@@ -134,11 +257,31 @@ KERNELS = {
     ),
     "mala": lambda scale, **rest: functools.partial(MALA, step_size=scale**2, **rest),
     "hmc": lambda scale, **rest: functools.partial(HMC, step_size=scale, leapfrog_steps=4, **rest),
+    "hmc:jittered": lambda scale, **rest: functools.partial(
+        HMC, step_size=1.2 * scale, leapfrog_steps=4, jitter=0.6, **rest
+    ),
+    "underdamped": lambda scale, **rest: functools.partial(UnderdampedLangevin, step_size=scale, **rest),
+    "gd": lambda scale: functools.partial(GradientDescent, step_size=scale**2 / 2),
+    "annealed": lambda scale, **rest: functools.partial(
+        AnnealedLangevin, step_size=scale**2 / 2, hottest=3.0, anneal_steps=4, **rest
+    ),
+    "tempering": lambda scale, **rest: functools.partial(
+        ParallelTempering, kernel=functools.partial(MALA, step_size=scale**2, **rest), temperatures=(1.0, 1.6, 2.5)
+    ),
+    "tempering:hmc": lambda scale, **rest: functools.partial(
+        ParallelTempering,
+        kernel=functools.partial(HMC, step_size=scale, leapfrog_steps=2, jitter=0.5, **rest),
+        temperatures=(1.0, 1.4),
+        swap_every=2,
+    ),
 }
 """Name → a kernel factory of a given leapfrog length and other settings."""
 
-EXACT = ("mala", "hmc")
+EXACT = ("mala", "hmc", "hmc:jittered", "tempering", "tempering:hmc")
 """The kernels that leave their target exactly invariant."""
+
+NOISELESS = ("gd",)
+"""The kernels that draw nothing."""
 
 
 # --- networks, energies -----------------------------------------------------------------------------------------------
@@ -159,6 +302,12 @@ def network(name, shape, seed=0):
 
 def neural(shape=(2,), *, seed=0, dtype=torch.float32, name="mlp", reference_std=2.0):
     return NeuralEnergy(network(name, shape, seed), reference_std=reference_std).to(DEVICE, dtype)
+
+
+def denoiser(shape=(2,), *, seed=0, dtype=torch.float32, data_std=1.5, detail=0.0):
+    with global_seed(seed):
+        net = NoiseMLP(shape, width=16)
+    return ScalarEnergyDenoiser(net, data_std=data_std, detail=detail).to(DEVICE, dtype)
 
 
 ENERGIES = {
@@ -186,6 +335,8 @@ STARTS = {
 
 OBJECTIVES = {
     "dsm": lambda scale=0.5: DenoisingScoreMatching(sigma=scale),
+    "msdsm": lambda scale=0.5: MultiscaleDenoisingScoreMatching(sigma_min=scale, sigma_max=6 * scale, data_std=1.5),
+    "msdsm:ncsn": lambda scale=0.5: MultiscaleDenoisingScoreMatching(sigma_min=scale, sigma_max=6 * scale),
     "cd": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["mala"](scale), steps=2),
     "cd:noised": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["hmc"](scale), steps=1, data_noise=0.4),
     "cd:cold": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["mala"](scale, temperature=0.3), steps=2),
@@ -208,6 +359,18 @@ OBJECTIVES = {
 
 DETERMINISTIC = ("sm",)
 """Objectives that draw nothing."""
+
+
+def learner(objective, shape=(2,), *, dtype=torch.float32):
+    """Returns a network of the kind that an objective trains."""
+    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching)
+    return denoiser(shape, dtype=dtype) if denoising else neural(shape, dtype=dtype)
+
+
+def round_learner(objective, p):
+    """Returns a model of the kind that an objective trains, whose law at the objective's level is N(0, I / p)."""
+    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching)
+    return QuadraticDenoiser(p, objective.level) if denoising else Quadratic(p)
 
 
 def settled(objective, p, x):

@@ -7,7 +7,7 @@ import torch
 
 from energyscape.errors import UserError
 from energyscape.evaluation import acceptance, auc, diagnose, nearest
-from energyscape.samplers import MALA, sample
+from energyscape.samplers import HMC, MALA, sample
 
 
 def generator(seed=0):
@@ -67,6 +67,35 @@ def test_chains_that_never_moved_are_worth_nothing():
     assert told.r_hat[1] == math.inf
     assert told.ess.isnan().all()
     assert told.mcse.isnan().all()
+
+
+def test_bfmi_is_twice_one_minus_the_autocorrelation_of_the_hamiltonian():
+    kernel = MALA(lambda y: y.square().sum(1) / 2, step_size=0.8)
+    kept = sample(kernel, torch.randn(4, 3, generator=generator()), steps=400, generator=generator(1))
+    for rho in (0.0, 0.9):
+        told = diagnose(kept._replace(hamiltonian=autoregressive(4000, 4, 1, rho)[..., 0]))
+        assert told.bfmi.shape == (4,)
+        # Relative errors of 4000 squares: of differences, nearly independent, and of the draws, correlated by ρ².
+        error = (2 / 4000) ** 0.5 + (2 / 4000 * (1 + rho**2) / (1 - rho**2)) ** 0.5
+        assert ((told.bfmi / (2 * (1 - rho)) - 1).abs() < 5 * error).all()
+    told = diagnose(kept)
+    h = kept.hamiltonian.double()
+    truth = h.diff(dim=0).square().mean(0) / h.var(0)
+    torch.testing.assert_close(told.bfmi, truth, rtol=1e-6, atol=0)
+    assert diagnose(kept.x).bfmi.isnan().all()
+
+
+def test_bfmi_sees_momenta_that_are_too_weak():
+    """Many dimensions of a heavy-tailed law: its energies differ by more than the momenta's in one step."""
+    heavy, light = (lambda x, nu=nu: (nu + 50) / 2 * (x.square().sum(1) / nu).log1p() for nu in (2.0, 2000.0))
+    told = []
+    for energy in (heavy, light):
+        kernel = HMC(energy, step_size=0.3, leapfrog_steps=5)
+        chain = sample(
+            kernel, torch.randn(8, 50, generator=generator(2)), steps=300, burn_in=100, generator=generator(3)
+        )
+        told.append(float(diagnose(chain).bfmi.mean()))
+    assert told[0] < 0.3 < 0.7 < told[1]
 
 
 def test_too_few_draws_is_an_error():

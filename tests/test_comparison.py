@@ -1,45 +1,98 @@
-"""The scoreboard."""
+"""The scoreboards."""
 
 import csv
+import json
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import cases
 from energyscape.cli import main
+from energyscape.data import LAWS, EightGaussians
 from energyscape.errors import UserError
 from energyscape.evaluation.exact import Divergence
-from energyscape.experiment import Experiment, Recipe, Run, Session, comparison
-from energyscape.experiment.comparison import Score, as_csv, methods, plan, table
+from energyscape.experiment import Experiment, Recipe, Run
+from energyscape.experiment.comparison import (
+    contest,
+    laws_named,
+    markdown,
+    method_names,
+    methods,
+    plan,
+    plan_samplers,
+    sampler_names,
+)
+from energyscape.experiment.comparison.board import as_csv, mean_and_error
+from energyscape.experiment.comparison.methods import STD, Score, failures, matrix, table
+from energyscape.experiment.comparison.samplers import TUNED, modes_wrong
+from energyscape.samplers import KERNELS
+from energyscape.training import Guard, Judgement, Verdict
 
 
-def compared(folder, *words):
+def compared(folder, *words, law="8gaussians"):
     with pytest.raises(SystemExit) as exit_:
-        main(["compare", "8gaussians", "--objectives", "dsm", "--out", str(folder), *words])
+        main(["compare", law, "--out", str(folder), "--jobs", "1", *words])
     return exit_.value.code
 
 
+SMALL = {"model.network.width": "16", "sampler.steps": "20"}
+
+
+def small(*laws, which, seeds, budget, folder):
+    return plan(laws, which=which, seeds=seeds, budget=budget, folder=folder, settings=SMALL)
+
+
+def trained(folder, *words, law="8gaussians"):
+    settings = [word for key, value in SMALL.items() for word in (f"--{key}", value)]
+    return compared(folder, "--objectives", "dsm", "--budget", "2k", *settings, *words, law=law)
+
+
+def place(folder):
+    """Returns the folder of the one comparison there is."""
+    (found,) = (each for each in folder.iterdir() if each.is_dir())
+    return found
+
+
+def score(method, seed, kl, worst=0.9, rate=10.0, failed="", law="moons"):
+    return Score(law, method, seed, kl, 0.0, worst, 0.01, 0.001, 100.0, rate, failed)
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
 def test_every_method_trains_the_same_network_on_the_same_law(tmp_path):
-    cells = plan("moons", which="all", seeds=2, budget="10s", folder=tmp_path)
-    assert len(cells) == 2 * len(methods()) >= 4
+    cells = plan(["moons"], which="all", seeds=2, budget="10s", folder=tmp_path)
+    assert len(cells) == 2 * len(method_names()) >= 20
     resolved = [cell.recipe.resolved().tables for cell in cells]
-    assert {tables["data"]["name"] for tables in resolved} == {"moons"}
+    assert {tables["data"]["law"]["name"] for tables in resolved} == {"moons"}
     assert {tables["train"]["budget"] for tables in resolved} == {"10s"}
-    assert len({str(tables["model"]) for tables in resolved}) == 1
+    networks = {str(tables["model"]) for tables in resolved if tables["model"]["name"] == "neural"}
+    assert len(networks) == 1
     assert len({cell.folder for cell in cells}) == len(cells)
 
 
+def test_other_laws_have_the_size_of_the_eight_gaussians(tmp_path):
+    """The moments of the eight Gaussians: r² / 2 + σ² in each coordinate."""
+    law = EightGaussians()
+    assert pytest.approx(math.sqrt(law.radius**2 / 2 + law.std**2), abs=1e-3) == STD
+    for cell in plan(laws_named("all"), which="nce", seeds=1, budget="1s", folder=tmp_path):
+        x = Experiment(cell.recipe).source.sample(20_000, generator=cases.generator())
+        # The variance of a variance: kurtoses here are below 20, of 20,000 draws √(20 / 20,000) = 3 %; five of them.
+        assert float(x.var(0).mean().sqrt()) == pytest.approx(STD, rel=0.08)
+    assert set(laws_named("all")) == set(LAWS) - {"points", "rescaled"}
+
+
 def test_the_score_of_a_run_is_its_kl(tmp_path, capsys):
-    assert compared(tmp_path, "--seeds", "2", "--budget", "2k") == 0
-    first = capsys.readouterr().out
-    assert "0 of 2" in first
-    (folder,) = tmp_path.iterdir()
+    assert trained(tmp_path, "--seeds", "2") == 0
+    assert "0 of 2" in capsys.readouterr().out
+    folder = place(tmp_path)
     with open(folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["method"], row["seed"], row["failed"]) for row in rows] == [
-        ("dsm", "0", "False"),
-        ("dsm", "1", "False"),
-    ]
+    assert [(row["method"], row["seed"], row["failed"]) for row in rows] == [("dsm", "0", ""), ("dsm", "1", "")]
     # KL = E[E / T] + log Z - entropy: the same number by Monte Carlo for the cross term and a plain grid for log Z.
     experiment = Run.open(folder / "dsm-0").experiment()
     law, energy = experiment.source, experiment.energy
@@ -49,65 +102,184 @@ def test_the_score_of_a_run_is_its_kl(tmp_path, capsys):
     e = energy(law.sample(40_000, generator=torch.Generator().manual_seed(0))).detach().double()
     error = float(e.std() / math.sqrt(len(e)))
     assert float(rows[0]["kl"]) == pytest.approx(float(e.mean() + log_z) - law.entropy, abs=5 * error)
+    assert float(rows[0]["steps_per_second"]) > 0
     assert "Scoreboard" in (folder / "scoreboard.html").read_text()
+    with Image.open(folder / "scoreboard.png") as picture:
+        assert picture.width > 400
+    board = (tmp_path / "scoreboard.md").read_text()
+    assert f"{law.entropy:.4f} nats" in board
+    assert re.search(r"\| dsm \| [0-9.]+ ± [0-9.]+ \|", board)
 
 
-def test_finished_cells_are_not_run_again(tmp_path, capsys):
-    assert compared(tmp_path, "--seeds", "1", "--budget", "2k") == 0
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("dsm-0/**/*.safetensors")}
-    assert before
-    assert compared(tmp_path, "--seeds", "2", "--budget", "2k") == 0
-    assert "dsm-0 is finished" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("dsm-0/**/*.safetensors")}
+def test_finished_cells_are_neither_run_nor_measured_again(tmp_path, capsys, monkeypatch):
+    assert trained(tmp_path, "--seeds", "1") == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("dsm-0/**/*") if path.is_file()}
+    assert len(before) > 4
+    monkeypatch.setattr(methods, "measured", None)
+    assert trained(tmp_path, "--seeds", "1") == 0
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("dsm-0/**/*") if path.is_file()}
+    monkeypatch.undo()
+    (place(tmp_path) / "dsm-0" / "score.json").write_text("{")
+    assert trained(tmp_path, "--seeds", "1") == 0  # a damaged score is measured again, its run is not
+
+
+def test_cells_run_side_by_side_reach_what_they_reach_alone(tmp_path):
+    """Two processes: the same bits, because each cell draws from its own streams."""
+    alone = dict(contest(small("moons", which="nce", seeds=2, budget="1k", folder=tmp_path / "a")))
+    both = dict(contest(small("moons", which="nce", seeds=2, budget="1k", folder=tmp_path / "b"), jobs=2))
+    assert set(alone) == set(both) == {0, 1}
+    for place in (0, 1):
+        assert alone[place].kl == both[place].kl
+        assert alone[place].mmd == both[place].mmd
+    assert alone[0].kl != alone[1].kl
+
+
+def test_a_comparison_that_is_stopped_goes_on(tmp_path):
+    asked = []
+
+    def stopping():
+        asked.append(1)
+        return len(asked) > 3
+
+    cells = small("moons", which="nce", seeds=2, budget="2k", folder=tmp_path)
+    assert list(contest(cells, stopping=stopping)) == []
+    assert 0 < Run.open(cells[0].folder).latest().tree["clock"]["samples"] < 2_000
+    assert [place for place, _ in contest(cells)] == [0, 1]
 
 
 def test_the_table_is_of_good_runs_the_best_method_first():
     scores = [
-        Score("slow", 0, 0.5, 0.9, 10, failed=False),
-        Score("slow", 1, 0.3, 0.8, 30, failed=False),
-        Score("broken", 0, math.nan, math.nan, math.nan, failed=True),
-        Score("good", 0, 0.01, 0.95, 20, failed=False),
-        Score("good", 1, 9.0, 0.1, 20, failed=True),
+        score("slow", 0, 0.5),
+        score("slow", 1, 0.3, worst=0.8, rate=30),
+        score("broken", 0, math.nan, failed="stopped by a guard"),
+        score("good", 0, 0.01, worst=0.95, rate=20),
+        score("good", 1, 9.0, worst=0.1, failed="half of the mass is beyond the widest box"),
     ]
     head, *rows = table(scores)
     assert head[0] == "method"
-    assert rows == [
-        ["good", "0.01", "–", "0.95", "20", "1 of 2"],
-        ["slow", "0.4", "0.1", "0.8", "20", "0 of 2"],
-        ["broken", "–", "–", "–", "–", "1 of 1"],
+    assert [[row[0], row[1], row[2], row[5], row[6]] for row in rows] == [
+        ["good", "0.01", "0.95", "20", "1 of 2"],
+        ["slow", "0.4 ± 0.1", "0.8", "20", "0 of 2"],
+        ["broken", "–", "–", "–", "1 of 1"],
     ]
-    assert as_csv(scores).splitlines()[1] == "slow,0,0.5,0.9,10,False"
+    assert as_csv(scores).splitlines()[1] == "moons,slow,0,0.5,0.0,0.9,0.01,0.001,100.0,10.0,"
+    assert failures(scores)[0] == "moons, broken, seed 0: stopped by a guard"
+    assert markdown([["a", "b"], ["1", "x|y"]]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |\n"
 
 
-def test_a_run_that_did_not_use_its_budget_up_has_failed(tmp_path):
-    (cell,) = plan("moons", which="dsm", seeds=1, budget="3k", folder=tmp_path)
-    experiment = Experiment(cell.recipe)
-    with Session(Run.create(cell.folder, experiment), experiment) as session:
-        next(session)
-        session.keep()
-    assert cell.score().failed
+def test_the_board_over_laws_ranks_by_geometric_means():
+    scores = [
+        score("steady", 0, 0.1),
+        score("steady", 0, 0.1, law="rings"),
+        score("uneven", 0, 0.001),
+        score("uneven", 0, 0.5, law="rings"),
+        score("uneven", 1, 0.7, law="rings"),
+    ]
+    assert matrix(scores) == [
+        ["KL, nats", "moons", "rings"],
+        ["uneven", "0.001", "0.6"],  # √(0.001 · 0.6) = 0.024, below 0.1
+        ["steady", "0.1", "0.1"],
+    ]
+
+
+def test_standard_errors_are_those_of_the_mean():
+    mean, error = mean_and_error([1.0, 2.0, 4.0, 5.0])
+    assert mean == 3.0
+    assert error == pytest.approx(np.std([1, 2, 4, 5], ddof=1) / 2)
 
 
 @pytest.mark.parametrize(("value", "edge"), [(math.nan, 0.0), (math.inf, 0.0), (0.1, 0.5)])
-def test_a_kl_that_is_not_to_be_believed_is_a_failure(tmp_path, monkeypatch, value, edge):
-    (cell,) = plan("8gaussians", which="dsm", seeds=1, budget="300", folder=tmp_path)
-    experiment = Experiment(cell.recipe)
-    with Session(Run.create(cell.folder, experiment), experiment) as session:
-        list(session)
-    monkeypatch.setattr(comparison, "mode_masses", lambda *_, **__: torch.ones(8) / 8)
-    monkeypatch.setattr(comparison, "kl", lambda *_, **__: Divergence(value, 0.0, edge))
-    assert cell.score().failed
-    monkeypatch.setattr(comparison, "kl", lambda *_, **__: Divergence(0.1, 0.0, 0.0))
-    assert not cell.score().failed
+def test_a_kl_that_is_not_to_be_believed_is_a_failure_with_a_reason(tmp_path, monkeypatch, value, edge):
+    (cell,) = small("8gaussians", which="dsm", seeds=1, budget="300", folder=tmp_path)
+    monkeypatch.setattr(methods, "kl", lambda *_, **__: Divergence(value, 0.0, edge))
+    reached = cell.work(lambda: False)
+    assert ("not finite" if edge == 0 else "50.0% of the mass") in reached.failed
 
 
-def test_mistakes():
-    for law, which, seeds, said in [
-        ("digits", "all", 1, "no law in the plane"),
-        ("moon", "all", 1, "did you mean 'moons'"),
-        ("moons", "dms", 1, "did you mean 'dsm'"),
-        ("moons", "all", 0, "seeds is at least 1"),
+def test_a_guard_that_stops_a_run_says_why(tmp_path, monkeypatch):
+    class Grumpy(Guard):
+        calm = True
+
+        def look(self, report):
+            return Judgement(Verdict.ROLLBACK, "it looks bad")
+
+        def state(self):
+            return {}
+
+        def restore(self, state):
+            pass
+
+    monkeypatch.setattr("energyscape.experiment.settings.Guarding.guards", lambda _: [Grumpy()])
+    (cell,) = small("moons", which="nce", seeds=1, budget="10k", folder=tmp_path)
+    reached = cell.work(lambda: False)
+    assert "stopped by a guard: it looks bad" in reached.failed
+    assert "it looks bad" in failures([reached])[0]
+
+
+def test_laws_take_settings_and_users_bring_points(tmp_path, capsys):
+    x = EightGaussians().sample(300, generator=cases.generator())
+    np.savetxt(tmp_path / "x.csv", x.numpy(), delimiter=",")
+    assert trained(tmp_path / "runs", "--seeds", "1", "--data.path", str(tmp_path / "x.csv"), law="points") == 0
+    assert "points" in capsys.readouterr().out
+    assert trained(tmp_path / "runs", "--data.noice", "1", law="moons") == 2
+    assert "did you mean 'noise'" in capsys.readouterr().err
+
+
+def test_mistakes(tmp_path, capsys):
+    for words, said in [
+        (("digits",), "no law in the plane"),
+        (("moon",), "did you mean 'moons'"),
+        (("moons", "--objectives", "dms"), "did you mean 'dsm'"),
+        (("moons", "--objectives", "dsm", "--seeds", "0"), "seeds is at least 1"),
+        (("moons", "--objectives", "dsm", "--jobs", "-1"), "jobs is at least 1"),
+        (("moons", "--objectives", "dsm", "--samplers", "all"), "either"),
+        (("all", "--samplers", "all"), "one law"),
+        (("moons", "--samplers", "mal"), "did you mean 'mala'"),
+        (("moons", "--samplers", "mala", "--budget", "400k"), "a time"),
     ]:
-        with pytest.raises(UserError, match=said):
-            plan(law, which=which, seeds=seeds, budget="1k", folder=None)
+        with pytest.raises(SystemExit) as exit_:
+            main(["compare", *words, "--out", str(tmp_path)])
+        assert exit_.value.code == 2, words
+        error = capsys.readouterr().err
+        assert said in error
+        assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
     assert Recipe.named("8gaussians-dsm")
+
+
+# --- samplers ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_sampler_is_compared():
+    assert set(TUNED) == set(KERNELS) == set(sampler_names())
+
+
+def test_samplers_are_scored_on_a_known_landscape(tmp_path, capsys):
+    words = ("--samplers", "all", "--seeds", "1", "--budget", "0.5cpu-s")
+    assert compared(tmp_path, *words, law="doublewell") == 0
+    assert "tempering" in capsys.readouterr().out
+    folder = tmp_path / "doublewell-samplers-0.5cpu-s"
+    with open(folder / "scores.csv", newline="") as file:
+        rows = {row["sampler"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(KERNELS)
+    # Descent ends at the bottoms and stands still, which no chain of draws does.
+    assert not math.isfinite(float(rows["gd"]["r_hat"]))
+    for name in ("mala", "hmc", "tempering"):
+        assert abs(float(rows[name]["mmd"])) < 0.02  # the square of the distance of two wells' laws is 1 or so
+        assert 0.3 < float(rows[name]["accept_prob"]) < 0.95
+    # Replicas cross the barrier between the wells.
+    assert float(rows["tempering"]["r_hat"]) < float(rows["mala"]["r_hat"])
+    assert (folder / "scoreboard.png").exists()
+    kept = json.loads((folder / "mala-0" / "score.json").read_text())
+    assert kept["steps"] == int(rows["mala"]["steps"])
+
+
+def test_shares_of_modes_are_compared_by_total_variation():
+    law = EightGaussians()
+    x = law.modes[[0, 0, 0, 1]]  # three quarters and one quarter instead of eighths: (5/8 + 1/8 + 6/8) / 2
+    assert modes_wrong(law, x) == pytest.approx(0.75, abs=1e-6)
+
+
+def test_a_budget_of_samplers_is_a_time():
+    with pytest.raises(UserError, match="a time"):
+        plan_samplers("moons", which="all", seeds=1, budget="3 epochs", folder=None)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from energyscape.data import DATASETS, EightGaussians, Images, digits, fashion_mnist, image_folder, kmnist, mnist
+from energyscape.data import DATASETS, EightGaussians, Images, Law, digits, fashion_mnist, image_folder, kmnist, mnist
 from energyscape.data.download import cache_folder, download
 from energyscape.data.idx import read_idx
 from energyscape.data.images import PUBLISHED, Published
@@ -538,4 +538,5 @@ def test_recipes_build_data_by_name(tmp_path):
 def test_every_setting_is_described(name):
     fields = schema(DATASETS[name])
     assert all(field.doc for field in fields.values())
-    assert all(field.annotation in (str, int, float, bool, str | None) for field in fields.values())
+    known = (str, int, float, bool, str | None, float | None, Law)
+    assert all(field.annotation in known for field in fields.values())

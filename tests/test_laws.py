@@ -14,6 +14,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from energyscape.calculus import gauss_legendre
 from energyscape.data import DATASETS
+from energyscape.data import LAWS as REGISTERED
 from energyscape.data.laws import (
     Banana,
     Checkerboard,
@@ -22,8 +23,9 @@ from energyscape.data.laws import (
     FourSquares,
     Funnel,
     GaussianGrid,
-    Law,
     Pinwheel,
+    Points,
+    Rescaled,
     Rings,
     SwissRoll,
     TwoMoons,
@@ -31,6 +33,14 @@ from energyscape.data.laws import (
     mixture_log_prob,
 )
 from energyscape.errors import UserError
+from energyscape.evaluation import kl
+from energyscape.registry import build, completed
+
+
+def forty_points():
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(40))
+    return torch.cat([x[:30] - 1, 0.4 * x[30:] + 2])
+
 
 LAWS = {
     "8gaussians": EightGaussians,
@@ -56,6 +66,11 @@ LAWS = {
     "doublewell": DoubleWell,
     "doublewell:low": lambda: DoubleWell(barrier=0.2, position=0.7, std=1.5),
     "doublewell:high": lambda: DoubleWell(barrier=60.0, position=1.0, std=0.1),
+    "points": lambda: Points(forty_points()),
+    "points:narrow": lambda: Points(forty_points().double(), blur=0.07),
+    "rescaled": lambda: Rescaled(TwoMoons(), std=2.03),
+    "rescaled:modes": lambda: Rescaled(EightGaussians(), std=0.5),
+    "rescaled:points": lambda: Rescaled(Points(forty_points()), std=3.0),
 }
 FLAT = Checkerboard | FourSquares
 SMOOTH = [name for name in LAWS if not isinstance(LAWS[name](), FLAT)]
@@ -130,7 +145,9 @@ def test_log_prob_keeps_the_dtype_and_the_order(law):
     assert law.log_prob(x[:0]).shape == (0,)
 
 
-SETTINGS = [(type(LAWS[n]()), f.name) for n in LAWS if ":" not in n for f in dataclasses.fields(LAWS[n]())]
+DEFAULT = [name for name in LAWS if ":" not in name]
+PLAIN = [name for name in DEFAULT if name not in ("points", "rescaled")]
+SETTINGS = [(type(LAWS[name]()), field.name) for name in PLAIN for field in dataclasses.fields(LAWS[name]())]
 
 
 @pytest.mark.parametrize(("law", "setting"), SETTINGS)
@@ -141,9 +158,9 @@ def test_refuses_what_is_not_positive(law, setting, value):
 
 
 def test_every_registered_law_is_tested_at_its_defaults():
-    registered = {name for name, made in DATASETS.items() if isinstance(made, type) and issubclass(made, Law)}
-    assert registered == {name for name in LAWS if ":" not in name}
-    assert all(DATASETS[name] is type(LAWS[name]()) for name in registered)
+    assert set(REGISTERED) == {name for name in LAWS if ":" not in name}
+    assert all(REGISTERED[name] is type(LAWS[name]()) for name in REGISTERED if name != "points")
+    assert {name: DATASETS[name] for name in REGISTERED} == dict(REGISTERED)
 
 
 def test_no_samples_are_an_empty_tensor(law):
@@ -417,6 +434,79 @@ def test_checkerboard_support():
     light = torch.tensor([[1.0, -1.0], [-1, 1], [3, 1], [4, 1], [5, 5], [-4.1, 1], [-5, -1]], dtype=torch.float64)
     assert torch.equal(law.log_prob(dark), torch.full((6,), -math.log(32), dtype=torch.float64))
     assert torch.equal(law.log_prob(light), torch.full((7,), -math.inf, dtype=torch.float64))
+
+
+# Rescaled
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_divergences_do_not_change_when_a_law_is_rescaled(name):
+    law = LAWS[name]()
+    moved = Rescaled(law, std=1.7)
+    assert moved.entropy == pytest.approx(law.entropy + 2 * math.log(moved.scale), abs=1e-12)
+    # KL(p | N(m, s^2)) = 1 + log 2 pi s^2 - H(p) for the mean m and the size s of p itself: the same number before and
+    # after, which tests the mean, the size, the density and the entropy at once.
+    before = 1 + math.log(2 * math.pi * (1.7 / moved.scale) ** 2) - law.entropy
+    assert kl(moved, lambda y: y.square().sum(1) / (2 * 1.7**2)).value == pytest.approx(before, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_a_rescaled_law_is_the_law_moved(name):
+    law, moved = LAWS[name](), Rescaled(LAWS[name](), std=1.7)
+    x = law.sample(N, generator=generator(20)).double()
+    y = moved.sample(N, generator=generator(20))
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.double(), moved.scale * (x - moved.mean), rtol=2e-7, atol=1e-6)
+    y = y.double()
+    assert close(y[:, 0], 0)
+    assert close(y[:, 1], 0)
+    assert close(y.square().sum(1), 2 * 1.7**2)
+    x = x[:100]
+    expected = law.log_prob(x) - 2 * math.log(moved.scale)
+    torch.testing.assert_close(moved.log_prob(moved.scale * (x - moved.mean)), expected, rtol=1e-9, atol=1e-9)
+    for k, (side, new) in enumerate(zip(law.box, moved.box, strict=True)):
+        assert new == pytest.approx([moved.scale * (end - float(moved.mean[k])) for end in side])
+    if law.modes is None:
+        assert moved.modes is None
+    else:
+        torch.testing.assert_close(
+            moved.modes.double(), moved.scale * (law.modes.double() - moved.mean), rtol=2e-7, atol=1e-6
+        )
+    again = Rescaled(LAWS[name](), std=1.7)
+    assert (again.scale, again.mean.tolist()) == (moved.scale, moved.mean.tolist())
+
+
+@pytest.mark.parametrize("family", [Checkerboard, FourSquares])
+def test_no_sample_leaves_its_rescaled_square(family):
+    for seed, std in enumerate((0.31, 2.03, 17.0)):
+        law = Rescaled(family(), std=std)
+        samples = law.sample(1_000_000, generator=generator(seed))
+        assert (law.log_prob(samples) > -math.inf).all()
+
+
+def test_moments_in_closed_form():
+    assert Rescaled(EightGaussians(), std=1.0).scale == pytest.approx((2.83**2 / 2 + 0.354**2) ** -0.5, rel=1e-9)
+    assert Rescaled(Checkerboard(), std=1.0).scale == pytest.approx((16 / 3) ** -0.5, rel=1e-12)
+    assert Rescaled(Funnel(std=1.0), std=2.0).scale == pytest.approx(2 / ((1 + math.exp(0.5)) / 2) ** 0.5, rel=1e-6)
+    moons = Rescaled(TwoMoons(noise=0.2), std=1.0)
+    torch.testing.assert_close(moons.mean, torch.tensor([0.5, 0.25], dtype=torch.float64), rtol=1e-9, atol=0)
+    variance = 1.04 - 0.25 + 0.25 + 0.5 * (0.75 - 2 / math.pi) + 0.04 - 0.0625
+    assert moons.scale == pytest.approx((variance / 2) ** -0.5, rel=1e-9)
+    points = Rescaled(Points(torch.tensor([[0.0, 0.0], [2.0, 6.0]]), blur=0.5), std=1.0)
+    assert points.mean.tolist() == [1.0, 3.0]
+    assert points.scale == pytest.approx((5 + 0.25) ** -0.5, rel=1e-12)
+
+
+def test_a_recipe_rescales_a_law_by_name():
+    built = build(DATASETS, "rescaled", {"law": {"name": "moons", "noise": 0.2}, "std": 2})
+    assert built == Rescaled(TwoMoons(noise=0.2), std=2.0)
+    assert build(DATASETS, "rescaled", {"law": "rings", "std": 2}) == Rescaled(Rings(), std=2.0)
+    full = completed(DATASETS["rescaled"], {"law": "rings", "std": 2})
+    assert full["law"] == {"name": "rings", "rings": 4, "spacing": 0.75, "noise": 0.08}
+    with pytest.raises(UserError, match="there is no law named 'digits'"):
+        build(DATASETS, "rescaled", {"law": "digits", "std": 2})
+    with pytest.raises(UserError, match=r"Rescaled: std is a positive number; it was -1\.0"):
+        build(DATASETS, "rescaled", {"law": "rings", "std": -1})
 
 
 # Reference

@@ -1,5 +1,6 @@
 """Energies and networks: their values against hand-written formulas."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,18 @@ import torch
 from torch import nn
 
 import cases
-from energyscape.models import ENERGIES, MLP, NETWORKS, ConvEnergyNet, Gaussian, GaussianMixture, NeuralEnergy
+from energyscape.calculus import score
+from energyscape.evaluation import log_z
+from energyscape.models import (
+    ENERGIES,
+    MLP,
+    NETWORKS,
+    ConvEnergyNet,
+    Gaussian,
+    GaussianBernoulliRBM,
+    GaussianMixture,
+    NeuralEnergy,
+)
 from energyscape.models.networks import ACTIVATIONS
 from energyscape.registry import schema
 
@@ -132,6 +144,63 @@ def test_a_mixture_is_minus_the_log_density_of_torch():
     assert float(law.weights.sum()) == pytest.approx(1)
 
 
+def rbm(hidden, shape=(2,), seed=5):
+    weights, b, c = cases.normal(hidden, *shape, seed=seed), cases.normal(*shape, seed=6), cases.normal(hidden, seed=7)
+    return GaussianBernoulliRBM(weights, b, c, std=0.8)
+
+
+def test_an_rbm_is_the_sum_over_its_hidden_states():
+    law = rbm(3, (1, 2, 2))
+    x = cases.normal(9, 1, 2, 2)
+    joint = []
+    for state in itertools.product([0.0, 1.0], repeat=3):
+        h = cases.tensor(state)
+        coupling = torch.einsum("j,jabc,nabc->n", h, law.weights, x) / 0.8**2
+        joint.append((x - law.visible).square().sum((1, 2, 3)) / (2 * 0.8**2) - h @ law.hidden - coupling)
+    assert torch.allclose(law(x), -torch.logsumexp(-torch.stack(joint), 0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 5])
+def test_log_z_of_an_rbm_by_quadrature(hidden):
+    law = rbm(hidden)
+    result = log_z(law, ((-14.0, 14.0), (-14.0, 14.0)))
+    assert result.edge_mass < 1e-12
+    assert law.log_z == pytest.approx(result.value, abs=1e-10)
+
+
+def test_log_z_of_an_rbm_whose_units_are_independent():
+    # With orthogonal rows far out in many dimensions the sum over 2^16 states is a product of 16 sums over two.
+    law = GaussianBernoulliRBM(2 * torch.eye(16), 0.5 * torch.ones(16), torch.linspace(-3, 1, 16), std=1.5)
+    terms = torch.linspace(-3, 1, 16).double() + (0.5 * 2 + 2**2 / 2) / 1.5**2
+    truth = 8 * math.log(2 * math.pi * 1.5**2) + float(torch.nn.functional.softplus(terms).sum())
+    assert law.log_z == pytest.approx(truth, rel=1e-6)
+    assert law.sample(7).shape == (7, 16)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 2)], ids=str)
+def test_exact_draws_of_an_rbm_obey_steins_identity(shape):
+    # E[s(x)] = 0 and E[s_i(x) x_k] = -1[i = k], which is blind to the weights of far modes: see the next test.
+    law = rbm(4, shape)
+    x = law.sample(2**15, generator=cases.generator(3))
+    s = score(law, x).flatten(1)
+    for i, k in itertools.product(range(s.shape[1]), repeat=2):
+        assert abs(cases.z_score(s[:, i])) < 5
+        assert abs(cases.z_score(s[:, i] * x.flatten(1)[:, k], -float(i == k))) < 5
+
+
+def test_hidden_states_of_an_rbm_are_drawn_by_their_weights():
+    # Four Gaussians 20 deviations apart: log weights 0, 1, -0.5 and 0.5, the coupling of orthogonal rows being none.
+    w = cases.tensor([[20.0, 0.0], [0.0, 20.0]])
+    c = cases.tensor([1.0, -0.5]) - 200
+    law = GaussianBernoulliRBM(w, torch.zeros(2, dtype=torch.float64), c, std=1.0)
+    x = law.sample(2**14, generator=cases.generator(1))
+    truth = cases.tensor([0.0, 1.0, -0.5, 0.5]).softmax(0)
+    for (right, top), share in zip([(0, 0), (1, 0), (0, 1), (1, 1)], truth, strict=True):
+        there = ((x[:, 0] > 10) == bool(right)) & ((x[:, 1] > 10) == bool(top))
+        assert abs(cases.z_score(there, float(share))) < 5
+    assert law.log_z == pytest.approx(math.log(2 * math.pi) + float(cases.tensor([0.0, 1.0, -0.5, 0.5]).logsumexp(0)))
+
+
 def test_weights_are_scaled_to_sum_to_one():
     means = cases.normal(3, 2)
     unscaled = GaussianMixture(means, std=1.0, weights=cases.tensor([5.0, 2.0, 3.0]))
@@ -164,6 +233,9 @@ def test_exact_draws_have_the_moments_of_the_law(name):
         (lambda: Gaussian(torch.zeros(2), -torch.eye(2)), "positive definite"),
         (lambda: Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])), "symmetric"),
         (lambda: GaussianMixture(torch.zeros(2, 2), std=0.0), "std is positive"),
+        (lambda: GaussianBernoulliRBM(torch.ones(1, 2), torch.ones(2), torch.ones(1), std=0.0), "std is positive"),
+        (lambda: GaussianBernoulliRBM(torch.ones(17, 2), torch.ones(2), torch.ones(17), std=1.0), "were 17"),
+        (lambda: GaussianBernoulliRBM(torch.ones(2, 1), torch.ones(2), torch.ones(2), std=1.0), r"were \(2, 1\)"),
         (lambda: GaussianMixture(torch.zeros(2, 2), std=1.0, weights=torch.ones(3)), "2 means"),
         (lambda: GaussianMixture(torch.zeros(2, 2), std=1.0, weights=torch.tensor([1.0, -1.0])), "positive numbers"),
     ],

@@ -45,7 +45,7 @@ EVENTS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("name", "shape"), EVENTS)
 def test_contract(name, shape, dtype):
-    model = cases.neural(shape, dtype=dtype)
+    model = cases.learner(cases.OBJECTIVES[name](), shape, dtype=dtype)
     x = cases.normal(6, *shape, dtype=dtype)
     kept, weights = x.clone(), [each.detach().clone() for each in model.parameters()]
 
@@ -76,7 +76,7 @@ def test_contract(name, shape, dtype):
 
 def gradients(objective, p, d, *, batches=48, size=512, v=V):
     """Returns the loss and its gradient in p for independent batches of N(0, v I)."""
-    model = cases.Quadratic(p)
+    model = cases.round_learner(objective, p)
     cases.settled(objective, p, math.sqrt(v) * cases.normal(size, d, seed=999))
     losses, slopes = [], []
     for i in range(batches):

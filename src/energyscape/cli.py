@@ -99,22 +99,26 @@ def sample(
     Args:
         run: The run's folder.
         n: How many samples.
-        out: Where to write: .png (a picture), .npy, .npz or .csv (numbers); RUN/samples.png when left out.
+        out: Where to write: .png (a picture), .npy, .npz or .csv (numbers), or for points in the plane .gif or .mp4 (a
+            film of the chains); RUN/samples.png when left out.
         start: Where chains begin.
         steps: Steps of each chain; the recipe's when left out.
         seed: Of the chains; the run's when left out.
     """
     from energyscape.experiment import Run
     from energyscape.experiment.files import check_writable, write_points
+    from energyscape.experiment.film import FILMS, check_film, write_film
     from energyscape.experiment.generation import generate
 
     opened = Run.open(run)
     experiment = opened.experiment()
     path = out or opened.path / "samples.png"
-    check_writable(path, experiment.shape)
+    moving = path.suffix.lower() in FILMS
+    check_film(path, experiment) if moving else check_writable(path, experiment.shape)
     with working("sampling"):
-        generated = generate(experiment, n, start=start, steps=steps, seed=seed)
-    write_points(path, generated.x)
+        frames = {"shown": min(n, 300), "frames": 60} if moving else {}
+        generated = generate(experiment, n, start=start, steps=steps, seed=seed, **frames)
+        write_film(path, experiment, generated) if moving else write_points(path, generated.x)
     if generated.diverged:
         complain(f"{generated.diverged} proposals were not finite and were rejected")
     say(f"{n} samples from {start}, {generated.at[-1]} steps: {path}")
@@ -204,45 +208,121 @@ def report(run: RunFolder, /, *, out: Path | None = None, seed: int | None = Non
 
 
 @app.command
-def compare(
-    law: str, /, *, objectives: str = "all", seeds: int = 3, budget: str = "30s", out: Path = Path("runs/compare")
-) -> int:
-    """Train every method on one law in the plane and score it against the exact truth; finished runs are not run again.
+def animate(run: RunFolder, /, *, out: Path | None = None, fps: float = 8.0) -> int:
+    """Make a film of a run's training, from the frames that it kept: train with --train.frames 40.
 
     Args:
-        law: 8gaussians, moons, …: a law with an exact density.
-        objectives: all, or names with commas between them; they are the recipes named 8gaussians-NAME.
+        run: The run's folder, of a law in the plane.
+        out: Where to write: .gif, or .mp4 where there is ffmpeg; RUN/training.gif when left out.
+        fps: Frames a second.
+    """
+    from energyscape.experiment import Run
+    from energyscape.experiment.film import check_film, training_film
+    from energyscape.plotting import save_animation
+
+    opened = Run.open(run)
+    path = out or opened.path / "training.gif"
+    check_film(path, opened.experiment())
+    with working("drawing"):
+        save_animation(training_film(opened), path, fps=fps)
+    say(f"film: {path}")
+    return 0
+
+
+@app.command
+def compare(
+    laws: str,
+    /,
+    *settings: Settings,
+    objectives: str | None = None,
+    samplers: str | None = None,
+    seeds: int = 3,
+    budget: str = "30cpu-s",
+    jobs: int | None = None,
+    out: Path = Path("runs/compare"),
+) -> int:
+    """Train every method on laws in the plane, or run every sampler on one, and score them against the exact truth.
+
+    Finished cells are not run again; Ctrl-C puts the others aside, and the same command goes on.
+
+    Args:
+        laws: 8gaussians, moons, …: laws with an exact density, with commas between them, or all.
+        settings: Any setting of the law or the recipes, such as --data.noise 0.05 or --data.path points.csv.
+        objectives: all, or names with commas between them; they are the recipes named 8gaussians-NAME. The default.
+        samplers: all, or names of samplers, on the landscape of one law.
         seeds: How many runs of each.
-        budget: Of each run: a time (30s) or samples (400k).
-        out: Where the runs, scores.csv and scoreboard.html go.
+        budget: Of each run: a time (30s), a time of the processor (30cpu-s) or, for objectives, samples (400k).
+        jobs: Runs side by side, each in a process; one for each processor when left out.
+        out: Where the runs, scores.csv, scoreboard.md, scoreboard.png and scoreboard.html go.
+    """
+    from energyscape.experiment import overrides_from
+    from energyscape.experiment.comparison import laws_named, plan, plan_samplers
+    from energyscape.experiment.comparison.story import write_methods, write_samplers
+
+    if objectives is not None and samplers is not None:
+        raise UserError("compare either --objectives or --samplers: the one trains, the other samples what is known")
+    names, told = laws_named(laws), overrides_from(settings)
+    if samplers is not None:
+        if len(names) != 1:
+            raise UserError(f"samplers are compared on the landscape of one law; there were {len(names)}")
+        cells = plan_samplers(names[0], which=samplers, seeds=seeds, budget=budget, folder=out, settings=told)
+        scores = contested(cells, jobs)
+        return 130 if scores is None else boards(write_samplers(cells, scores))
+    which = "all" if objectives is None else objectives
+    trainings = plan(names, which=which, seeds=seeds, budget=budget, folder=out, settings=told)
+    reached = contested(trainings, jobs)
+    return 130 if reached is None else boards(write_methods(trainings, reached, out=out, command=command_line()))
+
+
+def contested(cells: Any, jobs: int | None) -> Any:
+    """Runs the cells of a comparison and says what each reached.
+
+    Args:
+        cells: What there is to do.
+        jobs: How many side by side.
+
+    Returns:
+        The scores in the order of the cells, or none if somebody stopped it.
+    """
+    from energyscape.experiment.comparison import contest
+
+    scores: list[Any] = [None] * len(cells)
+    with interruptible() as interrupted, working(f"{len(cells)} runs"):
+        side_by_side = jobs or os.cpu_count() or 1
+        for done, (place, score) in enumerate(contest(cells, jobs=side_by_side, stopping=interrupted), 1):
+            scores[place] = score
+            print(f"{done} of {len(cells)}: {score.said()}", file=sys.stderr, flush=True)
+    if None in scores:
+        say(f"stopped with {len(cells) - scores.count(None)} of {len(cells)} done; the same command goes on")
+        return None
+    return scores
+
+
+def boards(written: Any) -> int:
+    """Prints scoreboards while they are written.
+
+    Args:
+        written: Pairs of a table, or none, and what to say after it.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from energyscape.experiment import Experiment, Run
-    from energyscape.experiment.comparison import as_csv, picture_book, plan, table
-    from energyscape.training.snapshot import write_whole
-
-    cells, scores = plan(law, which=objectives, seeds=seeds, budget=budget, folder=out), []
-    for cell in cells:
-        experiment = Experiment(cell.recipe)
-        status = carry_on(Run.create(cell.folder, experiment), experiment)
-        if status == 130:
-            return status
-        with working("measuring"):
-            scores.append(cell.score())
-    folder = cells[0].folder.parent
-    write_whole(folder / "scores.csv", as_csv(scores).encode())
-    with working("drawing"):
-        page = picture_book(cells, scores)
-    write_whole(folder / "scoreboard.html", page.encode())
-    head, *rows = table(scores)
-    board = Table(*head, box=None)
-    for row in rows:
-        board.add_row(*row)
-    Console().print(board)
-    say(f"{folder / 'scores.csv'}, {folder / 'scoreboard.html'}")
+    for table, said in written:
+        if table:
+            head, *rows = table
+            shown = Table(Column(head[0], no_wrap=True), *head[1:], box=None)
+            for row in rows:
+                shown.add_row(*row)
+            Console().print(shown)
+        say(said)
     return 0
+
+
+def command_line() -> str:
+    """Returns the command that this process was started with."""
+    import shlex
+
+    return shlex.join(["energyscape", *sys.argv[1:]])
 
 
 @app.command(name="list")
@@ -260,9 +340,9 @@ def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives
     from energyscape.data import DATASETS
     from energyscape.experiment import recipe_header, recipe_names
     from energyscape.experiment.recipe import CONTEXT
-    from energyscape.models import ENERGIES, NETWORKS
+    from energyscape.models import MODELS, NETWORKS, NOISE_NETWORKS
     from energyscape.objectives import OBJECTIVES, STARTS
-    from energyscape.registry import schema
+    from energyscape.registry import Registry, schema
     from energyscape.samplers import KERNELS
 
     console = Console()
@@ -274,8 +354,8 @@ def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives
         return 0
     registry = {
         "datasets": DATASETS,
-        "models": ENERGIES,
-        "networks": NETWORKS,
+        "models": MODELS,
+        "networks": Registry("network", {**NETWORKS, **NOISE_NETWORKS}),
         "objectives": OBJECTIVES,
         "samplers": KERNELS,
         "starts": STARTS,

@@ -12,16 +12,19 @@ from energyscape.data.laws import (
     GaussianGrid,
     Law,
     Pinwheel,
+    Points,
+    Rescaled,
     Rings,
     SwissRoll,
     TwoMoons,
     TwoSpirals,
     mixture_log_prob,
+    points_file,
 )
 from energyscape.registry import Registry
 
-DATASETS = Registry(
-    "dataset",
+LAWS = Registry(
+    "law",
     {
         "8gaussians": EightGaussians,
         "25gaussians": GaussianGrid,
@@ -35,6 +38,17 @@ DATASETS = Registry(
         "banana": Banana,
         "funnel": Funnel,
         "doublewell": DoubleWell,
+        "points": points_file,
+        "rescaled": Rescaled,
+    },
+    kind=Law,
+)
+"""Laws in the plane by the name that a recipe gives."""
+
+DATASETS = Registry(
+    "dataset",
+    {
+        **LAWS,
         "digits": digits,
         "mnist": mnist,
         "fashion-mnist": fashion_mnist,
@@ -46,6 +60,7 @@ DATASETS = Registry(
 
 __all__ = [
     "DATASETS",
+    "LAWS",
     "Banana",
     "Batch",
     "Batches",
@@ -58,6 +73,8 @@ __all__ = [
     "Images",
     "Law",
     "Pinwheel",
+    "Points",
+    "Rescaled",
     "Rings",
     "Source",
     "SwissRoll",
@@ -70,4 +87,5 @@ __all__ = [
     "kmnist",
     "mixture_log_prob",
     "mnist",
+    "points_file",
 ]

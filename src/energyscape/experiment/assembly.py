@@ -1,5 +1,6 @@
 """A recipe made into objects."""
 
+import time
 from functools import cached_property
 from typing import Any, final
 
@@ -12,7 +13,7 @@ from energyscape.data import DATASETS, Images, Law, batches
 from energyscape.errors import UserError
 from energyscape.experiment.recipe import Recipe
 from energyscape.experiment.settings import Budget, Guarding, Sampling, Training
-from energyscape.models import ENERGIES, Energy
+from energyscape.models import MODELS, Energy, EnergyDenoiser
 from energyscape.objectives import OBJECTIVES, Objective
 from energyscape.registry import build, construct, schema
 from energyscape.rng import generator_for, global_seed, seed_for
@@ -40,9 +41,10 @@ class Experiment:
         if self.training.threads is not None:
             torch.set_num_threads(self.training.threads)
         self.shape = self.source.shape if shape is None else shape
-        self.objective: Objective = self._built("objective", OBJECTIVES)
+        self.objective: Objective[Any] = self._built("objective", OBJECTIVES)
         with global_seed(seed_for(self.training.seed, "weights")):
-            self.model: Energy = self._built("model", ENERGIES)
+            self.model: nn.Module = self._built("model", MODELS)
+        self.objective.check(self.model)
         self.model.to(self.training.torch_device)
         self.objective.to(self.training.torch_device)
         self.average: AveragedModel | None = None
@@ -81,11 +83,12 @@ class Experiment:
 
     @property
     def energy(self) -> Energy:
-        """The energy to use: averaged weights where there are any."""
+        """The energy to use: averaged weights where there are any, at the noise level that was learned."""
         best: Any = self.model if self.average is None else self.average.module
-        return best  # type: ignore[no-any-return]
+        energy: Energy = best.at(self.objective.level) if isinstance(best, EnergyDenoiser) else best
+        return energy
 
-    def fit(self) -> Fit:
+    def fit(self) -> Fit[Any]:
         """Returns the training run, at its beginning."""
         training = self.training
         budget = self.budget
@@ -96,6 +99,7 @@ class Experiment:
             self._optimiser(),
             samples=budget.samples,
             seconds=budget.seconds,
+            clock=time.process_time if budget.processor else time.monotonic,
             schedule=training.rate_factor,
             clip=training.clip,
             average=self.average,

@@ -1,12 +1,9 @@
 """Points and images in files: PNG and JPEG pictures, NPY and NPZ arrays, CSV tables of points."""
 
-import csv
 import io
 import math
-import zlib
 from pathlib import Path
 from typing import Any, Final
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from energyscape.calculus import Box
+from energyscape.data.arrays import ARRAYS, read_array, readable
 from energyscape.data.images import open_picture
 from energyscape.errors import UserError
 from energyscape.plotting import grid_array, scatter
 from energyscape.training.snapshot import write_whole
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")
-ARRAYS: Final = (".npy", ".npz", ".csv")
 
 
 def read_points(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -30,7 +27,8 @@ def read_points(path: Path, shape: tuple[int, ...]) -> Tensor:
     Pixels of pictures and of arrays of bytes are scaled from 0 … 255; arrays of floats are taken as they are.
 
     Args:
-        path: A PNG or JPEG picture, an NPY or NPZ array (NPZ: the array named ``x``, or the only one) or a CSV table.
+        path: A PNG or JPEG picture, an NPY or NPZ array (NPZ: the array named ``x``, or the only one) or a CSV table,
+            whose first line may be names.
         shape: Shape of one point.
 
     Returns:
@@ -42,15 +40,7 @@ def read_points(path: Path, shape: tuple[int, ...]) -> Tensor:
     suffix = path.suffix.lower()
     if suffix not in PICTURES + ARRAYS:
         raise UserError(f"{path}: expected one of {', '.join(PICTURES + ARRAYS)}; it is {suffix or 'without a suffix'}")
-    try:
-        array = _picture(path, shape) if suffix in PICTURES else _array(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, BadZipFile, zlib.error, csv.Error) as error:
-        what = " ".join(str(error).split())[:120] if "pickle" not in str(error) else "it holds no plain array"
-        raise UserError(f"{path}: cannot be read as {suffix}: {what}") from None
+    array = readable(path, lambda file: _picture(file, shape)) if suffix in PICTURES else read_array(path)
     if len(shape) == 3 and array.dtype == np.uint8:
         array = array / 127.5 - 1
     elif array.dtype.kind != "f" and not (len(shape) < 3 and array.dtype.kind in "iu"):
@@ -128,24 +118,3 @@ def _picture(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
             f"{path}: this run's images are {shape[1]}×{shape[2]}; the picture is {pixels.shape[0]}×{pixels.shape[1]}"
         )
     return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
-
-
-def _array(path: Path) -> NDArray[Any]:
-    if path.suffix.lower() == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [[float(cell) for cell in row] for row in csv.reader(file) if row]
-        if len({len(row) for row in rows}) > 1:
-            raise ValueError("its rows differ in length")
-        return np.array(rows, dtype=np.float32)
-    # Opened here: NumPy leaves a file that it cannot read open.
-    with open(path, "rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
-        if name is None:
-            raise UserError(f"{path}: expected one array, or one named x; it holds {', '.join(loaded.files) or 'none'}")
-        found: NDArray[Any] = loaded[name]
-        if not isinstance(found, np.ndarray):
-            raise UserError(f"{path}: {name!r} in it is no array")
-        return found

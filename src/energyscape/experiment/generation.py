@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from energyscape.calculus import Box
 from energyscape.data import Images, Law
 from energyscape.errors import UserError
 from energyscape.evaluation import restore
@@ -17,6 +18,9 @@ StartName = Literal["noise", "data", "buffer"]
 
 BATCH = 500
 """Chains at a time."""
+
+GRID = 400
+"""Points along each side of a landscape."""
 
 
 class Generated(NamedTuple):
@@ -121,6 +125,21 @@ def draw_data(source: Law | Images, n: int, *, generator: torch.Generator) -> Te
         return source.sample(n, generator=generator)
     index = torch.cat([torch.randperm(len(source), generator=generator) for _ in range(-(-n // len(source)))])
     return source.floats(index[:n])
+
+
+def energies_on_grid(experiment: Experiment, box: Box, *, side: int = GRID) -> Tensor:
+    """Returns the energy over temperature on a regular grid, ``(side, side)``; the first index is the first coordinate.
+
+    Args:
+        experiment: With what was learned.
+        box: The rectangle.
+        side: Points along each side.
+    """
+    points = torch.cartesian_prod(*(torch.linspace(low, high, side) for low, high in box))
+    points = points.to(experiment.training.torch_device)
+    with torch.no_grad():
+        energy = torch.cat([experiment.energy(part) for part in points.split(20_000)]).cpu()
+    return ((energy - energy.min()) / experiment.objective.temperature).reshape(side, side)
 
 
 def restored(experiment: Experiment, y: Tensor, *, sigma: float, steps: int = 300, seed: int | None = None) -> Tensor:

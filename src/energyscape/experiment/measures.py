@@ -1,13 +1,27 @@
 """What a trained energy is worth: figures with error bars, each with the protocol that made it."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from energyscape.data import Images, Law
-from energyscape.evaluation import Judge, acceptance, auc, kl, mode_masses, nearest, psnr, recognise
+from energyscape.evaluation import (
+    Judge,
+    acceptance,
+    auc,
+    energy_distance,
+    kl,
+    mmd,
+    mode_masses,
+    nearest,
+    psnr,
+    recognise,
+    sliced_wasserstein,
+    total_variation,
+)
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.generation import draw_data, generate, restored
 from energyscape.noise import noised
@@ -73,36 +87,45 @@ def measure(experiment: Experiment, *, seed: int | None = None) -> list[Figure]:
         seed: Of everything random in it; the run's when left out.
     """
     if isinstance(experiment.source, Law):
-        return [*against_truth(experiment, experiment.source), acceptance_probe(experiment, seed=seed)]
+        return [*against_truth(experiment, experiment.source, seed=seed), acceptance_probe(experiment, seed=seed)]
     samples = generate(experiment, MANY, seed=seed).x
     figures = [*of_samples(experiment, samples, seed=seed), acceptance_probe(experiment, seed=seed)]
     return figures + [of_restoration(restore_held_out(experiment, sigma, seed=seed)) for sigma in SIGMAS]
 
 
-def against_truth(experiment: Experiment, law: Law) -> list[Figure]:
-    """Measures an energy in the plane against the law that it should be.
+def against_truth(experiment: Experiment, law: Law, *, seed: int | None = None) -> list[Figure]:
+    """Measures an energy in the plane, and samples of it, against the law that they should be.
 
     Args:
         experiment: With what was learned.
         law: The truth.
+        seed: Of the chains; the run's when left out.
     """
-    temperature = experiment.objective.temperature
-    divergence = kl(law, experiment.energy, temperature=temperature)
+    energy, temperature = experiment.energy, experiment.objective.temperature
+    divergence = kl(law, energy, temperature=temperature)
+    variation = total_variation(law, energy, temperature=temperature)
+    quadrature = "Gauss-Legendre quadrature; error: half the nodes"
     figures = [
-        Figure(
-            "KL(data‖model), nats",
-            divergence.value,
-            divergence.error,
-            "Gauss-Legendre quadrature; error: half the nodes",
-        ),
+        Figure("KL(data‖model), nats", divergence.value, divergence.error, quadrature),
+        Figure("total variation", variation.value, variation.error, f"between the densities; {quadrature}"),
         Figure(
             "mass at the edge", divergence.edge_mass, None, "of the model, in the box's rim; KL holds where it is small"
         ),
     ]
     if law.modes is not None:
-        shares = mode_masses(law, experiment.energy, temperature=temperature) * len(law.modes)
-        figures.append(Figure("worst mode", float(shares.min()), None, "its mass over an equal share; 1 is right"))
-    return figures
+        shares = mode_masses(law, energy, temperature=temperature) / mode_masses(law, lambda x: -law.log_prob(x))
+        figures.append(Figure("worst mode", float(shares.min()), None, "its mass over what it should be; 1 is right"))
+    return figures + _between(experiment, law, seed)
+
+
+def _between(experiment: Experiment, law: Law, seed: int | None) -> list[Figure]:
+    """Measures samples of the model against draws of the law, unbiased: zero is right."""
+    x = generate(experiment, MANY, seed=seed).x
+    y = law.sample(MANY, generator=seeded(experiment, seed, "law", device="cpu"))
+    how = f"{MANY} samples from noise, {experiment.sampling.steps} steps, and {MANY} of the law; 0: alike"
+    slices = sliced_wasserstein(x, y, generator=seeded(experiment, seed, "slices", device="cpu"))
+    told = {"MMD²": mmd(x, y), "energy distance": energy_distance(x, y), "sliced Wasserstein²": slices}
+    return [Figure(name, each.value, each.error, how) for name, each in told.items()]
 
 
 def of_samples(experiment: Experiment, samples: Tensor, *, seed: int | None = None) -> list[Figure]:
@@ -164,11 +187,9 @@ def acceptance_probe(experiment: Experiment, *, seed: int | None = None) -> Figu
         seed: Of the chains.
     """
     kernel = experiment.sampling.kernel(experiment.energy)
-    settings = experiment.recipe.tables["sampler"]["kernel"]
     x = draw_data(experiment.source, 256, generator=seeded(experiment, seed, "probe", device="cpu"))
     x, _ = noised(x, experiment.objective.level, generator=seeded(experiment, seed, "probe noise", device="cpu"))
-    # HMC's step has the units of x, Langevin's its square.
-    step_size = settings["step_size"] ** 2 / 2 if settings["name"] == "hmc" else settings["step_size"]
+    step_size = _eta(experiment.recipe.tables["sampler"]["kernel"])
     rate = acceptance(
         experiment.energy,
         x.to(experiment.training.torch_device),
@@ -177,6 +198,14 @@ def acceptance_probe(experiment: Experiment, *, seed: int | None = None) -> Figu
         generator=seeded(experiment, seed, "probe chains"),
     )
     return Figure("MALA acceptance", rate, None, f"10 steps of η = {step_size:g} from the data")
+
+
+def _eta(settings: Mapping[str, Any]) -> float:
+    """Returns a kernel's step as one of Langevin, in squared units of ``x``."""
+    if "kernel" in settings:  # that of one replica
+        return _eta(settings["kernel"])
+    step_size: float = settings["step_size"]
+    return step_size**2 / 2 if settings["name"] in ("hmc", "underdamped") else step_size
 
 
 def restore_held_out(experiment: Experiment, sigma: float, *, n: int = 64, seed: int | None = None) -> Restoration:

@@ -16,14 +16,14 @@ import tomli_w
 from energyscape.data import DATASETS
 from energyscape.errors import UserError, nearest
 from energyscape.experiment.settings import Guarding, Sampling, Training
-from energyscape.models import ENERGIES
+from energyscape.models import MODELS
 from energyscape.objectives import OBJECTIVES
 from energyscape.registry import Registry, completed, schema
 
 CONTEXT: Final = ("shape",)
 """Parameters of components that the experiment gives, not the recipe."""
 
-FAMILIES: Final[dict[str, Registry]] = {"data": DATASETS, "model": ENERGIES, "objective": OBJECTIVES}
+FAMILIES: Final[dict[str, Registry]] = {"data": DATASETS, "model": MODELS, "objective": OBJECTIVES}
 PLAIN: Final[dict[str, Callable[..., Any]]] = {"sampler": Sampling, "train": Training, "guard": Guarding}
 SECTIONS: Final = (*FAMILIES, *PLAIN)
 

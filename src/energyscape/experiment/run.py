@@ -6,6 +6,7 @@ runs/digits-pcd/
 ├── metrics.jsonl           one line every few steps
 ├── interventions.jsonl     one line for each step that a guard did not let pass
 ├── checkpoints/*.safetensors
+├── frames/*.npz            for a film of the training, where the recipe asks for one
 └── report.html             and whatever else commands write
 """
 
@@ -109,6 +110,11 @@ class Run:
     def interventions_path(self) -> Path:
         """Where the guards' interventions are."""
         return self.path / "interventions.jsonl"
+
+    @property
+    def frames_path(self) -> Path:
+        """Where the frames of a film of the training are."""
+        return self.path / "frames"
 
     def recipe(self) -> Recipe:
         """Returns the recipe that the run was made from."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import Self, final
+from typing import Any, Self, final
 
 from energyscape.experiment.assembly import Experiment
+from energyscape.experiment.frames import Frames
 from energyscape.experiment.run import Journal, Run
 from energyscape.training import Fit, Report
 
@@ -32,6 +33,7 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
             opening.enter_context(self.run.locked())
             self.fit = self._begun()
             self._kept = self.fit.good
+            self.frames = Frames(self.run.frames_path, self.experiment, progress=self.fit.progress)
             every = self.experiment.training.log_every
             self.journal = opening.enter_context(Journal(self.run, every=every, samples=self.fit.samples))
             self._open = opening.pop_all()
@@ -40,7 +42,7 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def _begun(self) -> Fit:
+    def _begun(self) -> Fit[Any]:
         fit = self.experiment.fit()
         snapshot = self.run.latest()
         self.resumed = snapshot is not None
@@ -58,6 +60,7 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
     def __next__(self) -> Report:
         report = next(self.fit)
         self.journal.write(report)
+        self.frames.follow(self.fit)
         if self.fit.good is not self._kept:
             self._kept = self.fit.good
             self.run.keep(self._kept)

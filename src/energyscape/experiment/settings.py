@@ -29,14 +29,17 @@ class Budget(NamedTuple):
     Args:
         samples: Data points, or none.
         seconds: Seconds of training, or none.
+        processor: Whether the seconds are those of the processor, all threads together, and not of the clock on the
+            wall: what others do on the same machine then takes nothing away.
     """
 
     samples: int | None
     seconds: float | None
+    processor: bool = False
 
     @staticmethod
     def parse(text: int | str, *, epoch: int | None = None) -> "Budget":
-        """Reads a budget such as ``400k``, ``1.5M``, ``60s``, ``10min``, ``1h`` or ``20 epochs``.
+        """Reads a budget such as ``400k``, ``1.5M``, ``60s``, ``10min``, ``1h``, ``60cpu-s`` or ``20 epochs``.
 
         Args:
             text: The budget.
@@ -46,24 +49,25 @@ class Budget(NamedTuple):
             UserError: If it cannot be read or is not positive.
 
         Examples:
-            >>> Budget.parse("1.5M"), Budget.parse("10min")
-            (Budget(samples=1500000, seconds=None), Budget(samples=None, seconds=600.0))
+            >>> Budget.parse("1.5M").samples, Budget.parse("10min").seconds, Budget.parse("30 cpu-s")
+            (1500000, 600.0, Budget(samples=None, seconds=30.0, processor=True))
         """
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(k|M|s|min|h|epochs?)?\s*", str(text))
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(k|M|(?:cpu-)?(?:s|min|h)|epochs?)?\s*", str(text))
         try:
             number, unit = float(match[1]) if match else math.nan, (match[2] or "") if match else ""
         except ValueError:
             number, unit = math.nan, ""
         if not 0 < number < math.inf:
             raise UserError(
-                f"a budget is a number of samples (400k, 1.5M), a time (60s, 10min) or epochs; it was {text!r}"
+                "a budget is a number of samples (400k, 1.5M), a time (60s, 10min), a time of the processor "
+                f"(60cpu-s) or epochs; it was {text!r}"
             )
         if unit.startswith("epoch"):
             if epoch is None:
                 raise UserError(f"a law has no epochs: give the budget {text!r} in samples (400k) or as a time (60s)")
             return Budget(math.ceil(number * epoch), None)
-        if unit in _SECONDS:
-            return Budget(None, number * _SECONDS[unit])
+        if (seconds := unit.removeprefix("cpu-")) in _SECONDS:
+            return Budget(None, number * _SECONDS[seconds], processor=seconds != unit)
         return Budget(math.ceil(number * _UNITS[unit]), None)
 
 
@@ -73,8 +77,9 @@ class Training:
     """The ``[train]`` section.
 
     Args:
-        budget: When to end: samples (400k, 1.5M), a time (60s, 10min) or epochs (20 epochs). Only runs whose budget is
-            in samples or epochs give the same bits again, because the learning rate follows the budget.
+        budget: When to end: samples (400k, 1.5M), a time (60s, 10min), a time of the processor (60cpu-s) or epochs
+            (20 epochs). Only runs whose budget is in samples or epochs give the same bits again, because the learning
+            rate follows the budget.
         batch_size: Data points a step.
         learning_rate: Of Adam, at its highest.
         beta1: Adam's decay of the gradient's mean; 0 for adversarially moving targets such as chains.
@@ -85,6 +90,7 @@ class Training:
         ema_half_life: Half-life of the averaged weights, in samples; none keeps no average.
         checkpoint_every: Samples between checkpoints.
         log_every: Steps between lines of the metrics.
+        frames: Pictures to keep of the way, for a film; only for laws in the plane.
         seed: Of everything random.
         device: Where to train: auto takes a GPU where there is one.
         threads: Processor threads of the whole process; torch's own choice when left out. Small networks are fastest
@@ -102,6 +108,7 @@ class Training:
     ema_half_life: float | None = 20_000.0
     checkpoint_every: int = 50_000
     log_every: int = 10
+    frames: int = 0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
@@ -121,13 +128,15 @@ class Training:
                 raise ValueError(f"{name} is positive; it was {value}")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1 and beta2 are in [0, 1); they were {self.beta1} and {self.beta2}")
-        if self.warmup < 0:
-            raise ValueError(f"warmup is not negative; it was {self.warmup}")
+        if self.warmup < 0 or not 0 <= self.frames < 10_000:
+            raise ValueError(f"warmup is not negative, frames are 0 to 9999; they were {self.warmup} and {self.frames}")
         if self.threads is not None and self.threads > MOST_THREADS:
             raise ValueError(f"threads is at most {MOST_THREADS}; it was {self.threads}")
         Budget.parse(self.budget, epoch=1)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, but torch sees no GPU here; use auto or cpu")
+        if Budget.parse(self.budget, epoch=1).processor and self.torch_device.type != "cpu":
+            raise ValueError("a budget in cpu-s says nothing of what a GPU does; give it in s, or the device as cpu")
 
     @property
     def torch_device(self) -> torch.device:

@@ -5,11 +5,11 @@ from matplotlib.figure import Figure as Picture
 from torch import Tensor
 
 from energyscape import plotting
-from energyscape.calculus import Box
+from energyscape.calculus import score
 from energyscape.data import Images, Law
 from energyscape.evaluation import psnr
 from energyscape.experiment.assembly import Experiment, seeded
-from energyscape.experiment.generation import draw_data, generate
+from energyscape.experiment.generation import draw_data, energies_on_grid, generate
 from energyscape.experiment.measures import (
     MANY,
     SIGMAS,
@@ -23,8 +23,8 @@ from energyscape.experiment.measures import (
 from energyscape.experiment.run import Run
 from energyscape.report import Section, page
 
-GRID = 400
-"""Points along each side of a landscape."""
+ARROWS = 21
+"""Along each side of a score field."""
 
 
 def story(run: Run, *, seed: int | None = None) -> str:
@@ -85,40 +85,35 @@ def _of_images(experiment: Experiment, source: Images, seed: int | None) -> tupl
 
 
 def _in_the_plane(experiment: Experiment, law: Law, seed: int | None) -> tuple[list[Figure], list[Section]]:
-    figures = [*against_truth(experiment, law), acceptance_probe(experiment, seed=seed)]
-    generated = generate(experiment, 2_000, seed=seed).x
+    figures = [*against_truth(experiment, law, seed=seed), acceptance_probe(experiment, seed=seed)]
+    generated = generate(experiment, 2_000, seed=seed, shown=6, frames=40)
     data = law.sample(2_000, generator=seeded(experiment, seed, "data", device="cpu"))
     energy = energies_on_grid(experiment, law.box)
     sections = [
         Section(
             "Data and samples",
             f"Samples start from noise and follow {experiment.sampling.steps} steps of the sampler.",
-            figures=(
-                (plotting.scatter(data, box=law.box), "Data"),
-                (plotting.scatter(generated, box=law.box), "Samples"),
-            ),
+            figures=((plotting.real_and_generated(data, generated.x, law.box), "Data, and as many samples"),),
         ),
         Section(
             "The landscape",
             "Energy over temperature, its lowest value set to 0.",
-            figures=((plotting.landscape(energy, law.box, samples=generated[:300]), "Energy contours and samples"),),
+            figures=(
+                (plotting.landscape(energy, law.box, samples=generated.x[:300]), "Energy contours and samples"),
+                (plotting.surface(energy, law.box), "The same energy as a surface, its contours on the floor"),
+                (_score_field(experiment, law, energy), "The score, which points downhill"),
+                (plotting.trajectories(generated.path, energy, law.box), "Chains on their way from noise"),
+            ),
         ),
     ]
     return figures, sections
 
 
-def energies_on_grid(experiment: Experiment, box: Box) -> Tensor:
-    """Returns the energy over temperature on a regular grid, ``(GRID, GRID)``; the first index is the first coordinate.
-
-    Args:
-        experiment: With what was learned.
-        box: The rectangle.
-    """
-    points = torch.cartesian_prod(*(torch.linspace(low, high, GRID) for low, high in box))
+def _score_field(experiment: Experiment, law: Law, energy: Tensor) -> Picture:
+    points = torch.cartesian_prod(*(torch.linspace(low, high, ARROWS) for low, high in law.box))
     points = points.to(experiment.training.torch_device)
-    with torch.no_grad():
-        energy = torch.cat([experiment.energy(part) for part in points.split(20_000)]).cpu()
-    return ((energy - energy.min()) / experiment.objective.temperature).reshape(GRID, GRID)
+    arrows = score(experiment.energy, points) / experiment.objective.temperature
+    return plotting.score_field(points, arrows, law.box, energy)
 
 
 def _course(run: Run) -> list[Section]:

@@ -1,21 +1,37 @@
 """Energies, and the networks inside them."""
 
-from energyscape.models.analytic import Gaussian, GaussianMixture
+from energyscape.models.analytic import Gaussian, GaussianBernoulliRBM, GaussianMixture
+from energyscape.models.denoiser import Denoiser, EnergyDenoiser, NoiseNetwork, ScalarEnergyDenoiser
 from energyscape.models.energy import Energy, Network, NeuralEnergy
-from energyscape.models.networks import MLP, ConvEnergyNet
+from energyscape.models.networks import MLP, ConvEnergyNet, NoiseMLP
 from energyscape.registry import Registry
 
 ENERGIES = Registry("model", {"neural": NeuralEnergy}, kind=Energy)
+DENOISERS = Registry("model", {"energy-denoiser": ScalarEnergyDenoiser}, kind=Denoiser)
+MODELS = Registry("model", {**ENERGIES, **DENOISERS})
+"""Whatever an objective may train."""
+
 NETWORKS = Registry("network", {"mlp": MLP, "conv": ConvEnergyNet}, kind=Network)
+NOISE_NETWORKS = Registry("network", {"noise-mlp": NoiseMLP}, kind=NoiseNetwork)
+"""Networks that are told the noise level."""
 
 __all__ = [
+    "DENOISERS",
     "ENERGIES",
     "MLP",
+    "MODELS",
     "NETWORKS",
+    "NOISE_NETWORKS",
     "ConvEnergyNet",
+    "Denoiser",
     "Energy",
+    "EnergyDenoiser",
     "Gaussian",
+    "GaussianBernoulliRBM",
     "GaussianMixture",
     "Network",
     "NeuralEnergy",
+    "NoiseMLP",
+    "NoiseNetwork",
+    "ScalarEnergyDenoiser",
 ]

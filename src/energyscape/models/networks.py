@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, final
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
@@ -64,6 +65,69 @@ class MLP(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@final
+class NoiseMLP(nn.Module):
+    r"""A fully connected network over flattened points and their noise level.
+
+    .. math:: h_1 = \phi\bigl( (A_1 u + b_1) \odot (1 + C_1 e) \bigr), \qquad
+              h_k = \phi(A_k h_{k-1} + b_k + C_k e), \qquad
+              e = (\cos t, \sin t, \cos 2 t, \ldots, \sin m t)
+
+    Each layer is told the level by an embedding :math:`e` of its own weights :math:`C_k`. The frequencies are low,
+    because energies at neighbouring levels are nearly the same, and what is learned at one should tell of the next.
+
+    Args:
+        shape: Shape of one point, or its number of coordinates.
+        width: Units of each hidden layer.
+        depth: Number of hidden layers.
+        frequencies: Pairs of numbers :math:`m` that tell the level.
+        activation: Nonlinearity after each hidden layer.
+
+    Raises:
+        ValueError: If ``width``, ``depth`` or ``frequencies`` is not positive.
+
+    Examples:
+        >>> import torch
+        >>> NoiseMLP(2, width=16)(torch.zeros(3, 2), torch.zeros(3)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        shape: int | tuple[int, ...],
+        *,
+        width: int = 128,
+        depth: int = 2,
+        frequencies: int = 4,
+        activation: Activation = "silu",
+    ) -> None:
+        super().__init__()
+        if width < 1 or depth < 1 or frequencies < 1:
+            raise ValueError(
+                f"width, depth and frequencies are at least 1; they were {width}, {depth} and {frequencies}"
+            )
+        inputs = shape if isinstance(shape, int) else math.prod(shape)
+        self.frequencies = frequencies
+        self.first = nn.Linear(inputs, width)
+        self.hidden = nn.ModuleList([nn.Linear(width, width) for _ in range(depth - 1)])
+        self.told = nn.ModuleList([nn.Linear(2 * frequencies, width) for _ in range(depth)])
+        self.activation = ACTIVATIONS[activation]()
+        self.last = nn.Linear(width, 1, bias=False)
+
+    def forward(self, u: Tensor, noise: Tensor) -> Tensor:
+        angle = torch.arange(1, self.frequencies + 1).to(noise) * noise.unsqueeze(1)
+        e = torch.cat([angle.cos(), angle.sin()], 1)
+        h = self.activation(self.first(u.flatten(1)) * (1 + self.told[0](e)))
+        for layer, told in zip(self.hidden, self.told[1:], strict=True):
+            h = self.activation(layer(h) + told(e))
+        f: Tensor = self.last(h)
+        return f.squeeze(1)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, u: Tensor, noise: Tensor) -> Tensor: ...
 
 
 @final

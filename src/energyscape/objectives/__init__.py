@@ -2,7 +2,7 @@
 
 from energyscape.objectives.base import Loss, Objective
 from energyscape.objectives.contrastive import ContrastiveDivergence
-from energyscape.objectives.denoising import DenoisingScoreMatching
+from energyscape.objectives.denoising import DenoisingScoreMatching, MultiscaleDenoisingScoreMatching
 from energyscape.objectives.noise_contrastive import EnergyDiscrepancy, NoiseContrastiveEstimation, RankingNCE
 from energyscape.objectives.score_matching import (
     FiniteDifferenceScoreMatching,
@@ -20,6 +20,7 @@ OBJECTIVES = Registry(
     {
         "cd": ContrastiveDivergence,
         "dsm": DenoisingScoreMatching,
+        "msdsm": MultiscaleDenoisingScoreMatching,
         "sm": ScoreMatching,
         "ssm": SlicedScoreMatching,
         "ssm-vr": SlicedScoreMatchingVR,
@@ -41,6 +42,7 @@ __all__ = [
     "FiniteDifferenceScoreMatching",
     "Loss",
     "Mixture",
+    "MultiscaleDenoisingScoreMatching",
     "Noise",
     "NoiseContrastiveEstimation",
     "Objective",

@@ -1,12 +1,19 @@
 """Objectives: what training minimises, one equation each."""
 
+import typing
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import TypeVar
 
+from energyscape.errors import UserError
+from energyscape.models import MODELS
 from energyscape.models.energy import Energy
+
+Model = TypeVar("Model", bound=nn.Module, default=Energy)
+"""The kind of model that an objective trains; `Energy` where none is named."""
 
 
 class Loss(NamedTuple):
@@ -21,8 +28,11 @@ class Loss(NamedTuple):
     facts: dict[str, Tensor]
 
 
-class Objective(nn.Module, ABC):
+class Objective(nn.Module, ABC, Generic[Model]):
     r"""A loss of a model on a batch of data.
+
+    The annotation of ``model`` in `forward` says which models it trains: an `Energy`, or with ``Objective[Denoiser]``
+    or ``Objective[EnergyDenoiser]`` one of those.
 
     It owns its state as buffers and parameters, such as chains or :math:`\log Z`, so that a snapshot holds them; it
     never steps an optimiser.
@@ -36,7 +46,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
+        self, model: Model, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
         """Returns the loss and its facts.
 
@@ -47,10 +57,28 @@ class Objective(nn.Module, ABC):
             generator: The stream to draw from.
         """
 
+    def check(self, model: nn.Module) -> None:
+        """Refuses a model of the wrong kind; asked once, before training.
+
+        Args:
+            model: What is to be trained; a compiled one is judged by what it was compiled from.
+
+        Raises:
+            UserError: If it is of another kind than `forward` takes.
+        """
+        kind = typing.get_type_hints(type(self).forward).get("model", nn.Module)
+        given = getattr(model, "_orig_mod", model)
+        if not isinstance(given, kind):
+            fitting = [name for name, made in MODELS.items() if isinstance(made, type) and issubclass(made, kind)]
+            raise UserError(
+                f"{type(self).__name__} trains models of kind {kind.__name__} ({', '.join(fitting)}); "
+                f"it was given {type(given).__name__}"
+            )
+
     if TYPE_CHECKING:
 
         def __call__(
-            self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
+            self, model: Model, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
         ) -> Loss: ...
 
 

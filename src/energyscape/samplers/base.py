@@ -10,7 +10,7 @@ it was, and no other chain notices.
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -18,8 +18,24 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn, energy_and_score
 
 
+class Standing(Protocol):
+    """What every state has; a kernel's own may carry more, such as a velocity."""
+
+    @property
+    def x(self) -> Tensor:
+        """Positions, ``(C, *)``."""
+
+    @property
+    def energy(self) -> Tensor:
+        """Energies there, ``(C,)``."""
+
+    @property
+    def score(self) -> Tensor:
+        """Minus the energies' gradients there, ``(C, *)``."""
+
+
 class Point(NamedTuple):
-    """Where chains stand.
+    """Where chains stand: the state of a kernel that carries nothing more.
 
     Args:
         x: Positions, ``(C, *)``.
@@ -41,6 +57,9 @@ class Info(NamedTuple):
         diverged: Whether it was rejected because something in it was not finite.
         drift: RMS over coordinates of the proposal's deterministic part, in units of ``x``.
         noise: RMS over coordinates of its random part, in units of ``x``.
+        energy_error: Minus the logarithm of the Metropolis-Hastings ratio, which for leapfrog steps is the change of
+            the Hamiltonian over the temperature; not finite where the proposal was not, 0 for an unadjusted kernel.
+        hamiltonian: Energy and kinetic energy with which the step set out, its momentum drawn, in units of energy.
     """
 
     accept_prob: Tensor
@@ -48,9 +67,11 @@ class Info(NamedTuple):
     diverged: Tensor
     drift: Tensor
     noise: Tensor
+    energy_error: Tensor
+    hamiltonian: Tensor
 
 
-State = TypeVar("State", bound=Point)
+State = TypeVar("State", bound=Standing)
 
 
 class Kernel(ABC, Generic[State]):
@@ -105,18 +126,24 @@ class Chain(NamedTuple):
     Args:
         x: Kept positions, ``(K, C, *)``.
         energy: Energies there, ``(K, C)``.
+        energy_error: Of the steps that led there, ``(K, C)``; see `Info`.
+        hamiltonian: With which those steps set out, ``(K, C)``; see `Info`.
         accept_prob: Mean acceptance probability of each chain over all steps, ``(C,)``.
         diverged: Number of non-finite proposals of each chain over all steps, ``(C,)``.
         drift: Mean RMS of the deterministic part of a step, ``(C,)``.
         noise: Mean RMS of the random part of a step, ``(C,)``.
+        state: Where the chains ended, with all that their kernel carries.
     """
 
     x: Tensor
     energy: Tensor
+    energy_error: Tensor
+    hamiltonian: Tensor
     accept_prob: Tensor
     diverged: Tensor
     drift: Tensor
     noise: Tensor
+    state: Any
 
 
 def at(energy: EnergyFn, x: Tensor) -> Point:
@@ -139,7 +166,7 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1) * 0
 
 
-def finite(point: Point) -> Tensor:
+def finite(point: Standing) -> Tensor:
     """Returns which chains have a finite position, energy and score, ``(C,)``.
 
     Args:
@@ -148,7 +175,7 @@ def finite(point: Point) -> Tensor:
     return point.x.isfinite().flatten(1).all(1) & point.energy.isfinite() & point.score.isfinite().flatten(1).all(1)
 
 
-def where(condition: Tensor, yes: Point, no: Point) -> Point:
+def where(condition: Tensor, yes: Standing, no: Standing) -> Point:
     """Returns, chain by chain, one point or the other.
 
     Args:
@@ -183,7 +210,33 @@ def rms(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def metropolis(state: Point, new: Point, log_ratio: Tensor, uniform: Tensor) -> tuple[Point, Tensor, Tensor, Tensor]:
+def hamiltonian(point: Standing, velocity: Tensor) -> Tensor:
+    r"""Returns :math:`E(x) + \tfrac12 \|v\|^2`, ``(C,)``.
+
+    Args:
+        point: Where the chains stand.
+        velocity: :math:`v`, ``(C, *)``.
+    """
+    return point.energy + velocity.flatten(1).square().sum(1) / 2
+
+
+def unadjusted(state: Standing, new: Point, drift: Tensor, noise: Tensor, total: Tensor) -> tuple[Point, Info]:
+    """Accepts whatever is finite.
+
+    Args:
+        state: Where the chains stand.
+        new: Where they go.
+        drift: The deterministic part of the way there, ``(C, *)``.
+        noise: Its random part, ``(C, *)``.
+        total: The Hamiltonian with which the step set out, ``(C,)``.
+    """
+    accepted = finite(new)
+    accept_prob = accepted.to(new.x.dtype)
+    info = Info(accept_prob, accepted, ~accepted, rms(drift), rms(noise), torch.zeros_like(accept_prob), total)
+    return where(accepted, new, state), info
+
+
+def metropolis(state: Standing, new: Point, log_ratio: Tensor, uniform: Tensor) -> tuple[Point, Tensor, Tensor, Tensor]:
     r"""Accepts with probability :math:`\min(1, e^{r})`, never a proposal that is not finite.
 
     Args:
@@ -263,7 +316,7 @@ def sample(
         generator: The stream to draw from.
 
     Returns:
-        The kept positions and energies, and each chain's averages over all steps.
+        What was kept, each chain's averages over all steps, and the last state.
 
     Raises:
         ValueError: If nothing would be kept.
@@ -277,14 +330,17 @@ def sample(
     if burn_in < 0 or thin < 1 or steps < burn_in + thin:
         raise ValueError(f"steps ≥ burn_in + thin, thin ≥ 1 and burn_in ≥ 0; they were {steps}, {burn_in} and {thin}")
     kept = range(burn_in + thin, steps + 1, thin)
-    xs, energies = x.new_empty(len(kept), *x.shape), x.new_empty(len(kept), len(x))
-    total: Info | None = None
+    xs = x.new_empty(len(kept), *x.shape)
+    energy, error, total = (x.new_empty(len(kept), len(x)) for _ in range(3))
+    sums: Info | None = None
     for step, (state, info) in enumerate(itertools.islice(simulate(kernel, x, generator=generator), steps), 1):
-        total = added(total, info)
+        end, sums = state, added(sums, info)
         if step in kept:
-            xs[kept.index(step)], energies[kept.index(step)] = state.x, state.energy
-    assert total is not None
-    return Chain(xs, energies, total.accept_prob / steps, total.diverged, total.drift / steps, total.noise / steps)
+            k = kept.index(step)
+            xs[k], energy[k], error[k], total[k] = state.x, state.energy, info.energy_error, info.hamiltonian
+    assert sums is not None
+    means = sums.accept_prob / steps, sums.diverged, sums.drift / steps, sums.noise / steps
+    return Chain(xs, energy, error, total, *means, state=end)
 
 
 def added(total: Info | None, info: Info) -> Info:

@@ -3,8 +3,13 @@ r"""Hamiltonian Monte Carlo.
 With :math:`H(x, v) = E(x) + \tfrac12 \|v\|^2`, the law :math:`\exp(-H / T)` has :math:`\exp(-E / T)` as its marginal
 and :math:`N(0, T I)` momenta. The leapfrog map is reversible and keeps volume, so its energy error alone decides the
 Metropolis test.
+
+Momenta :math:`p \sim N(0, T M)` with a diagonal mass :math:`M = \operatorname{diag}(\sigma)^{-2}` are the same as
+:math:`v = \sigma p` and a step of length :math:`\epsilon \sigma_i` in coordinate :math:`i`: what a preconditioner does
+is to give every coordinate its own step.
 """
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
@@ -12,7 +17,7 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, Point, at, metropolis, rms
+from energyscape.samplers.base import Info, Kernel, Point, at, expand, hamiltonian, metropolis, rms
 from energyscape.samplers.langevin import check_positive
 
 
@@ -31,15 +36,21 @@ class HMC(Kernel[Point]):
 
     Args:
         energy: Maps ``(C, *)`` to ``(C,)``.
-        step_size: :math:`\epsilon > 0`, in units of ``x``.
+        step_size: :math:`\epsilon > 0`, in units of ``x``; with a ``scale``, in units of that.
         leapfrog_steps: :math:`L \ge 1`.
         temperature: :math:`T > 0`.
+        jitter: :math:`0 \le j < 1`; each transition of each chain takes :math:`u\, \epsilon` for its step, with its own
+            :math:`u` uniform on :math:`[1 - j, 1]`. Without it a length that is half a period of some coordinate
+            takes that coordinate back and forth for ever.
+        scale: Standard deviation :math:`\sigma` of each coordinate, as far as it is known, of the event's shape
+            ``(*)``: the square root of the inverse mass. All ones when left out.
 
     Raises:
-        ValueError: If a setting is not positive.
+        ValueError: If a setting is out of its range, or ``scale`` has not the event's shape.
 
     References:
-        MCMC using Hamiltonian dynamics (Neal, 2011), section 5.3.2. https://arxiv.org/abs/1206.1901
+        MCMC using Hamiltonian dynamics (Neal, 2011), section 5.3.2, and 5.4.2.2 for the jitter and 5.4.2.4 for the
+        scale. https://arxiv.org/abs/1206.1901
     """
 
     energy: EnergyFn
@@ -47,30 +58,76 @@ class HMC(Kernel[Point]):
     step_size: float
     leapfrog_steps: int = 10
     temperature: float = 1.0
+    jitter: float = 0.0
+    scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size, leapfrog_steps=self.leapfrog_steps, temperature=self.temperature)
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter is at least 0 and below 1; it was {self.jitter}")
+        if self.scale is not None and not bool(((self.scale > 0) & self.scale.isfinite()).all()):
+            raise ValueError("scale is a standard deviation a coordinate: finite positive numbers; some were not")
 
     def init(self, x: Tensor) -> Point:
+        if self.scale is not None and self.scale.shape != x.shape[1:]:
+            raise ValueError(f"scale is of the event's shape {tuple(x.shape[1:])}; it was {tuple(self.scale.shape)}")
         return at(self.energy, x)
 
-    def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        return normal_like(x, generator=generator), x.new_empty(len(x)).uniform_(generator=generator)
+    def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        z, uniform = normal_like(x, generator=generator), x.new_empty(len(x)).uniform_(generator=generator)
+        return (z, uniform, x.new_empty(len(x)).uniform_(generator=generator)) if self.jitter else (z, uniform)
 
     def move(self, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
-        z, uniform = randomness
-        v0 = self.temperature**0.5 * z
-        new, v = self._leapfrog(state, v0)
-        # Summed differences: H itself may be large where its change is small.
-        log_ratio = (state.energy - new.energy + ((v0 - v) * (v0 + v)).flatten(1).sum(1) / 2) / self.temperature
-        point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, uniform)
-        free = self.step_size * self.leapfrog_steps * v0
-        drift = rms(new.x - state.x - free)
-        return point, Info(accept_prob, accepted, diverged, drift.where(~diverged, 0), rms(free))
+        for new, v in self.trajectory(state, randomness):
+            end = new, v
+        return self.decide(state, *end, randomness)
 
-    def _leapfrog(self, point: Point, v: Tensor) -> tuple[Point, Tensor]:
+    def trajectory(self, state: Point, randomness: tuple[Tensor, ...]) -> Iterator[tuple[Point, Tensor]]:
+        """Yields the point and the velocity after each leapfrog step.
+
+        Args:
+            state: Where the chains stand.
+            randomness: What `draw` returned.
+        """
+        point, step, v = state, self._step(randomness), self.temperature**0.5 * randomness[0]
         for _ in range(self.leapfrog_steps):
-            v = v + self.step_size / 2 * point.score
-            point = at(self.energy, point.x + self.step_size * v)
-            v = v + self.step_size / 2 * point.score
-        return point, v
+            v = v + step / 2 * point.score
+            point = at(self.energy, point.x + step * v)
+            v = v + step / 2 * point.score
+            yield point, v
+
+    def log_ratio(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> Tensor:
+        r"""Returns :math:`-\Delta H / T` of a trajectory, ``(C,)``.
+
+        Args:
+            state: Where it began.
+            new: Where it ended.
+            v: The velocity there.
+            randomness: What `draw` returned.
+        """
+        v0: Tensor = self.temperature**0.5 * randomness[0]
+        # Summed differences: H itself may be large where its change is small.
+        change = new.energy - state.energy + ((v - v0) * (v + v0)).flatten(1).sum(1) / 2
+        return -change / self.temperature
+
+    def decide(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
+        """Returns the state after the Metropolis test of a trajectory, and what there is to tell of it.
+
+        Args:
+            state: Where it began.
+            new: Where it ended.
+            v: The velocity there.
+            randomness: What `draw` returned.
+        """
+        log_ratio, v0 = self.log_ratio(state, new, v, randomness), self.temperature**0.5 * randomness[0]
+        point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, randomness[1])
+        free = self._step(randomness) * self.leapfrog_steps * v0
+        drift = rms(new.x - state.x - free).where(~diverged, 0)
+        total = hamiltonian(state, v0)
+        return point, Info(accept_prob, accepted, diverged, drift, rms(free), -log_ratio, total)
+
+    def _step(self, randomness: tuple[Tensor, ...]) -> float | Tensor:
+        """Returns the length of a leapfrog step, for each chain and coordinate where these differ."""
+        z = randomness[0]
+        step = self.step_size if self.scale is None else self.step_size * self.scale.to(z)
+        return step * (1 - self.jitter * expand(randomness[2], z)) if self.jitter else step

@@ -2,19 +2,22 @@ r"""Kernels that follow the overdamped Langevin diffusion :math:`dx = s(x)\, dt 
 
 Its stationary law is :math:`p(x) \propto \exp(-E(x) / T)`. One Euler-Maruyama step of size :math:`\eta` is
 
-.. math:: x' = x + \eta\, s(x) + \sqrt{2 \eta T}\, z, \qquad s = -\nabla E, \quad z \sim N(0, I).
+.. math:: x' = x + \eta\, s(x) + \sqrt{2 \eta T}\, z, \qquad s = -\nabla E, \quad z \sim N(0, I),
+
+which is a leapfrog step of length :math:`\sqrt{2 \eta}` whose momentum is :math:`\sqrt{T}\, z`.
 
 The literature's pair (step :math:`\eta`, noise standard deviation :math:`\nu`) is this with :math:`T = \nu^2 / 2\eta`.
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import final
 
+import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, Point, at, finite, metropolis, rms, where
+from energyscape.samplers.base import Info, Kernel, Point, at, hamiltonian, metropolis, rms, unadjusted
 
 
 @final
@@ -59,12 +62,9 @@ class Langevin(Kernel[Point]):
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size)
+        check_limits(self.drift_clip, self.bounds)
         if not self.temperature >= 0:
             raise ValueError(f"temperature is at least 0; it was {self.temperature}")
-        if self.drift_clip is not None:
-            check_positive(drift_clip=self.drift_clip)
-        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            raise ValueError(f"bounds are (low, high) with low < high; they were {self.bounds}")
 
     def init(self, x: Tensor) -> Point:
         return at(self.energy, x)
@@ -74,17 +74,10 @@ class Langevin(Kernel[Point]):
 
     def move(self, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
         (z,) = randomness
-        drift = self.step_size * state.score
-        if self.drift_clip is not None:
-            drift = drift.clamp(-self.drift_clip, self.drift_clip)
+        drift = clipped(self.step_size * state.score, self.drift_clip)
         noise = (2 * self.step_size * self.temperature) ** 0.5 * z
-        x = state.x + drift + noise
-        if self.bounds is not None:
-            x = x.clamp(*self.bounds)
-        new = at(self.energy, x)
-        accepted = finite(new)
-        info = Info(accepted.to(x.dtype), accepted, ~accepted, rms(drift), rms(noise))
-        return where(accepted, new, state), info
+        new = at(self.energy, bounded(state.x + drift + noise, self.bounds))
+        return unadjusted(state, new, drift, noise, hamiltonian(state, self.temperature**0.5 * z))
 
 
 @final
@@ -131,12 +124,99 @@ class MALA(Kernel[Point]):
         new = at(self.energy, state.x + drift + noise)
         log_ratio = (state.energy - new.energy) / self.temperature + self._log_q(new, state) - self._log_q(state, new)
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, uniform)
-        return point, Info(accept_prob, accepted, diverged, rms(drift), rms(noise))
+        total = hamiltonian(state, self.temperature**0.5 * z)
+        return point, Info(accept_prob, accepted, diverged, rms(drift), rms(noise), -log_ratio, total)
 
     def _log_q(self, here: Point, there: Point) -> Tensor:
         """Returns the log density of proposing ``there`` from ``here``, up to a constant."""
         residual = there.x - here.x - self.step_size * here.score
         return -residual.flatten(1).square().sum(1) / (4 * self.step_size * self.temperature)
+
+
+@final
+@dataclass(frozen=True)
+class GradientDescent(Kernel[Point]):
+    r"""Gradient descent on the energy: `Langevin` without its noise.
+
+    .. math:: x' = \operatorname{clamp}\bigl(x + \operatorname{clip}(\eta\, s(x))\bigr)
+
+    It samples nothing: chains end in the minima, or go round them where :math:`\eta \ge 2v` for a curvature
+    :math:`1/v`. Where it takes noised data to is what the energy thinks of as clean.
+
+    Args:
+        energy: Maps ``(C, *)`` to ``(C,)``.
+        step_size: :math:`\eta > 0`, in squared units of ``x`` (the energy has none).
+        drift_clip: Largest absolute value of one element of a step :math:`\eta\, s`, in units of ``x``.
+        bounds: Lowest and highest value of an element of ``x``, clamped after each step.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+
+    Examples:
+        >>> import torch
+        >>> from energyscape.samplers import run
+        >>> end, _ = run(GradientDescent(lambda x: (x - 3).square().sum(1), step_size=0.25), torch.zeros(1, 2), steps=9)
+        >>> end.energy < 1e-4
+        tensor([True])
+    """
+
+    energy: EnergyFn
+    _: KW_ONLY
+    step_size: float
+    drift_clip: float | None = None
+    bounds: tuple[float, float] | None = None
+    temperature: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        check_positive(step_size=self.step_size)
+        check_limits(self.drift_clip, self.bounds)
+
+    def init(self, x: Tensor) -> Point:
+        return at(self.energy, x)
+
+    def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return ()
+
+    def move(self, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
+        drift = clipped(self.step_size * state.score, self.drift_clip)
+        new = at(self.energy, bounded(state.x + drift, self.bounds))
+        return unadjusted(state, new, drift, torch.zeros_like(drift), state.energy)
+
+
+def clipped(drift: Tensor, limit: float | None) -> Tensor:
+    """Returns a drift whose elements are cut off at an absolute value.
+
+    Args:
+        drift: One event a chain, ``(C, *)``.
+        limit: The largest absolute value of an element, if any.
+    """
+    return drift if limit is None else drift.clamp(-limit, limit)
+
+
+def bounded(x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """Returns positions clamped into a box.
+
+    Args:
+        x: Positions, ``(C, *)``.
+        bounds: Lowest and highest value of an element, if any.
+    """
+    return x if bounds is None else x.clamp(*bounds)
+
+
+def check_limits(drift_clip: float | None, bounds: tuple[float, float] | None) -> None:
+    """Raises a clear error unless a clip is positive and bounds hold something.
+
+    Args:
+        drift_clip: The largest absolute value of an element of the drift, if any.
+        bounds: Lowest and highest value of an element of ``x``, if any.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    if drift_clip is not None:
+        check_positive(drift_clip=drift_clip)
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ValueError(f"bounds are (low, high) with low < high; they were {bounds}")
 
 
 def check_positive(**settings: float) -> None:

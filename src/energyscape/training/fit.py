@@ -7,7 +7,7 @@ seen, so that a change of batch size is not a change of recipe.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self, final
+from typing import Any, Generic, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from energyscape.data.batches import Batches
 from energyscape.errors import UserError
-from energyscape.models.energy import Energy
-from energyscape.objectives.base import Loss, Objective
+from energyscape.objectives.base import Loss, Model, Objective
 from energyscape.rng import Streams
 from energyscape.training.guards import Finite, GradientNorm, Guard, Judgement, Report, Verdict
 from energyscape.training.snapshot import Snapshot
@@ -27,7 +26,7 @@ Schedule = Callable[[float, int], float]
 
 
 @final
-class Fit(Iterator[Report]):
+class Fit(Iterator[Report], Generic[Model]):
     """Trains a model; each step is one item of the iterator, and without a budget it never ends.
 
     It can be asked for a `snapshot` and restored to one, and tells its `progress`.
@@ -40,6 +39,7 @@ class Fit(Iterator[Report]):
         optimiser: Over the parameters of the model, and of the objective where it has any.
         samples: Ends after so many data points.
         seconds: Ends after so many seconds of training.
+        clock: Tells the time in seconds; ``time.process_time`` counts the processor's instead of the wall clock's.
         schedule: Factor on the optimiser's learning rates, of progress and samples seen.
         clip: Largest norm of the parameters' gradient.
         average: Kept up with the weights; see `averaged`.
@@ -60,13 +60,14 @@ class Fit(Iterator[Report]):
 
     def __init__(
         self,
-        model: Energy,
-        objective: Objective,
+        model: Model,
+        objective: Objective[Model],
         data: Iterable[Any],
         optimiser: Optimizer,
         *,
         samples: int | None = None,
         seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
         schedule: Schedule | None = None,
         clip: float | None = None,
         average: AveragedModel | None = None,
@@ -75,8 +76,9 @@ class Fit(Iterator[Report]):
         rollbacks: int = 5,
         seed: int = 0,
     ) -> None:
+        objective.check(model)
         self.model, self.objective, self.data, self.optimiser = model, objective, data, optimiser
-        self.budget_samples, self.budget_seconds = samples, seconds
+        self.budget_samples, self.budget_seconds, self.clock = samples, seconds, clock
         self.schedule, self.clip, self.average = schedule, clip, average
         self.guards: Sequence[Guard] = [Finite(), GradientNorm()] if guards is None else guards
         self.snapshot_every, self.rollbacks = snapshot_every, rollbacks
@@ -101,7 +103,7 @@ class Fit(Iterator[Report]):
     def __next__(self) -> Report:
         if self.stopped or self.progress >= 1:
             raise StopIteration
-        begun = time.monotonic()
+        begun = self.clock()
         try:
             x, label = _unpacked(next(self._batches))
         except StopIteration:
@@ -119,7 +121,7 @@ class Fit(Iterator[Report]):
                 self.average.update_parameters(self.model)
         elif judgement.verdict == Verdict.ROLLBACK:
             judgement = self._rollback(judgement.reason)
-        self.seconds += time.monotonic() - begun
+        self.seconds += self.clock() - begun
         self._due |= self.samples // self.snapshot_every > (self.samples - len(x)) // self.snapshot_every
         if judgement.verdict != Verdict.STOP and (self.progress >= 1 or (self._due and self.calm)):
             judgement = max(judgement, self._keep(), key=lambda each: each.verdict)

@@ -2,12 +2,15 @@
 
 Each is sampled exactly, from the generator it is given and nothing else, and normalised exactly: by a closed form, by a
 change of variables, or by a quadrature whose error is stated and too small to see. Entropies are computed from the
-density when first asked for. Default settings are those of the literature, where it has any.
+density when first asked for. Default settings are those of the literature, where it has any. The user's own points are
+a law too, and any law can be moved and scaled.
 """
 
 from energyscape.data.laws.base import Law
 from energyscape.data.laws.curves import Rings, SwissRoll, TwoMoons, TwoSpirals
 from energyscape.data.laws.mixtures import EightGaussians, GaussianGrid, mixture_log_prob
+from energyscape.data.laws.points import Points, points_file
+from energyscape.data.laws.rescaled import Rescaled
 from energyscape.data.laws.squares import Checkerboard, FourSquares
 from energyscape.data.laws.warped import Banana, Funnel, Pinwheel
 from energyscape.data.laws.wells import DoubleWell
@@ -22,9 +25,12 @@ __all__ = [
     "GaussianGrid",
     "Law",
     "Pinwheel",
+    "Points",
+    "Rescaled",
     "Rings",
     "SwissRoll",
     "TwoMoons",
     "TwoSpirals",
     "mixture_log_prob",
+    "points_file",
 ]

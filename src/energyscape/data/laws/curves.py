@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import Box
 from energyscape.data.laws.base import Law, device_of, piecewise, positive
+from energyscape.data.laws.mixtures import log_sum
 
 Rule = tuple[Tensor, Tensor]
 """Means ``(K, 2)`` and log-weights ``(K,)`` of the finite mixture that stands for a blurred curve, in float64."""
@@ -323,16 +324,9 @@ def blurred_log_prob(x: Tensor, rule: Rule, noise: float) -> Tensor:
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2 is one product of matrices, and double precision bears the cancellation.
     z, means = x.double() / noise, rule[0].to(x.device) / noise
     constant = rule[1].to(x.device) - means.square().sum(1) / 2
-
-    def log_sum(part: Tensor) -> Tensor:
-        log_each = torch.addmm(constant, part, means.T)
-        largest = log_each.detach().amax(1, keepdim=True)
-        # Terms so much smaller count for nothing, but subnormal numbers would cost ten times what others do.
-        return (log_each - largest).clamp(min=-600).exp().sum(1).log() + largest.squeeze(1)
-
     # In chunks that fit the cache, for every point meets every node.
     parts = torch.split(z, max(1, (1 << 16) // len(means)))
-    log_sums = torch.cat([log_sum(part) for part in parts]) - z.square().sum(1) / 2
+    log_sums = torch.cat([log_sum(part, means, constant) for part in parts]) - z.square().sum(1) / 2
     return (log_sums - math.log(2 * math.pi * noise**2)).to(x)
 
 

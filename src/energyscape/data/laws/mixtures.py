@@ -178,3 +178,22 @@ def mixture_log_prob(x: Tensor, means: Tensor, std: Tensor | float, weights: Ten
     log_weights = -math.log(count) if weights is None else weights.to(x).log()
     log_normal = -squared / (2 * std.square()) - dimension * (std.log() + 0.5 * math.log(2 * math.pi))
     return (log_weights + log_normal).logsumexp(1)
+
+
+def log_sum(x: Tensor, slopes: Tensor, constants: Tensor) -> Tensor:
+    r"""Returns the logarithm of a sum of exponentials of affine functions.
+
+    .. math:: \log \sum_k e^{a_k \cdot x + b_k}
+
+    Args:
+        x: Points, ``(B, d)``.
+        slopes: :math:`a_k`, ``(K, d)``.
+        constants: :math:`b_k`, ``(K,)``.
+
+    Returns:
+        ``(B,)``, differentiable in ``x``.
+    """
+    log_each = torch.addmm(constants, x, slopes.T)
+    largest = log_each.detach().amax(1, keepdim=True)
+    # Terms so much smaller count for nothing, but subnormal numbers would cost ten times what others do.
+    return (log_each - largest).clamp(min=-600).exp().sum(1).log() + largest.squeeze(1)

@@ -1,0 +1,125 @@
+"""Cells of a comparison, run side by side in processes of their own, each once.
+
+A cell writes what it reached beside whatever else it leaves, so that the same command again runs and measures only what
+is missing.
+"""
+
+import json
+import math
+import multiprocessing
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+from energyscape import __version__
+from energyscape.errors import UserError
+from energyscape.training.snapshot import write_whole
+
+Told = TypeVar("Told")
+"""What a cell reaches: a named tuple of numbers and strings that can say itself, ``said()``."""
+
+SCORE: Final = "score.json"
+
+
+class Cell(ABC, Generic[Told]):
+    """One entry of a scoreboard: a method or a sampler with one seed."""
+
+    folder: Path
+    told: ClassVar[Any]
+    """The class of what the cell reaches."""
+
+    @abstractmethod
+    def work(self, stopping: Callable[[], bool]) -> Told | None:
+        """Does the work and measures it.
+
+        Args:
+            stopping: Asked every now and then; where it says so, the work is put aside so that it can go on later.
+
+        Returns:
+            What was reached, or none if the work was put aside.
+        """
+
+    def score(self) -> Told | None:
+        """Returns what the cell reached before, or none."""
+        try:
+            kept = json.loads((self.folder / SCORE).read_text(encoding="utf-8"))
+            values = {name: math.nan if kept[name] is None else kept[name] for name in self.told._fields}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        reached: Told = self.told(**values)
+        return reached if kept.get("energyscape") == __version__ else None
+
+    def result(self, stopping: Callable[[], bool]) -> Told | None:
+        """Returns what the cell reaches, from its file or by work.
+
+        Args:
+            stopping: Asked every now and then.
+        """
+        score = self.score()
+        if score is None and (score := self.work(stopping)) is not None:
+            told: Any = score
+            clean = {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in told._asdict().items()
+            }
+            write_whole(self.folder / SCORE, json.dumps({"energyscape": __version__, **clean}).encode())
+        return score
+
+
+def contest(
+    cells: Sequence[Cell[Told]], *, jobs: int = 1, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, Told]]:
+    """Yields the place of each cell and what it reached, in the order in which they end.
+
+    It ends early, without a word, once somebody wants to stop and what was going on has been put aside.
+
+    Args:
+        cells: What there is to do.
+        jobs: How many processes; 1 works in this one.
+        stopping: Asked every now and then.
+
+    Raises:
+        UserError: If ``jobs`` is not positive, or of what a cell raised.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs is at least 1; it was {jobs}")
+    if jobs == 1 or len(cells) < 2:
+        for place, cell in enumerate(cells):
+            told = None if stopping() else cell.result(stopping)
+            if told is None:
+                return
+            yield place, told
+        return
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    # A task would not take the event along: it reaches a process only when that begins.
+    with ProcessPoolExecutor(min(jobs, len(cells)), context, _begin, (stop,)) as pool:
+        open_ = {pool.submit(_result, cell): place for place, cell in enumerate(cells)}
+        try:
+            while open_:
+                if stopping() and not stop.is_set():
+                    stop.set()
+                done, _ = wait(open_, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    place, told = open_.pop(future), future.result()
+                    if told is not None:
+                        yield place, told
+        finally:
+            stop.set()
+
+
+_stop: Any = None
+
+
+def _begin(stop: Any) -> None:
+    """Makes a worker process ready: whether to stop is the first process's to say, not Ctrl-C's."""
+    global _stop  # noqa: PLW0603 - a process's only memory between its initialiser and its tasks
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _result(cell: Cell[Told]) -> Told | None:
+    return None if _stop.is_set() else cell.result(_stop.is_set)

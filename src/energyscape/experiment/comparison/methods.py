@@ -1,0 +1,373 @@
+r"""Every method of training on laws in the plane: the same network, the same budget, against the exact truth.
+
+A method is a recipe for eight Gaussians whose law is exchanged. Its figure is
+:math:`\operatorname{KL}(\text{law} \,\|\, e^{-E / T} / Z)` by quadrature, which is zero only for the truth: the law's
+entropy is already taken off. Other laws are moved and scaled to the size of the eight Gaussians, for which the recipes'
+lengths were chosen; a divergence does not change under such a map.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple, final
+
+from matplotlib.figure import Figure
+
+from energyscape import plotting
+from energyscape.data import LAWS, Law
+from energyscape.errors import UserError, nearest
+from energyscape.evaluation import diagnose, kl, mmd, mode_masses
+from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.comparison.board import Row, board, mean_and_error, shown, shown_with_error
+from energyscape.experiment.comparison.contest import Cell
+from energyscape.experiment.generation import energies_on_grid, generate
+from energyscape.experiment.recipe import Recipe, recipe_names
+from energyscape.experiment.run import Run
+from energyscape.experiment.session import Session
+from energyscape.registry import build
+from energyscape.samplers import sample
+from energyscape.training import Verdict
+
+PREFIX: Final = "8gaussians-"
+"""Of the names of the recipes that are methods."""
+
+STD: Final = 2.0325
+"""Root mean square deviation of the coordinates of the eight Gaussians, to which other laws are scaled."""
+
+EDGE: Final = 1e-3
+"""Mass at the edge of the widest box beyond which a KL is not believed."""
+
+SAMPLES: Final = 1_000
+"""Generated points that are compared with as many of the law."""
+
+WITHOUT: Final = ("points", "rescaled")
+"""Laws that need settings, and so are none of ``all``."""
+
+
+class Score(NamedTuple):
+    """What one method reached on one law with one seed.
+
+    Args:
+        law: Which.
+        method: Which.
+        seed: Of everything random.
+        kl: KL(law‖model), in nats: the cross-entropy above the law's entropy.
+        kl_error: Numerical error of the quadrature.
+        worst_mode: Least share of its own mass that a mode of the law got; NaN for laws without modes.
+        mmd: Squared maximum mean discrepancy between samples of the model and of the law.
+        mmd_error: Its standard error.
+        ess_per_second: Effective samples a second of the processor that the recipe's sampler draws from the model.
+        steps_per_second: Of training.
+        failed: Why the run is not to be counted; empty if it is.
+    """
+
+    law: str
+    method: str
+    seed: int
+    kl: float
+    kl_error: float
+    worst_mode: float
+    mmd: float
+    mmd_error: float
+    ess_per_second: float
+    steps_per_second: float
+    failed: str
+
+    def said(self) -> str:
+        """What was reached, in a line for people."""
+        reached = (
+            f"failed: {self.failed}" if self.failed else f"KL {shown(self.kl)}, worst mode {shown(self.worst_mode)}"
+        )
+        return f"{self.law}, {self.method}, seed {self.seed}: {reached}"
+
+
+def method_names() -> list[str]:
+    """Returns the names of the methods that can be compared."""
+    return [name.removeprefix(PREFIX) for name in recipe_names() if name.startswith(PREFIX)]
+
+
+@final
+@dataclass(frozen=True)
+class MethodCell(Cell[Score]):
+    """One method on one law with one seed.
+
+    Args:
+        law: Which.
+        method: Which.
+        seed: Of everything random.
+        recipe: What it trains.
+        folder: Of its run.
+    """
+
+    law: str
+    method: str
+    seed: int
+    recipe: Recipe
+    folder: Path
+    told: ClassVar[Any] = Score
+
+    def work(self, stopping: Callable[[], bool]) -> Score | None:
+        experiment = Experiment(self.recipe)
+        begun, steps, reason = time.process_time(), 0, ""
+        with Session(Run.create(self.folder, experiment), experiment) as session:
+            for report in session:
+                steps += 1
+                if report.verdict == Verdict.STOP:
+                    reason = f"stopped by a guard: {report.reason}"
+                if stopping():
+                    session.keep()
+                    return None
+        rate = steps / (time.process_time() - begun) if steps else math.nan
+        return measured(self, rate, reason)
+
+
+def measured(cell: MethodCell, rate: float, reason: str) -> Score:
+    """Measures a run that has ended.
+
+    Args:
+        cell: Whose.
+        rate: Its steps a second.
+        reason: Why it has failed already, if it has.
+    """
+    run = Run.open(cell.folder)
+    unknown = math.nan
+    nothing = Score(
+        law=cell.law,
+        method=cell.method,
+        seed=cell.seed,
+        kl=unknown,
+        kl_error=unknown,
+        worst_mode=unknown,
+        mmd=unknown,
+        mmd_error=unknown,
+        ess_per_second=unknown,
+        steps_per_second=rate,
+        failed=reason or "it kept no checkpoint",
+    )
+    if run.latest() is None:
+        return nothing
+    experiment = run.experiment()
+    law, temperature = experiment.source, experiment.objective.temperature
+    assert isinstance(law, Law)
+    divergence = kl(law, experiment.energy, temperature=temperature)
+    if not reason and not math.isfinite(divergence.value):
+        reason = f"the energy is not finite everywhere: KL {divergence.value}"
+    if not reason and not divergence.edge_mass <= EDGE:
+        reason = f"{divergence.edge_mass:.1%} of the mass is beyond the widest box"
+    if reason:
+        return nothing._replace(kl=divergence.value, kl_error=divergence.error, failed=reason)
+    difference = mmd(*_clouds(experiment, law))
+    return nothing._replace(
+        kl=divergence.value,
+        kl_error=divergence.error,
+        worst_mode=worst_mode(experiment, law),
+        mmd=difference.value,
+        mmd_error=difference.error,
+        ess_per_second=_ess_per_second(experiment),
+        failed="",
+    )
+
+
+def worst_mode(experiment: Experiment, law: Law) -> float:
+    """Returns the least share of its own mass that a mode of the law got; NaN without modes.
+
+    Args:
+        experiment: With what was learned.
+        law: The truth.
+    """
+    if law.modes is None:
+        return math.nan
+    masses = mode_masses(law, experiment.energy, temperature=experiment.objective.temperature)
+    return float((masses / mode_masses(law, lambda x: -law.log_prob(x))).min())
+
+
+def _clouds(experiment: Experiment, law: Law) -> tuple[Any, Any]:
+    """Returns samples of the law and of the model."""
+    real = law.sample(SAMPLES, generator=seeded(experiment, None, "compare", device="cpu"))
+    return real, generate(experiment, SAMPLES).x
+
+
+def _ess_per_second(experiment: Experiment) -> float:
+    """Returns effective samples a second: 32 chains that begin in a generated sample, the worse coordinate."""
+    x = generate(experiment, 32).x.to(experiment.training.torch_device)
+    kernel, generator = experiment.sampling.kernel(experiment.energy), seeded(experiment, None, "ess")
+    begun = time.process_time()
+    chain = sample(kernel, x, steps=200, generator=generator)
+    return float(diagnose(chain).ess.min()) / (time.process_time() - begun)
+
+
+def laws_named(words: str) -> list[str]:
+    """Returns the names of laws.
+
+    Args:
+        words: ``all``, or names with commas between them.
+
+    Raises:
+        UserError: If one is unknown or has no exact density.
+    """
+    if words == "all":
+        return [name for name in LAWS if name not in WITHOUT]
+    names = [word.strip() for word in words.split(",")]
+    for name in names:
+        if name not in LAWS:
+            hint = nearest(name, LAWS)
+            raise UserError(
+                f"{name!r} is no law in the plane, so there is no exact truth to compare with{hint} "
+                f"Known: {', '.join(LAWS)}, all."
+            )
+    return names
+
+
+def plan(
+    laws: Sequence[str],
+    *,
+    which: str,
+    seeds: int,
+    budget: str,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+) -> list[MethodCell]:
+    """Returns the cells of a comparison.
+
+    Args:
+        laws: Names of laws in the plane.
+        which: ``all``, or names of methods with commas between them.
+        seeds: How many; they are 0, 1, 2, ….
+        budget: Of each run, such as ``30cpu-s``.
+        folder: Where the runs go.
+        settings: Of the laws, such as ``path`` for points, or of the recipes, ``section.setting`` to TOML text.
+
+    Raises:
+        UserError: If a method is unknown, a setting does not exist, or there are no seeds.
+    """
+    names = method_names() if which == "all" else [name.strip() for name in which.split(",")]
+    for name in names:
+        if name not in method_names():
+            raise UserError(
+                f"there is no method {name!r}{nearest(name, method_names())} Known: {', '.join(method_names())}, all."
+            )
+    if seeds < 1:
+        raise UserError(f"seeds is at least 1; it was {seeds}")
+    own = {key.removeprefix("data."): value for key, value in (settings or {}).items() if key.startswith("data.")}
+    other = {key: value for key, value in (settings or {}).items() if not key.startswith("data.")}
+    cells = []
+    for law in laws:
+        told = [f"{key}={value}" for key, value in sorted((settings or {}).items())]
+        place = folder / "+".join([f"{law}-{budget}", *told]).replace("/", "_").replace(" ", "")
+        for name in names:
+            for seed in range(seeds):
+                overrides = {**placed(law, own), **other, "train.budget": budget, "train.seed": str(seed)}
+                recipe = Recipe.named(PREFIX + name, overrides)
+                cells.append(MethodCell(law, name, seed, recipe, place / f"{name}-{seed}"))
+    return cells
+
+
+def placed(law: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """Returns the settings of a recipe's ``[data]`` that give it a law, at the size that recipes were made for.
+
+    Args:
+        law: Its name.
+        settings: Its own settings.
+    """
+    if law == "8gaussians" and not settings:
+        return {"data.name": law}
+    inner = {f"data.law.{key}": value for key, value in settings.items()}
+    return {"data.name": "rescaled", "data.law.name": law, **inner, "data.std": str(STD)}
+
+
+HEAD: Final = (
+    "method",
+    "KL above entropy, nats",
+    "worst mode",
+    "MMD²",
+    "ESS/s",
+    "steps/s",
+    "failed",
+)
+
+
+def table(scores: Sequence[Score]) -> list[list[str]]:
+    """Returns the scoreboard of one law, the best method first: means ± standard errors over seeds, and the rest.
+
+    Args:
+        scores: Of its cells.
+    """
+    rows = []
+    for method in dict.fromkeys(score.method for score in scores):
+        mine = [score for score in scores if score.method == method]
+        good = [score for score in mine if not score.failed]
+        mean, error = mean_and_error([score.kl for score in good])
+        cells = [
+            method,
+            shown_with_error(mean, error),
+            shown(min((score.worst_mode for score in good), default=math.nan)),
+            shown_with_error(*mean_and_error([score.mmd for score in good])),
+            shown(mean_and_error([score.ess_per_second for score in good])[0]),
+            shown(mean_and_error([score.steps_per_second for score in good])[0]),
+            f"{len(mine) - len(good)} of {len(mine)}",
+        ]
+        rows.append(Row(method, mean if good else math.inf, cells))
+    return board(HEAD, rows)
+
+
+def matrix(scores: Sequence[Score]) -> list[list[str]]:
+    """Returns the mean KL of every method on every law, a row for each method.
+
+    Args:
+        scores: Of all cells.
+    """
+    laws = list(dict.fromkeys(score.law for score in scores))
+    rows = []
+    for method in dict.fromkeys(score.method for score in scores):
+        kls = [[s.kl for s in scores if (s.law, s.method) == (law, method) and not s.failed] for law in laws]
+        means = [mean_and_error(values)[0] for values in kls]
+        known = [value for value in means if math.isfinite(value)]
+        # Laws differ in what can be reached on them: the ranks are by geometric means.
+        rank = math.exp(sum(math.log(max(value, 1e-6)) for value in known) / len(known)) if known else math.inf
+        rows.append(Row(method, rank, [method, *map(shown, means)]))
+    return board(["KL, nats", *laws], rows)
+
+
+def failures(scores: Sequence[Score]) -> list[str]:
+    """Returns a line for each run that failed, with its reason.
+
+    Args:
+        scores: Of all cells.
+    """
+    return [f"{score.law}, {score.method}, seed {score.seed}: {score.failed}" for score in scores if score.failed]
+
+
+def multiples(cells: Sequence[MethodCell], scores: Sequence[Score]) -> Figure:
+    """Draws data, landscape and samples of each method's first seed on one law, the best method first.
+
+    Args:
+        cells: Of one law.
+        scores: Theirs, in the same order.
+    """
+    firsts = [(cell, score) for cell, score in zip(cells, scores, strict=True) if cell.seed == 0]
+    firsts.sort(key=lambda pair: math.inf if pair[1].failed else pair[1].kl)
+    law = Experiment(cells[0].recipe).source
+    assert isinstance(law, Law)
+    rows = []
+    for cell, score in firsts:
+        if Run.open(cell.folder).latest() is None:
+            continue
+        experiment = Run.open(cell.folder).experiment()
+        real, generated = _clouds(experiment, law)
+        said = "failed" if score.failed else f"KL {shown(score.kl)}"
+        rows.append(plotting.Multiple(cell.method, said, real, energies_on_grid(experiment, law.box), generated))
+    return plotting.small_multiples(rows, law.box, title=f"{cells[0].law}: data, landscape and samples, seed 0")
+
+
+def entropy_of(cells: Sequence[MethodCell]) -> float:
+    """Returns the entropy of the law as it was, in nats.
+
+    Args:
+        cells: Of one law.
+    """
+    data = cells[0].recipe.resolved().tables["data"]
+    inner = dict(data["law"]) if data["name"] == "rescaled" else dict(data)
+    law: Law = build(LAWS, inner.pop("name"), inner)
+    return law.entropy

@@ -1,0 +1,111 @@
+"""What a run keeps of its way: the landscape and samples at even steps of its progress, for a film of the training.
+
+A frame is one ``frames/NNNN.npz``: energies over temperature on a grid, samples, samples seen, share of the budget. It
+is written whole and drawn from a stream of its own, so that a run that was stopped has the same frames as one that was
+not.
+"""
+
+import io
+from pathlib import Path
+from typing import Any, Final, NamedTuple, final
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from energyscape.data import Law
+from energyscape.errors import UserError
+from energyscape.experiment.assembly import Experiment
+from energyscape.experiment.generation import energies_on_grid, generate
+from energyscape.objectives.contrastive import evaluating
+from energyscape.training import Fit
+from energyscape.training.snapshot import write_whole
+
+SIDE: Final = 120
+"""Points along each side of a frame's landscape."""
+
+SAMPLES: Final = 300
+
+
+@final
+class Frames:
+    """The frames of one run.
+
+    Args:
+        folder: Where they are kept.
+        experiment: The run's objects.
+        progress: Share of the budget used so far.
+
+    Raises:
+        UserError: If frames are wanted of data that are not in the plane.
+    """
+
+    def __init__(self, folder: Path, experiment: Experiment, *, progress: float) -> None:
+        self.folder, self.experiment = folder, experiment
+        self.wanted = experiment.training.frames
+        if self.wanted and not isinstance(experiment.source, Law):
+            raise UserError(f"frames are kept of laws in the plane; set --train.frames 0 for {experiment.source.name}")
+        self._next = self._due(progress) + (progress > 0)
+
+    def _due(self, progress: float) -> int:
+        return int(self.wanted * progress + 1e-9)
+
+    def follow(self, fit: Fit[Any]) -> None:
+        """Keeps a frame where one is due.
+
+        Args:
+            fit: The training.
+        """
+        law, due = self.experiment.source, self._due(fit.progress)
+        if not self.wanted or due < self._next or not isinstance(law, Law):
+            return
+        self._next = due + 1
+        with evaluating(self.experiment.energy):
+            energy = energies_on_grid(self.experiment, law.box, side=SIDE)
+            x = generate(self.experiment, SAMPLES, shown=1, frames=2).x
+        content = io.BytesIO()
+        np.savez_compressed(
+            content, energy=energy.numpy().astype(np.float32), x=x.numpy(), seen=fit.samples, progress=fit.progress
+        )
+        write_whole(self.folder / f"{due:04d}.npz", content.getvalue())
+
+
+class Frame(NamedTuple):
+    """Where a training run stood.
+
+    Args:
+        seen: Samples seen.
+        energy: Energies over temperature on a grid, ``(N, N)``.
+        x: Samples, ``(S, 2)``.
+        progress: Share of the budget used.
+    """
+
+    seen: int
+    energy: NDArray[np.float32]
+    x: NDArray[np.float32]
+    progress: float
+
+
+def kept_frames(folder: Path) -> list[Frame]:
+    """Returns the frames of a run, in order.
+
+    Args:
+        folder: Where they are.
+
+    Raises:
+        UserError: If there are none, or one cannot be read.
+    """
+    paths = sorted(folder.glob("[0-9]*.npz"))
+    if not paths:
+        raise UserError(
+            f"{folder} holds no frames: train a law in the plane with --train.frames 40, then animate the run"
+        )
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> Frame:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
+            return Frame(int(kept["seen"]), kept["energy"], kept["x"], float(kept["progress"]))
+    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a frame ({error}): delete it") from None

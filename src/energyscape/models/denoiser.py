@@ -1,0 +1,170 @@
+r"""Denoisers: one model for the data at every noise level.
+
+For noised points :math:`y = x + \sigma z` with :math:`z \sim N(0, I)`, the best guess of what was there before the
+noise is the posterior mean, and it tells the score of the noised data (Tweedie's formula),
+
+.. math:: D(y, \sigma) = E[x \mid y], \qquad \nabla_y \log p_\sigma(y) = \frac{D(y, \sigma) - y}{\sigma^2}.
+
+Any network may be a `Denoiser`, but the score it tells is the gradient of a density only by luck. An `EnergyDenoiser`
+is one by construction: its score is :math:`-\nabla_y E(y, \sigma)`, and at each level it is an ordinary energy, to
+sample from, to integrate and to compose.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor, nn
+
+from energyscape.calculus import score
+from energyscape.models.energy import Energy
+
+NoiseNetwork = Callable[[Tensor, Tensor], Tensor]
+"""Any callable, usually a `torch.nn.Module`, from points ``(B, *)`` and noise ``(B,)`` to ``(B,)`` or ``(B, 1)``."""
+
+
+class Denoiser(nn.Module, ABC):
+    """A function from noised points and their noise level to what was there before the noise."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        r"""Returns the posterior mean :math:`D(x, \sigma)`.
+
+        Args:
+            x: Noised points, ``(B, *)``.
+            sigma: Standard deviation of the noise on each, ``(B,)``, in units of ``x``.
+            label: Class of each point, ``(B,)``, for conditional denoisers.
+
+        Returns:
+            Points, ``(B, *)``.
+        """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor: ...
+
+
+class EnergyDenoiser(Denoiser, ABC):
+    r"""A denoiser whose score is the gradient of an energy.
+
+    .. math:: D(x, \sigma) = x - \sigma^2\, \nabla_x E(x, \sigma)
+
+    Energies at two levels cannot be compared: :math:`E(\cdot, \sigma)` has a constant of its own at each
+    :math:`\sigma`, which no score sees.
+    """
+
+    @abstractmethod
+    def energy(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        r"""Returns the energy :math:`E(x, \sigma)` of points noised at :math:`\sigma`.
+
+        Args:
+            x: Noised points, ``(B, *)``.
+            sigma: Standard deviation of the noise on each, ``(B,)``, in units of ``x``.
+            label: Class of each point, ``(B,)``, for conditional energies.
+
+        Returns:
+            Energies, ``(B,)``.
+        """
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        # Where autograd records, it records through the gradient too, so that D can be trained like any network.
+        s = score(lambda y: self.energy(y, sigma, label), x, create_graph=torch.is_grad_enabled())
+        return x + _column(sigma, x).square() * s
+
+    @final
+    def at(self, sigma: float) -> Energy:
+        r"""Returns the energy at one noise level, over the same parameters.
+
+        It is the law of data noised at :math:`\sigma`, not of clean data.
+
+        Args:
+            sigma: :math:`\sigma > 0`, in units of ``x``; one of the levels that it was trained at.
+
+        Raises:
+            ValueError: If ``sigma`` is not positive.
+        """
+        return _AtLevel(self, sigma)
+
+
+@final
+class _AtLevel(Energy):
+    """An energy denoiser at one noise level."""
+
+    def __init__(self, denoiser: EnergyDenoiser, sigma: float) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"a noise level is positive; it was {sigma}")
+        self.denoiser = denoiser
+        self.sigma = sigma
+        self.training = denoiser.training
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.denoiser.energy(x, x.new_full((len(x),), self.sigma), label)
+
+
+@final
+class ScalarEnergyDenoiser(EnergyDenoiser):
+    r"""An energy at every noise level from one scalar network, preconditioned as EDM's denoisers are.
+
+    .. math:: E(x, \sigma) = \frac{\|x\|^2}{2 (\sigma_d^2 + \sigma^2)} + \frac{\sigma_d}{\tau}\,
+              f_\theta\Bigl( \frac{x}{\sqrt{\sigma_d^2 + \sigma^2}}, \tfrac14 \ln \tau \Bigr),
+              \qquad \tau = \sqrt{\sigma^2 + \delta^2}
+
+    With :math:`\delta = 0` its denoiser is EDM's,
+    :math:`D = c_{\text{skip}}\, x + c_{\text{out}}\, F(c_{\text{in}}\, x, c_{\text{noise}})` with
+    :math:`F = -\nabla f`: the network sees points of unit size at every level and its gradient has a target of unit
+    size. Without the network it is the exact energy of a Gaussian of deviation :math:`\sigma_d`. Data are taken to have
+    mean zero.
+
+    At :math:`\delta = 0` an error of :math:`f` counts :math:`\sigma_d / \sigma` fold, and where a low level's noise
+    does not reach from one mode to the next, nothing tells their difference in energy: the modes' masses drift. Data
+    that are smooth on a length :math:`\delta` have scores of size :math:`1 / \tau`, not :math:`1 / \sigma`, and nearly
+    one energy at all levels below :math:`\delta`; told so, the network carries the masses down from the levels that
+    see them. A :math:`\delta` beyond the data's finest detail makes the lowest levels too alike.
+
+    Args:
+        network: Any callable from scaled points ``(B, *)`` and :math:`\tfrac14 \ln \tau`, ``(B,)``, to ``(B,)`` or
+            ``(B, 1)``; called with ``(u, noise, label)`` when there is a label.
+        data_std: :math:`\sigma_d > 0`, the deviation of each coordinate of the data, in units of ``x``.
+        detail: :math:`\delta \ge 0`, the deviation of the data's finest feature, in units of ``x``; 0 is EDM.
+
+    Raises:
+        ValueError: If ``data_std`` is not positive or ``detail`` is negative.
+
+    Examples:
+        >>> model = ScalarEnergyDenoiser(lambda u, noise: 0 * noise, data_std=3.0)
+        >>> model(torch.tensor([[2.0, -10.0]]), torch.tensor([4.0])).detach()
+        tensor([[ 0.7200, -3.6000]])
+        >>> model.at(4.0)(torch.tensor([[3.0, 4.0]]))
+        tensor([0.5000])
+
+    References:
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), table 1.
+        https://arxiv.org/abs/2206.00364
+
+        Should EBMs model the energy or the score? (Salimans & Ho, 2021).
+        https://openreview.net/forum?id=9AS-TF2jRNb
+    """
+
+    def __init__(self, network: NoiseNetwork, *, data_std: float, detail: float = 0.0) -> None:
+        super().__init__()
+        if not data_std > 0:
+            raise ValueError(f"data_std is positive; it was {data_std}")
+        self.network: Callable[..., Tensor] = network
+        if not detail >= 0:
+            raise ValueError(f"detail is at least 0; it was {detail}")
+        self.data_std = data_std
+        self.detail = detail
+
+    def energy(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        variance, tau = self.data_std**2 + sigma.square(), (self.detail**2 + sigma.square()).sqrt()
+        u, noise = x / _column(variance.sqrt(), x), tau.log() / 4
+        f = self.network(u, noise) if label is None else self.network(u, noise, label)
+        f = f.squeeze(1) if f.shape == (len(x), 1) else f
+        return x.flatten(1).square().sum(1) / (2 * variance) + self.data_std / tau * f
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    """Returns one number a point, ``(B,)``, in a shape that multiplies points ``(B, *)``."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,67 @@
+"""The examples run, end in a picture, and what they say is so."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        yield
+
+
+def test_every_example_has_a_test_and_fits_on_a_page():
+    here = Path(__file__).read_text()
+    for path in EXAMPLES:
+        assert f'example("{path.stem}")' in here, path.name
+        assert len(path.read_text().splitlines()) <= 70, path.name
+
+
+def test_the_first_landscape_is_learned(tmp_path, capsys):
+    out = tmp_path / "picture.png"
+    loss = example("first_landscape").main(samples=200_000, out=out)
+    # Learned: a normal law of the data's variance would lose 0.84 nats, so says 1 + log(2π · 2.03²) - 2.834.
+    assert loss < 0.1
+    assert f"{loss:.4f} nats" in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert picture.width > 500
+
+
+def test_methods_differ_as_said(tmp_path, capsys):
+    out = tmp_path / "picture.png"
+    shares = example("how_methods_differ").main(samples=60_000, out=out)
+    # Noise contrast is consistent and sees both islands; 90 % within 5 points after a short training.
+    assert shares["noise contrast"] == pytest.approx(0.9, abs=0.05)
+    # Score matching does not see that there are fewer data on the right.
+    assert abs(shares["score matching"] - 0.9) > 0.1
+    assert capsys.readouterr().out.count("the data have 90%") == len(shares)
+    with Image.open(out) as picture:
+        assert picture.height > 500
+
+
+def test_samplers_fail_as_said(tmp_path, capsys):
+    out = tmp_path / "picture.png"
+    told = example("how_samplers_fail").main(steps=600, out=out)
+    truth = 2.834  # the entropy, which is the mean energy of exact draws
+    assert told["healthy"]["mean energy"] == pytest.approx(truth, abs=0.1)
+    assert told["unstable"]["drift / noise"] > 1.5
+    assert told["unstable"]["mean energy"] > truth + 3
+    assert told["frozen"]["moved"] < 0.1 < 1 < told["healthy"]["moved"]
+    assert told["frozen"]["drift / noise"] < 0.1
+    assert told["noise-dominated"]["mean energy"] > truth + 10
+    with Image.open(out) as picture:
+        assert picture.height > 500
