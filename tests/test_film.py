@@ -104,6 +104,14 @@ def test_mistakes(tmp_path, capsys):
     assert energyscape("train", "8gaussians-nce", "--train.frames", "-1", "--out", tmp_path / "other") == 2
     lines = capsys.readouterr().err.splitlines()
     for line, said in zip(
-        lines, ["ending in .gif or .mp4", "cannot be read as a frame", "--train.frames 40", "laws in the plane", "frames are 0"], strict=True
+        lines,
+        [
+            "ending in .gif or .mp4",
+            "cannot be read as a frame",
+            "--train.frames 40",
+            "laws in the plane",
+            "frames are 0",
+        ],
+        strict=True,
     ):
         assert said in line

@@ -9,14 +9,25 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.objectives import ContrastiveDivergence, ReplayBuffer
+from energyscape.objectives import ContrastiveDivergence, Noise, ReplayBuffer
 from energyscape.objectives.base import Loss, Objective
-from energyscape.samplers import Langevin
-from energyscape.training import Finite, GradientNorm, Guard, Judgement, Report, Verdict, averaged, fit
+from energyscape.samplers import MALA, Langevin
+from energyscape.training import (
+    Finite,
+    GradientNorm,
+    Guard,
+    Judgement,
+    Report,
+    RunawayEnergies,
+    StandingChains,
+    Verdict,
+    averaged,
+    fit,
+)
 
 
-def report(loss=1.0, grad_norm=1.0):
-    return Report(1, 64, loss, grad_norm, {})
+def report(loss=1.0, grad_norm=1.0, **facts):
+    return Report(1, 64, loss, grad_norm, facts)
 
 
 def verdicts(guard, reports):
@@ -54,9 +65,62 @@ def test_gradient_norm_compares_with_the_median_of_accepted_steps():
     assert guard.look(report(grad_norm=math.inf)).verdict == Verdict.GO
 
 
-@pytest.mark.parametrize("make", [Finite, lambda: GradientNorm(factor=3, window=6, patience=2)])
+def test_chains_that_stand_still_are_told_by_their_mean_acceptance():
+    guard = StandingChains(least=0.1, window=4)
+    still, moving = report(accept_prob=0.05), report(accept_prob=0.3)
+    assert verdicts(guard, [still] * 3) == ["GO"] * 3  # not before the window is full
+    assert not guard.calm
+    told = guard.look(still)
+    assert (told.verdict, guard.calm) == (Verdict.ROLLBACK, True)
+    assert "5.00% of 4 steps" in told.reason
+    # Then it counts anew; one moving step among four lifts the mean of three still ones to 0.1125.
+    assert verdicts(guard, [moving, still, still, still]) == ["GO"] * 4
+    assert guard.look(still).verdict == Verdict.ROLLBACK
+    # Objectives without chains, and numbers that are none, are not its business.
+    assert verdicts(guard, [report(), report(accept_prob=math.nan)] * 9) == ["GO"] * 18
+
+
+def test_energies_that_run_away_are_told_by_gap_and_spread():
+    guard = RunawayEnergies(factor=100, window=3)
+    levels = (2, 1, 3, 4, 5)  # the medians of three are 2, 3 and 4
+    assert verdicts(guard, [report(gap=-level / 2, spread=level / 2) for level in levels]) == ["GO"] * 5
+    assert guard.least == 2
+    high = [report(gap=gap, spread=0.0) for gap in (1e9, 4.0, 190.0, -201.0)]  # medians: 5, 5, 190 and 190
+    assert verdicts(guard, high) == ["GO"] * 4
+    assert not guard.calm  # 190 is within 100 times 2, but not within 10 times
+    told = guard.look(report(gap=-250.0, spread=0.0))
+    assert told.verdict == Verdict.ROLLBACK
+    assert "are 201, 100 times" in told.reason
+    assert verdicts(guard, [report(), report(gap=1.0), report(gap=math.nan, spread=1.0)] * 3) == ["GO"] * 9
+
+
+def test_chains_that_stand_still_are_found_in_training():
+    """From noise, steps far too large for a landscape that has become steep: all are refused, and the run says so."""
+    model = cases.Quadratic(1e6)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+    objective = ContrastiveDivergence(Noise(), functools.partial(MALA, step_size=1.0), steps=1)
+    data = (cases.normal(16, 2, seed=i) for i in itertools.count())
+    told = list(fit(model, objective, data, optimiser, samples=16 * 1_000, rollbacks=2))[-1]
+    assert told.verdict == Verdict.STOP
+    assert "chains stand still: 0.00%" in told.reason
+    assert "stopped after 2 rollbacks" in told.reason
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Finite,
+        lambda: GradientNorm(factor=3, window=6, patience=2),
+        lambda: StandingChains(least=0.4, window=3),
+        lambda: RunawayEnergies(factor=3, window=3),
+    ],
+)
 def test_guards_go_on_from_their_state(make):
-    stream = [report(grad_norm=g) for g in (1, 2, 3, 4, 40, 1, math.nan, 50, 60, 1, 1, 70, math.nan, math.nan)]
+    stream = [
+        report(grad_norm=g, accept_prob=1 / (1 + g), gap=g, spread=1.0)
+        for g in (1, 2, 3, 4, 40, 1, math.nan, 50, 60, 1, 1, 70, math.nan, math.nan)
+    ]
+    assert set(verdicts(make(), stream)) != {"GO"}
     for cut in range(len(stream)):
         one, two = make(), make()
         verdicts(one, stream[:cut])

@@ -63,7 +63,7 @@ def test_the_rate_of_exchanges_is_known_in_the_plane(factor, temperature):
     assert float(kernel.exchange_rates(state)[0]) == pytest.approx(float(state.exchanged.mean()))
 
 
-@pytest.mark.parametrize("swap_every", [1, 3])
+@pytest.mark.parametrize("swap_every", [1, 2, 3])
 def test_pairs_take_turns(swap_every):
     # Energies that fall with the level: every exchange that is offered is certain.
     kernel = still(slope, (1.0, 2.0, 3.0, 4.0), swap_every=swap_every)

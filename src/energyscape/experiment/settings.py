@@ -15,7 +15,7 @@ from energyscape.errors import UserError
 from energyscape.objectives import Start
 from energyscape.samplers import KernelFactory
 from energyscape.samplers.base import flat
-from energyscape.training import Finite, GradientNorm, Guard
+from energyscape.training import Finite, GradientNorm, Guard, RunawayEnergies, StandingChains
 
 MOST_THREADS: Final = 4 * (os.cpu_count() or 1)
 
@@ -188,23 +188,34 @@ class Guarding:
         enabled: Whether anything is guarded; a run without trouble is the same either way.
         patience: Steps in a row with numbers that are not finite before a rollback.
         gradient_factor: How many times the usual gradient norm is too much.
+        energy_factor: How many times the smallest gap and spread of the energies are too much.
+        least_acceptance: Acceptance probability below which chains stand still.
         rollbacks: How many before the run stops.
     """
 
     enabled: bool = True
     patience: int = 3
     gradient_factor: float = 100.0
+    energy_factor: float = 10_000.0
+    least_acceptance: float = 0.02
     rollbacks: int = 5
 
     def __post_init__(self) -> None:
-        if self.patience < 1 or self.rollbacks < 0 or not self.gradient_factor > 1:
+        if self.patience < 1 or self.rollbacks < 0 or not min(self.gradient_factor, self.energy_factor) > 1:
             raise ValueError(
-                "patience ≥ 1, rollbacks ≥ 0 and gradient_factor > 1; "
-                f"they were {self.patience}, {self.rollbacks} and {self.gradient_factor}"
+                "patience ≥ 1, rollbacks ≥ 0, gradient_factor > 1 and energy_factor > 1; they were "
+                f"{self.patience}, {self.rollbacks}, {self.gradient_factor} and {self.energy_factor}"
             )
+        if not 0 <= self.least_acceptance < 1:
+            raise ValueError(f"least_acceptance is a probability below 1; it was {self.least_acceptance}")
 
     def guards(self) -> list[Guard]:
         """Returns the guards."""
         if not self.enabled:
             return []
-        return [Finite(patience=self.patience), GradientNorm(factor=self.gradient_factor)]
+        return [
+            Finite(patience=self.patience),
+            GradientNorm(factor=self.gradient_factor),
+            StandingChains(least=self.least_acceptance),
+            RunawayEnergies(factor=self.energy_factor),
+        ]

@@ -18,7 +18,7 @@ from energyscape.data.batches import Batches
 from energyscape.errors import UserError
 from energyscape.objectives.base import Loss, Model, Objective
 from energyscape.rng import Streams
-from energyscape.training.guards import Finite, GradientNorm, Guard, Judgement, Report, Verdict
+from energyscape.training.guards import Guard, Judgement, Report, Verdict, usual
 from energyscape.training.snapshot import Snapshot
 
 Schedule = Callable[[float, int], float]
@@ -43,7 +43,7 @@ class Fit(Iterator[Report], Generic[Model]):
         schedule: Factor on the optimiser's learning rates, of progress and samples seen.
         clip: Largest norm of the parameters' gradient.
         average: Kept up with the weights; see `averaged`.
-        guards: Look at every step; `Finite` and `GradientNorm` when left out, none when empty.
+        guards: Look at every step; those of `guards.usual` when left out, none when empty.
         snapshot_every: Samples between snapshots to roll back to.
         rollbacks: How many before the run stops.
         seed: Of the streams that the objective draws from.
@@ -80,7 +80,7 @@ class Fit(Iterator[Report], Generic[Model]):
         self.model, self.objective, self.data, self.optimiser = model, objective, data, optimiser
         self.budget_samples, self.budget_seconds, self.clock = samples, seconds, clock
         self.schedule, self.clip, self.average = schedule, clip, average
-        self.guards: Sequence[Guard] = [Finite(), GradientNorm()] if guards is None else guards
+        self.guards: Sequence[Guard] = usual() if guards is None else guards
         self.snapshot_every, self.rollbacks = snapshot_every, rollbacks
         device = next((each.device for each in model.parameters()), torch.device("cpu"))
         self.streams = Streams(seed, device=device)

@@ -88,6 +88,11 @@ class Guard(ABC):
         """
 
 
+def usual() -> list[Guard]:
+    """Returns one of each guard, with its defaults."""
+    return [Finite(), GradientNorm(), StandingChains(), RunawayEnergies()]
+
+
 @final
 class Finite(Guard):
     """Skips a step whose loss or gradient is not finite, and rolls back when it happens again and again.
@@ -169,3 +174,92 @@ class GradientNorm(Guard):
     def restore(self, state: dict[str, Any]) -> None:
         self.recent = deque(state["recent"], maxlen=self.window)
         self.bad, self.quiet = state["bad"], state["quiet"]
+
+
+@final
+class StandingChains(Guard):
+    """Rolls back when chains stand still: a Metropolis test refuses nearly all that they propose.
+
+    Negatives that do not move are no draws of the model, and its energy can rise under them without end. Chains of an
+    unadjusted kernel always move; what they are worth is another question.
+
+    Args:
+        least: Mean acceptance probability below which chains stand still, over the window.
+        window: Steps in the mean.
+    """
+
+    def __init__(self, *, least: float = 0.02, window: int = 100) -> None:
+        self.least, self.window = least, window
+        self.recent: deque[float] = deque(maxlen=window)
+
+    def look(self, report: Report) -> Judgement:
+        accept_prob = report.facts.get("accept_prob", math.nan)
+        if not math.isfinite(accept_prob):
+            return Judgement(Verdict.GO)
+        self.recent.append(accept_prob)
+        mean = statistics.fmean(self.recent)
+        if len(self.recent) < self.window or mean >= self.least:
+            return Judgement(Verdict.GO)
+        self.recent.clear()
+        return Judgement(
+            Verdict.ROLLBACK,
+            f"chains stand still: {mean:.2%} of {self.window} steps' proposals were accepted; their step size is too "
+            "large for this landscape",
+        )
+
+    @property
+    def calm(self) -> bool:
+        return not self.recent or statistics.fmean(self.recent) >= self.least
+
+    def state(self) -> dict[str, Any]:
+        return {"recent": list(self.recent)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.recent = deque(state["recent"], maxlen=self.window)
+
+
+@final
+class RunawayEnergies(Guard):
+    r"""Rolls back when energies have grown out of all proportion: nothing holds them any more.
+
+    Watched is :math:`|\bar E^- - \bar E^+| + \operatorname{std} E^+`, the gap and the spread that objectives tell, by
+    the median over a window, and compared with the smallest such median so far. Learned landscapes grow a hundredfold
+    at most; one whose chains have lost it grows until its numbers end.
+
+    Args:
+        factor: How many times the smallest is too much.
+        window: Steps in the median.
+    """
+
+    def __init__(self, *, factor: float = 10_000.0, window: int = 50) -> None:
+        self.factor, self.window = factor, window
+        self.recent: deque[float] = deque(maxlen=window)
+        self.least = math.inf
+
+    def look(self, report: Report) -> Judgement:
+        level = abs(report.facts.get("gap", math.nan)) + report.facts.get("spread", math.nan)
+        if not math.isfinite(level):
+            return Judgement(Verdict.GO)
+        self.recent.append(level)
+        if len(self.recent) < self.window:
+            return Judgement(Verdict.GO)
+        now = statistics.median(self.recent)
+        self.least = min(self.least, now)
+        if now <= self.factor * self.least:
+            return Judgement(Verdict.GO)
+        self.recent.clear()
+        return Judgement(
+            Verdict.ROLLBACK,
+            f"energies run away: their gap and spread are {now:.3g}, {now / self.least:.0f} times what they were",
+        )
+
+    @property
+    def calm(self) -> bool:
+        # Far below the limit, for an explosion that is not yet one is no place to go back to.
+        return not self.recent or statistics.median(self.recent) <= self.factor / 10 * self.least
+
+    def state(self) -> dict[str, Any]:
+        return {"recent": list(self.recent), "least": self.least}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.recent, self.least = deque(state["recent"], maxlen=self.window), state["least"]

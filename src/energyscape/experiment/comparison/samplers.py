@@ -260,7 +260,8 @@ def plan_samplers(
     names = sampler_names() if which == "all" else [name.strip() for name in which.split(",")]
     for name in names:
         if name not in sampler_names():
-            raise UserError(f"there is no sampler {name!r}{nearest(name, sampler_names())} Known: {', '.join(sampler_names())}.")
+            hint = nearest(name, sampler_names())
+            raise UserError(f"there is no sampler {name!r}{hint} Known: {', '.join(sampler_names())}, all.")
     parsed = Budget.parse(budget, epoch=1)
     if seeds < 1 or parsed.seconds is None:
         raise UserError(
