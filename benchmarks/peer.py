@@ -118,8 +118,8 @@ def settings_for(objective: str, recipe: Recipe) -> dict[str, Setting]:
     """Returns the settings in which the peer runs an objective.
 
     ``documented`` is its README. ``decayed`` also lets the learning rate fall to zero. ``matched`` takes every number
-    from our recipe; ``fine`` has Langevin steps of a fifth of that size, ten of them, which stay stable in narrower wells;
-    ``hmc`` has the adjusted kernel too, for the peer's HMC of one leapfrog step is MALA.
+    from our recipe; ``fine`` has Langevin steps of a fifth of that size, ten of them, which stay stable in narrower
+    wells; ``hmc`` has the adjusted kernel too, for the peer's HMC of one leapfrog step is MALA.
 
     Args:
         objective: One of `DOCUMENTED`.

@@ -154,7 +154,9 @@ def shipped(law: str, objective: str, *, seed: int, seconds: float) -> Recipe:
     return Recipe.named(name, overrides).resolved()
 
 
-def plan(law: str, objectives: Sequence[str], *, seeds: int, seconds: float) -> Iterator[Cell]:
+def plan(
+    law: str, objectives: Sequence[str], *, seeds: int, seconds: float, settings: Sequence[str] | None = None
+) -> Iterator[Cell]:
     """Yields the cells, seed by seed.
 
     Args:
@@ -162,6 +164,7 @@ def plan(law: str, objectives: Sequence[str], *, seeds: int, seconds: float) -> 
         objectives: Some of the peer's documented ones.
         seeds: How many.
         seconds: Of processor time.
+        settings: Of the peer; all when left out.
     """
     versions = [es.__version__, torchebm.__version__, torch.__version__]
     for seed in range(seeds):
@@ -169,7 +172,8 @@ def plan(law: str, objectives: Sequence[str], *, seeds: int, seconds: float) -> 
             recipe = shipped(law, objective, seed=seed, seconds=seconds)
             yield Cell(objective, OURS, seed, seconds, recipe.tables, None, versions)
             for name, setting in peer.settings_for(objective, recipe).items():
-                yield Cell(objective, name, seed, seconds, recipe.tables, list(setting), versions)
+                if settings is None or name in settings:
+                    yield Cell(objective, name, seed, seconds, recipe.tables, list(setting), versions)
 
 
 def scored(cell: Cell) -> list[Score]:
@@ -322,7 +326,13 @@ def show(scores: Sequence[Score], title: str) -> bool:
 
 @app.default
 def main(
-    *, law: str = "8gaussians", objectives: str = "all", seeds: int = 3, seconds: float = 60.0, out: Path | None = None
+    *,
+    law: str = "8gaussians",
+    objectives: str = "all",
+    settings: str = "all",
+    seeds: int = 3,
+    seconds: float = 60.0,
+    out: Path | None = None,
 ) -> int:
     """Run the cells that have not been run, and print and write the scoreboard.
 
@@ -332,6 +342,7 @@ def main(
     Args:
         law: A law in the plane, by name.
         objectives: Some of sm, ssm, dsm, cd, pcd with commas between them, or all.
+        settings: Of the peer: documented, decayed, matched, fine, hmc, with commas between them, or all.
         seeds: How many; they are 0, 1, 2, ….
         seconds: Of processor time for each training.
         out: Where cells.jsonl and the table go; runs/peer-kl when left out.
@@ -353,7 +364,8 @@ def main(
         raise UserError("the libraries do not agree where they must, so that a comparison would mean nothing")
     folder = out or Path("runs/peer-kl")
     folder.mkdir(parents=True, exist_ok=True)
-    cells = list(plan(law, names, seeds=seeds, seconds=seconds))
+    wanted = None if settings == "all" else [name.strip() for name in settings.split(",")]
+    cells = list(plan(law, names, seeds=seeds, seconds=seconds, settings=wanted))
     status, finished = fill(cells, folder / "cells.jsonl"), kept(folder / "cells.jsonl")
     scores = [each for cell in cells for each in finished.get(cell.key, [])]
     with (folder / f"{law}-{seconds:g}s.csv").open("w", encoding="utf-8", newline="") as file:
