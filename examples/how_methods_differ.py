@@ -21,9 +21,6 @@ METHODS = {
     "noise contrast": es.NoiseContrastiveEstimation,
     "energy discrepancy": lambda: es.EnergyDiscrepancy(time=1.0),
     "CD, chains at data": lambda: es.ContrastiveDivergence(es.Data(), partial(es.MALA, step_size=0.2), steps=5),
-    "persistent chains": lambda: es.ContrastiveDivergence(
-        es.ReplayBuffer(4_096, fresh=es.Noise(low=-5, high=5)), partial(es.MALA, step_size=0.2), steps=5
-    ),
 }
 
 

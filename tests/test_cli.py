@@ -173,7 +173,7 @@ def test_mistakes_in_words(cli, plane):
     refused(cli("sample", "runs/none"), "is no run")
     refused(cli("sample", plane, "--n", 0), "at least 1")
     refused(cli("sample", plane, "--n", "many"), "int")
-    refused(cli("sample", plane, "--start", "data", "--out", "x.gif"), "expected a name ending in")
+    refused(cli("sample", plane, "--start", "data", "--out", "x.bmp"), "expected a name ending in")
     refused(cli("list", "things"), "things")
     assert not list(Path().rglob("*"))
 

@@ -1,6 +1,7 @@
 """The examples run, end in a picture, and what they say is so."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,9 @@ def test_every_example_has_a_test_and_fits_on_a_page():
 
 def test_the_first_landscape_is_learned(tmp_path, capsys):
     out = tmp_path / "picture.png"
-    loss = example("first_landscape").main(samples=200_000, out=out)
-    # Learned: a normal law of the data's variance would lose 0.84 nats, so says 1 + log(2π · 2.03²) - 2.834.
-    assert loss < 0.1
+    loss = example("first_landscape").main(samples=400_000, out=out)
+    # A normal law of the data's variance would lose 1 + log(2π · 2.03²) - 2.834 = 1.42 nats; a half says it has modes.
+    assert loss < 0.7
     assert f"{loss:.4f} nats" in capsys.readouterr().out
     with Image.open(out) as picture:
         assert picture.width > 500
@@ -44,10 +45,11 @@ def test_the_first_landscape_is_learned(tmp_path, capsys):
 def test_methods_differ_as_said(tmp_path, capsys):
     out = tmp_path / "picture.png"
     shares = example("how_methods_differ").main(samples=60_000, out=out)
-    # Noise contrast is consistent and sees both islands; 90 % within 5 points after a short training.
-    assert shares["noise contrast"] == pytest.approx(0.9, abs=0.05)
-    # Score matching does not see that there are fewer data on the right.
-    assert abs(shares["score matching"] - 0.9) > 0.1
+    right = {name: (1 - share) / 0.1 for name, share in shares.items()}
+    # Noise contrast is consistent and sees both islands: the small one is right within a half after a short training.
+    assert 1 / 1.5 < right["noise contrast"] < 1.5
+    # Score matching does not see how many data there are on the right: it is off by several times.
+    assert abs(math.log(right["score matching"])) > math.log(2)
     assert capsys.readouterr().out.count("the data have 90%") == len(shares)
     with Image.open(out) as picture:
         assert picture.height > 500

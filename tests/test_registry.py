@@ -303,7 +303,7 @@ def test_the_library_builds_its_own_components_from_tables():
 
 def test_defaults_of_the_library_are_the_ones_of_the_signature():
     table = completed(KERNELS["hmc"], {"step_size": 0.1}, hidden={"energy"})
-    assert table == {"step_size": 0.1, "leapfrog_steps": 10, "temperature": 1.0}
+    assert table == {"step_size": 0.1, "leapfrog_steps": 10, "temperature": 1.0, "jitter": 0.0}
     assert all(field.default is not inspect.Parameter.empty for field in schema(Round).values())
 
 
