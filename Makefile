@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check bench clean
 
 demo: $(READY)  ## Train on real digits, generate, restore, report: about three minutes on two cores.
 	$(BIN)/energyscape train digits-pcd
@@ -22,6 +22,10 @@ check: $(READY)  ## Lint, format, types, tests.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(MAKE) test
+
+bench: $(READY)  ## Compare with a peer by exact KL; adds the peer to the environment and takes more than an hour.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/peer_kl.py
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "energyscape needs Python 3.11 or later; give it with make PYTHON=...")'
