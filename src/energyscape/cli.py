@@ -310,7 +310,7 @@ def boards(written: Any) -> int:
     for table, said in written:
         if table:
             head, *rows = table
-            shown = Table(Column(head[0], no_wrap=True), *head[1:], box=None)
+            shown = Table(*(Column(name, no_wrap=name == head[0], overflow="fold") for name in head), box=None)
             for row in rows:
                 shown.add_row(*row)
             Console().print(shown)

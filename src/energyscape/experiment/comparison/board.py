@@ -59,18 +59,19 @@ def shown(value: float, digits: int = 3) -> str:
     return f"{float(text):,.0f}" if abs(value) >= 1_000 else text
 
 
-def shown_with_error(mean: float, error: float) -> str:
+def shown_with_error(mean: float, error: float, digits: int = 3) -> str:
     """Returns a mean and its standard error for people.
 
     Args:
         mean: The mean.
         error: Its standard error.
+        digits: Of the mean that count.
 
     Examples:
         >>> shown_with_error(0.012345, 0.0021), shown_with_error(0.5, float("nan"))
         ('0.0123 ± 0.0021', '0.5')
     """
-    return shown(mean) + (f" ± {shown(error, 2)}" if math.isfinite(error) else "")
+    return shown(mean, digits) + (f" ± {shown(error, 2)}" if math.isfinite(error) else "")
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:

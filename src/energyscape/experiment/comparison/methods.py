@@ -303,7 +303,7 @@ def table(scores: Sequence[Score]) -> list[list[str]]:
             method,
             shown_with_error(mean, error),
             shown(min((score.worst_mode for score in good), default=math.nan)),
-            shown_with_error(*mean_and_error([score.mmd for score in good])),
+            shown_with_error(*mean_and_error([score.mmd for score in good]), digits=2),
             shown(mean_and_error([score.ess_per_second for score in good])[0]),
             shown(mean_and_error([score.steps_per_second for score in good])[0]),
             f"{len(mine) - len(good)} of {len(mine)}",

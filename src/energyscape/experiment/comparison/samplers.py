@@ -292,7 +292,7 @@ def sampler_table(scores: Sequence[SamplerScore]) -> list[list[str]]:
         cells = [
             name,
             shown_with_error(*mean_and_error([score.modes_wrong for score in good])),
-            shown_with_error(mean, error),
+            shown_with_error(mean, error, digits=2),
             shown(max((score.r_hat for score in good), default=math.nan), 4),
             shown(mean_and_error([score.ess_per_second for score in good])[0]),
             shown(mean_and_error([score.accept_prob for score in good])[0]),
