@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import types
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from energyscape.experiment.comparison import (
 from energyscape.experiment.comparison.board import as_csv, mean_and_error
 from energyscape.experiment.comparison.methods import STD, Score, failures, matrix, table
 from energyscape.experiment.comparison.samplers import TUNED, modes_wrong
+from energyscape.models import GaussianMixture
 from energyscape.samplers import KERNELS
 from energyscape.training import Guard, Judgement, Verdict
 
@@ -245,6 +247,16 @@ def test_mistakes(tmp_path, capsys):
         assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
     assert Recipe.named("8gaussians-dsm")
+
+
+def test_the_worst_mode_is_the_least_share_of_its_own_mass():
+    law = EightGaussians()
+    weights = torch.ones(8)
+    weights[3] = 0.5
+    model = GaussianMixture(law.modes, std=law.std, weights=weights)
+    found = types.SimpleNamespace(energy=model, objective=types.SimpleNamespace(temperature=1.0))
+    # Its two neighbours lie 3.06 deviations beyond the border and bring 2 · 0.0011 · 0.5 of a share more.
+    assert methods.worst_mode(found, law) == pytest.approx(8 * 0.5 / 7.5, abs=0.002)
 
 
 # --- samplers ---------------------------------------------------------------------------------------------------------
