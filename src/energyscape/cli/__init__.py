@@ -1,27 +1,16 @@
 """The command line. Heavy imports are inside the commands, so that ``--help`` answers at once."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import CycloptsError
 
-from energyscape import __version__
+from energyscape.cli.terminal import RunFolder, Settings, app, complain, interruptible, say, working
 from energyscape.errors import UserError
-
-app = App(
-    name="energyscape",
-    version=__version__,
-    help="Learn, sample and diagnose energy landscapes.",
-)
-
-Settings = Annotated[str, Parameter(name="--SECTION.SETTING", allow_leading_hyphen=True)]
-RunFolder = Annotated[Path, Parameter(name="RUN")]
 
 
 @app.command
@@ -369,56 +358,6 @@ def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives
     return 0
 
 
-@contextmanager
-def interruptible() -> Iterator[Any]:
-    """Makes Ctrl-C and SIGTERM a question that the block asks between two steps; a second Ctrl-C ends at once."""
-    asked = False
-
-    def note(*_: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    """Shows on a terminal that something is going on inside the block.
-
-    Args:
-        what: What is.
-    """
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{what} …"):
-        yield
-
-
-def say(text: str) -> None:
-    """Prints one line for people.
-
-    Args:
-        text: The line.
-    """
-    print(text, flush=True)
-
-
-def complain(text: str) -> None:
-    """Prints one line of what went wrong, on stderr.
-
-    Args:
-        text: The line.
-    """
-    print(f"energyscape: {' '.join(text.split())}", file=sys.stderr, flush=True)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 stopped by a guard, 2 a mistake, 130 interrupted.
 
@@ -454,7 +393,3 @@ def main(words: Sequence[str] | None = None) -> None:
         complain("not enough memory for that: ask for fewer samples, smaller batches or a smaller buffer")
         status = 2
     sys.exit(status if isinstance(status, int) else 0)
-
-
-if __name__ == "__main__":
-    main()

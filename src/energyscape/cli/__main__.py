@@ -1,0 +1,5 @@
+"""``python -m energyscape.cli`` is ``energyscape``."""
+
+from energyscape.cli import main
+
+main()
