@@ -313,9 +313,9 @@ def test_going_back_undoes_a_rollbacks_smaller_rate():
     kept = run.snapshot()
     next(iter(run.model.parameters())).data.fill_(math.nan)
     list(run)
-    assert run.rate < 1
+    assert run.treatment.rate < 1
     run.restore(kept)
-    assert (run.rate, run.rolled_back, run.step) == (1.0, 0, 1)
+    assert (run.treatment.rate, run.rolled_back, run.step) == (1.0, 0, 1)
 
 
 def test_the_good_snapshot_is_renewed_every_so_many_samples():

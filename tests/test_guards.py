@@ -215,15 +215,15 @@ def test_after_a_nan_in_the_state_training_goes_on_from_the_last_good_snapshot(p
         if told[-1].verdict == Verdict.ROLLBACK:
             # Everything that was learned is that of the snapshot.
             assert same(learned(run.snapshot()), learned(good))
-            assert f"back to sample {good.tree['clock']['samples']:,}" in told[-1].reason
+            assert f"back to sample {good.tree['clock']['samples']:,}" in told[-1].outcome
     rollbacks = [i for i, each in enumerate(told) if each.verdict == Verdict.ROLLBACK]
     assert len(rollbacks) == 1
     assert when <= rollbacks[0] < when + 5
     assert run.rolled_back == 1
-    assert run.rate == 0.5
+    assert run.treatment.rate == 0.3
     if when < 38:
         assert told[-1].verdict == Verdict.GO
-        assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.5e-2)
+        assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.3e-2)
     assert run.snapshot().broken() == ""
     assert next(run, None) is None
     # Clocks move on.
@@ -280,7 +280,7 @@ def test_repeated_failure_stops_the_run_at_the_last_good_snapshot(where, rollbac
     assert next(run, None) is None
     assert run.snapshot().broken() == run.good.broken() == ""
     assert same(learned(run.snapshot()), learned(run.good))
-    assert run.rate == 0.5**rollbacks
+    assert run.treatment.rate == pytest.approx(0.3**rollbacks)
 
 
 def test_a_quiet_run_has_the_same_bits_with_and_without_guards():

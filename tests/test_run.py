@@ -254,4 +254,4 @@ def test_metrics_are_json_also_when_a_number_is_not_finite(tmp_path):
         assert len(list(itertools.islice(session, 4))) == 4
     lines = run.metrics_path.read_text().splitlines()
     assert [json.loads(line, parse_constant=pytest.fail)["loss"] for line in lines] == [None, None]
-    assert [each["verdict"] for each in run.interventions()] == ["SKIP", "SKIP", "ROLLBACK", "SKIP"]
+    assert [each["verdict"] for each in run.interventions()] == ["SKIP"] * 4  # the data are at fault

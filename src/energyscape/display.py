@@ -51,8 +51,9 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
         for report in reports:
             now = time.monotonic()
             if report.verdict != Verdict.GO:
+                done = "; ".join(each for each in (report.reason, report.action, report.outcome) if each)
                 self.console.print(
-                    f"step {report.step:,}: {report.verdict.name}: {report.reason}", style="yellow", soft_wrap=True
+                    f"step {report.step:,}: {report.verdict.name}: {done}", style="yellow", soft_wrap=True
                 )
             if now - self._shown >= (0.25 if self.live else QUIET_SECONDS):
                 self._shown = now

@@ -15,6 +15,7 @@ from energyscape.experiment.recipe import Recipe
 from energyscape.experiment.settings import Budget, Guarding, Sampling, Training
 from energyscape.models import MODELS, Energy, EnergyDenoiser
 from energyscape.objectives import OBJECTIVES, Objective
+from energyscape.objectives.base import Treatment
 from energyscape.registry import build, construct, schema
 from energyscape.rng import generator_for, global_seed, seed_for
 from energyscape.training import Fit, Snapshot, averaged
@@ -131,6 +132,7 @@ class Experiment:
                 except (RuntimeError, KeyError, TypeError) as error:
                     what = " ".join(str(error).split())[:200]
                     raise UserError(f"the checkpoint's {name} does not fit this run's recipe: {what}") from None
+        self.objective.treat(Treatment(*tree["clock"].get("treatment", ())))
         self.energy.eval()
 
     def _optimiser(self) -> Optimizer:

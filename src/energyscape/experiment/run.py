@@ -288,7 +288,8 @@ class Journal(AbstractContextManager["Journal"]):
             _append(self._metrics, {**numbers, **report.facts})
         if report.verdict != Verdict.GO:
             what = {"step": report.step, "samples": report.samples, "verdict": report.verdict.name}
-            _append(self._interventions, {**what, "reason": report.reason})
+            why = {"reason": report.reason, "action": report.action, "outcome": report.outcome}
+            _append(self._interventions, {**what, **why})
 
     def __exit__(self, *_: object) -> None:
         self._metrics.close()

@@ -28,6 +28,57 @@ class Loss(NamedTuple):
     facts: dict[str, Tensor]
 
 
+class Treatment(NamedTuple):
+    """What guards have changed in a run so far, on top of its recipe.
+
+    Args:
+        rate: Factor on the learning rates.
+        step: Factor on the step size of the chains.
+        alpha: Factor on the energy regulariser.
+        clip: Largest element of a chain's drift, in units of the standard deviation of its noise; none adds no clip.
+        data_noise: The data are noised at this standard deviation at least, in units of ``x``.
+    """
+
+    rate: float = 1.0
+    step: float = 1.0
+    alpha: float = 1.0
+    clip: float | None = None
+    data_noise: float = 0.0
+
+    def then(self, more: "Treatment") -> "Treatment":
+        """Returns both treatments together: factors multiply, of limits the stricter one counts.
+
+        Args:
+            more: The later one.
+        """
+        clips = [each for each in (self.clip, more.clip) if each is not None]
+        return Treatment(
+            self.rate * more.rate,
+            self.step * more.step,
+            self.alpha * more.alpha,
+            min(clips, default=None),
+            max(self.data_noise, more.data_noise),
+        )
+
+    def told(self, total: "Treatment") -> list[str]:
+        """Returns this change in words, each with what it comes to.
+
+        Args:
+            total: This treatment and all before it, together.
+        """
+        names = {"rate": "learning rate", "step": "step size", "alpha": "alpha"}
+        words = [
+            f"{name} × {getattr(self, field):g} (now × {getattr(total, field):g})"
+            for field, name in names.items()
+            if getattr(self, field) != 1
+        ]
+        if self.clip is not None:
+            words.append(f"drift clipped at {total.clip:g} standard deviations of the noise")
+        if self.data_noise:
+            words.append(f"data noised at {total.data_noise:.3g}")
+        return words
+
+
 class Objective(nn.Module, ABC, Generic[Model]):
     r"""A loss of a model on a batch of data.
 
@@ -74,6 +125,23 @@ class Objective(nn.Module, ABC, Generic[Model]):
                 f"{type(self).__name__} trains models of kind {kind.__name__} ({', '.join(fitting)}); "
                 f"it was given {type(given).__name__}"
             )
+
+    def treat(self, treatment: Treatment) -> None:
+        """Takes over what guards have changed, as far as it has such settings; nothing where it has none.
+
+        Args:
+            treatment: All changes since the run began, not those since the last call.
+        """
+
+    def purge(self, model: Model, x: Tensor, *, generator: Generator | None = None) -> int:
+        """Restarts persistent chains that have run away; returns how many they were.
+
+        Args:
+            model: What is trained.
+            x: Data, ``(B, *)``, to tell by what is far away.
+            generator: The stream to draw from.
+        """
+        return 0
 
     if TYPE_CHECKING:
 

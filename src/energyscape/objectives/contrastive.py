@@ -11,24 +11,27 @@ decides the method's name: at the data (CD-k), at noise (short-run), where they 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import final
+from typing import Final, Literal, final
 
 import torch
 from torch import Generator, Tensor, nn
 
 from energyscape.models.energy import Energy
 from energyscape.noise import noised
-from energyscape.objectives.base import Loss, Objective
+from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.objectives.starts import Start
-from energyscape.samplers.base import KernelFactory, flat, run
+from energyscape.samplers.base import KernelFactory, flat, rms, run, treated
+
+Regulariser = Literal["squared", "mean"]
 
 
 @final
 class ContrastiveDivergence(Objective):
     r"""Contrastive divergence with any start and any kernel.
 
-    .. math:: L(\theta) = \overline{E_\theta(x + \sigma z)} - \overline{E_\theta(y)}
-              + \alpha\, \overline{E_\theta(x + \sigma z)^2 + E_\theta(y)^2}
+    .. math:: L(\theta) = \overline{E_\theta(x + \sigma z)} - \overline{E_\theta(y)} + \alpha\, R, \qquad
+              R = \overline{E_\theta(x + \sigma z)^2 + E_\theta(y)^2} \quad\text{or}\quad
+              R = \bigl( \overline{E_\theta(x + \sigma z)} + \overline{E_\theta(y)} \bigr)^2
 
     The negatives :math:`y` are held fixed: no gradient flows through the chain. The loss is not a measure of progress;
     it hovers about zero while the model improves. Labels are not used.
@@ -39,8 +42,10 @@ class ContrastiveDivergence(Objective):
         steps: Transitions of each chain a training step.
         data_noise: :math:`\sigma \ge 0`, in units of ``x``: what is learned is the law of noised data, which is smooth
             where the data lie on a thin set.
-        alpha: :math:`\alpha \ge 0`, holds energies near zero; it fights a calibrated energy, so keep it far below the
-            inverse variance of the energies.
+        alpha: :math:`\alpha \ge 0`, in units of one over energy squared.
+        regulariser: What :math:`\alpha` holds near zero. ``squared``: every energy, which fights a calibrated one, so
+            keep :math:`\alpha` far below the inverse variance of the energies. ``mean``: only the energies' free
+            constant, which changes no density.
 
     Raises:
         ValueError: If ``steps``, ``data_noise`` or ``alpha`` is out of range.
@@ -53,38 +58,107 @@ class ContrastiveDivergence(Objective):
     """
 
     def __init__(
-        self, start: Start, kernel: KernelFactory, *, steps: int, data_noise: float = 0.0, alpha: float = 0.0
+        self,
+        start: Start,
+        kernel: KernelFactory,
+        *,
+        steps: int,
+        data_noise: float = 0.0,
+        alpha: float = 0.0,
+        regulariser: Regulariser = "squared",
     ) -> None:
         super().__init__()
         if steps < 1 or not data_noise >= 0 or not alpha >= 0:
             raise ValueError(f"steps ≥ 1, data_noise ≥ 0 and alpha ≥ 0; they were {steps}, {data_noise} and {alpha}")
         self.start, self.kernel, self.steps = start, kernel, steps
-        self.level, self.alpha = data_noise, alpha
+        self.data_noise, self.alpha, self.regulariser = data_noise, alpha, regulariser
         self.temperature = kernel(flat).temperature
+        self.treat(Treatment())
+
+    def treat(self, treatment: Treatment) -> None:
+        self.treatment = treatment
+        self.level = max(self.data_noise, treatment.data_noise)
 
     def forward(
         self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
+        clean = x
         if self.level:
             x, _ = noised(x, self.level, generator=generator)
         y0, handle = self.start.draw(len(x), like=x, generator=generator)
+        kernel = treated(self.kernel(model), step=self.treatment.step, clip=self.treatment.clip)
         with evaluating(model):
-            point, told = run(self.kernel(model), y0, steps=self.steps, generator=generator)
-        self.start.commit(handle, point.x)
-        e_data, e_model = model(torch.cat([x, point.x])).split([len(x), len(point.x)])
-        penalty = (e_data.square().mean() + e_model.square().mean()) * self.alpha
+            point, told = run(kernel, y0, steps=self.steps, generator=generator)
+        y = point.x
+        self.start.commit(handle, y)
+        e_data, e_model = model(torch.cat([x, y])).split([len(x), len(y)])
         facts = {
-            "energy_data": e_data.mean(),
-            "energy_model": e_model.mean(),
-            "gap": e_model.mean() - e_data.mean(),
-            "spread": e_data.std(correction=0),
+            **energies_told(e_data, e_model),
             "drift": told.drift.mean() / self.steps,
             "noise": told.noise.mean() / self.steps,
             "accept_prob": told.accept_prob.mean() / self.steps,
             "diverged": told.diverged.sum(),
+            "move": rms(y - y0).square().mean().sqrt(),
+            "saturated": at_extremes(y, clean) - at_extremes(x, clean),
+            "brightness": y.mean() - x.mean(),
+            "data_std": x.std(0, correction=0).square().mean().sqrt(),
+            "model_std": y.std(0, correction=0).square().mean().sqrt(),
             **self.start.facts(),
         }
-        return Loss(e_data.mean() - e_model.mean() + penalty, {name: value.detach() for name, value in facts.items()})
+        loss = e_data.mean() - e_model.mean() + self._penalty(e_data, e_model)
+        return Loss(loss, {name: value.detach() for name, value in facts.items()})
+
+    def _penalty(self, e_data: Tensor, e_model: Tensor) -> Tensor:
+        alpha = self.alpha * self.treatment.alpha
+        if self.regulariser == "mean":
+            return alpha * (e_data.mean() + e_model.mean()).square()
+        return alpha * (e_data.square().mean() + e_model.square().mean())
+
+    def purge(self, model: Energy, x: Tensor, *, generator: Generator | None = None) -> int:
+        """Restarts chains whose energy is not finite or farther than ten spreads from that of the data.
+
+        Args:
+            model: What is trained.
+            x: Data, ``(B, *)``.
+            generator: The stream to draw from.
+        """
+        x = noised(x, self.level, generator=generator)[0] if self.level else x
+        with evaluating(model), torch.no_grad():
+            of_data = model(x)
+            middle, spread = of_data.median(), (of_data - of_data.median()).abs().median() * 1.4826
+            return self.start.purge(lambda y: ~((model(y) - middle).abs() <= FAR * spread), generator=generator)
+
+
+FAR: Final = 10.0
+"""Spreads (scaled median absolute deviations) from the data's energies at which a chain has run away."""
+
+
+def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
+    """Returns what there is to tell of a batch's energies.
+
+    Args:
+        e_data: Energies of data, ``(B,)``.
+        e_model: Energies of negatives, ``(C,)``.
+    """
+    above = torch.heaviside(e_model.detach().unsqueeze(1) - e_data.detach(), e_data.new_tensor(0.5))
+    return {
+        "energy_data": e_data.mean(),
+        "energy_model": e_model.mean(),
+        "gap": e_model.mean() - e_data.mean(),
+        "spread": e_data.std(correction=0),
+        "spread_model": e_model.std(correction=0),
+        "auc": above.mean(),
+    }
+
+
+def at_extremes(x: Tensor, like: Tensor) -> Tensor:
+    """Returns the share of coordinates at or beyond the extremes of other points.
+
+    Args:
+        x: Points, ``(B, *)``.
+        like: The other points, ``(C, *)``.
+    """
+    return ((x <= like.min()) | (x >= like.max())).to(x.dtype).mean()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ they were drawn from let lineages die out, like alleles in a finite population.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
 import torch
@@ -35,6 +36,15 @@ class Start(nn.Module, ABC):
             handle: What `draw` returned.
             x: Positions, ``(n, *)``.
         """
+
+    def purge(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
+        """Restarts the chains that are kept and lost; returns how many they were.
+
+        Args:
+            lost: Tells of positions ``(n, *)`` which are lost, ``(n,)``.
+            generator: The stream to draw from.
+        """
+        return 0
 
     def facts(self) -> dict[str, Tensor]:
         """Returns what there is to tell of the chains' history, as 0-d tensors by name."""
@@ -166,6 +176,17 @@ class ReplayBuffer(Start):
         self.age[index] = torch.where(fresh, 1, self.age[index] + 1)
         self.born += fresh.sum()
 
+    def purge(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
+        purged = 0
+        for index in torch.arange(len(self.chains), device=self.chains.device).split(256):
+            gone = index[lost(self.chains[index])]
+            if len(gone):
+                like = self.chains[index]
+                new, _ = self.fresh.draw(len(gone), like=like, generator=generator)
+                self.commit(Slots(gone, torch.ones_like(gone, dtype=torch.bool)), new)
+                purged += len(gone)
+        return purged
+
     def facts(self) -> dict[str, Tensor]:
         return {"lineages": self.born.new_tensor(len(self.lineage.unique())), "age": self.age.median()}
 
@@ -200,6 +221,9 @@ class Mixture(Start):
         here, first, second = handle
         self.first.commit(first, x[:here])
         self.second.commit(second, x[here:])
+
+    def purge(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
+        return self.first.purge(lost, generator=generator) + self.second.purge(lost, generator=generator)
 
     def facts(self) -> dict[str, Tensor]:
         return {**self.second.facts(), **self.first.facts()}

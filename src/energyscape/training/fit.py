@@ -7,7 +7,7 @@ seen, so that a change of batch size is not a change of recipe.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, Self, final
+from typing import Any, Final, Generic, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from energyscape.data.batches import Batches
 from energyscape.errors import UserError
-from energyscape.objectives.base import Loss, Model, Objective
+from energyscape.objectives.base import Loss, Model, Objective, Treatment
 from energyscape.rng import Streams
-from energyscape.training.guards import Guard, Judgement, Report, Verdict, usual
+from energyscape.training.guards import NOTHING, SLOWER, Guard, Judgement, Report, Verdict, usual
 from energyscape.training.snapshot import Snapshot
 
 Schedule = Callable[[float, int], float]
@@ -84,8 +84,11 @@ class Fit(Iterator[Report], Generic[Model]):
         self.snapshot_every, self.rollbacks = snapshot_every, rollbacks
         device = next((each.device for each in model.parameters()), torch.device("cpu"))
         self.streams = Streams(seed, device=device)
-        self.step = self.samples = self.rolled_back = 0
-        self.seconds, self.rate, self.stopped, self._due = 0.0, 1.0, False, False
+        self.step = self.samples = self.rolled_back = self.spoiled = 0
+        self.seconds, self.stopped, self._due = 0.0, False, False
+        self._latest: tuple[Report, Tensor] | None = None
+        self.treatment = NOTHING
+        """What guards have changed so far, on top of the settings."""
         # An optimiser that was fitted with before remembers where its rates began, as with torch's own schedulers.
         self._rates = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
         self._batches = iter(data)
@@ -107,26 +110,49 @@ class Fit(Iterator[Report], Generic[Model]):
         try:
             x, label = _unpacked(next(self._batches))
         except StopIteration:
-            self._keep()
+            if self._latest is not None:
+                self._keep(*self._latest)
             raise
         self._set_rate()
         loss, grad_norm = self._gradient(x, label)
         self.step += 1
         self.samples += len(x)
-        report = self._report(loss, grad_norm)
-        judgement = max((guard.look(report) for guard in self.guards), key=lambda each: each.verdict, default=_GO)
-        if judgement.verdict == Verdict.GO:
+        report = self._acted(self._report(loss, grad_norm), x)
+        self.seconds += self.clock() - begun
+        self._due |= self.samples // self.snapshot_every > (self.samples - len(x)) // self.snapshot_every
+        if report.verdict != Verdict.STOP and (self.progress >= 1 or (self._due and self.calm)):
+            kept = self._keep(report, x)
+            report = kept if kept.verdict > report.verdict else report
+        self.stopped = report.verdict == Verdict.STOP
+        self._latest = report, x
+        return report
+
+    def _acted(self, report: Report, x: Tensor) -> Report:
+        """Lets the guards look at a step, does what they say, and returns the report of it."""
+        judgement = self._spoiled(report, x) or max(
+            (guard.look(report) for guard in self.guards), key=lambda each: each.verdict, default=_GO
+        )
+        if judgement.verdict == Verdict.ROLLBACK:
+            return self._rolled_back(report, judgement, x)
+        if judgement.verdict <= Verdict.REMEDY:
             self.optimiser.step()
             if self.average is not None:
                 self.average.update_parameters(self.model)
-        elif judgement.verdict == Verdict.ROLLBACK:
-            judgement = self._rollback(judgement.reason)
-        self.seconds += self.clock() - begun
-        self._due |= self.samples // self.snapshot_every > (self.samples - len(x)) // self.snapshot_every
-        if judgement.verdict != Verdict.STOP and (self.progress >= 1 or (self._due and self.calm)):
-            judgement = max(judgement, self._keep(), key=lambda each: each.verdict)
-        self.stopped = judgement.verdict == Verdict.STOP
-        return report._replace(verdict=judgement.verdict, reason=judgement.reason)
+        action = self._treated(judgement, x) if judgement.verdict == Verdict.REMEDY else ""
+        return report._replace(verdict=judgement.verdict, reason=judgement.reason, action=action)
+
+    def _spoiled(self, report: Report, x: Tensor) -> Judgement | None:
+        """Returns what to do about data that are not finite, which are nobody's fault but their own."""
+        if not self.guards or math.isfinite(report.loss):
+            return None
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        if not bad:
+            return None
+        self.spoiled += 1
+        reason = f"{bad} of the batch's {len(x)} data points are not finite: mend the data"
+        if self.spoiled <= MOST_SPOILED or self.spoiled < report.step / 2:
+            return Judgement(Verdict.SKIP, reason)
+        return Judgement(Verdict.STOP, f"{reason}; so it was in {self.spoiled} of {report.step} steps")
 
     @property
     def calm(self) -> bool:
@@ -151,8 +177,9 @@ class Fit(Iterator[Report], Generic[Model]):
                     "step": self.step,
                     "samples": self.samples,
                     "position": self.data.position if isinstance(self.data, Batches) else None,
-                    "rate": self.rate,
+                    "treatment": list(self.treatment),
                     "rolled_back": self.rolled_back,
+                    "spoiled": self.spoiled,
                     "due": self._due,
                     # Wall-clock time is kept only where it decides something, so that equal runs have equal files.
                     "seconds": self.seconds if self.budget_seconds is not None else 0.0,
@@ -176,8 +203,10 @@ class Fit(Iterator[Report], Generic[Model]):
         tree = snapshot.copy()
         clock = tree["clock"]
         self.step, self.samples = clock["step"], clock["samples"]
-        self.rate, self.rolled_back, self.seconds = clock["rate"], clock["rolled_back"], clock["seconds"]
+        self.rolled_back, self.spoiled, self.seconds = clock["rolled_back"], clock["spoiled"], clock["seconds"]
         self._due = clock["due"]
+        self.treatment = Treatment(*clock["treatment"])
+        self.objective.treat(self.treatment)
         self.streams.restore(tree["streams"])
         self._restore_learned(tree)
         self.good = good or snapshot
@@ -194,7 +223,7 @@ class Fit(Iterator[Report], Generic[Model]):
             guard.restore(state)
 
     def _set_rate(self) -> None:
-        factor = self.rate * (1.0 if self.schedule is None else self.schedule(self.progress, self.samples))
+        factor = self.treatment.rate * (1.0 if self.schedule is None else self.schedule(self.progress, self.samples))
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
@@ -211,32 +240,43 @@ class Fit(Iterator[Report], Generic[Model]):
         told = torch.stack([each.detach().double() for each in (loss.value, grad_norm, *loss.facts.values())]).tolist()
         return Report(self.step, self.samples, told[0], told[1], dict(zip(names, told[2:], strict=True)))
 
-    def _keep(self) -> Judgement:
+    def _keep(self, report: Report, x: Tensor) -> Report:
         """Takes a snapshot; rolls back first where a number is not finite or the run ends in trouble."""
         self._due = False
         snapshot = self.snapshot()
         broken = snapshot.broken()
         if not broken and self.calm:
             self.good = snapshot
-            return _GO
-        judgement = self._rollback(f"not finite: {broken}" if broken else "training ended in trouble")
+            return report
+        reason = f"not finite: {broken}" if broken else "training ended in trouble"
+        report = self._rolled_back(report, Judgement(Verdict.ROLLBACK, reason, SLOWER), x)
         if self.progress >= 1:
             self.good = self.snapshot()
-        return judgement
+        return report
 
-    def _rollback(self, reason: str) -> Judgement:
+    def _rolled_back(self, report: Report, judgement: Judgement, x: Tensor) -> Report:
         """Restores what was learned; clocks and random streams move on, so that the same trouble is not met again."""
         self.rolled_back += 1
-        if self.rolled_back > self.rollbacks:
-            self._restore_learned(self.good.copy())
-            return Judgement(
-                Verdict.STOP, f"{reason}; stopped after {self.rollbacks} rollbacks, at the last good snapshot"
-            )
         self._restore_learned(self.good.copy())
-        self.rate *= 0.5
-        to = self.good.tree["clock"]["samples"]
-        return Judgement(Verdict.ROLLBACK, f"{reason}; back to sample {to:,}, learning rate × {self.rate:g}")
+        outcome = f"back to sample {self.good.tree['clock']['samples']:,}"
+        if self.rolled_back > self.rollbacks:
+            reason = f"{judgement.reason}; stopped after {self.rollbacks} rollbacks, at the last good snapshot"
+            return report._replace(verdict=Verdict.STOP, reason=reason, outcome=outcome)
+        action = self._treated(judgement, x)
+        return report._replace(verdict=Verdict.ROLLBACK, reason=judgement.reason, action=action, outcome=outcome)
 
+    def _treated(self, judgement: Judgement, x: Tensor) -> str:
+        """Applies a remedy and returns it in words."""
+        self.treatment = self.treatment.then(judgement.treatment)
+        self.objective.treat(self.treatment)
+        told = judgement.treatment.told(self.treatment)
+        if judgement.purge and (purged := self.objective.purge(self.model, x, generator=self.streams["objective"])):
+            told.append(f"restarted {purged:,} chains that had run away")
+        return ", ".join(told)
+
+
+MOST_SPOILED: Final = 20
+"""Steps with data that are not finite that every run is forgiven."""
 
 _GO = Judgement(Verdict.GO)
 

@@ -5,11 +5,14 @@ with and without it.
 """
 
 import enum
+import itertools
 import math
 import statistics
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Any, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
+
+from energyscape.objectives.base import Treatment
 
 
 class Verdict(enum.IntEnum):
@@ -17,11 +20,13 @@ class Verdict(enum.IntEnum):
 
     GO = 0
     """Take the step."""
-    SKIP = 1
+    REMEDY = 1
+    """Take the step, and change settings for those to come."""
+    SKIP = 2
     """Leave the weights as they are."""
-    ROLLBACK = 2
+    ROLLBACK = 3
     """Go back to the last good snapshot: weights, averages, optimiser and chains; random streams move on."""
-    STOP = 3
+    STOP = 4
     """End the run."""
 
 
@@ -35,7 +40,9 @@ class Report(NamedTuple):
         grad_norm: Euclidean norm of the parameters' gradient before clipping.
         facts: What the objective told, by name.
         verdict: What became of the step.
-        reason: Why, when the verdict is not GO.
+        reason: Why, when the verdict is not GO: the evidence.
+        action: What was done about it.
+        outcome: Where that left the run.
     """
 
     step: int
@@ -45,18 +52,31 @@ class Report(NamedTuple):
     facts: dict[str, float]
     verdict: Verdict = Verdict.GO
     reason: str = ""
+    action: str = ""
+    outcome: str = ""
+
+
+NOTHING: Final = Treatment()
+"""Changes nothing."""
+
+SLOWER: Final = Treatment(rate=0.3)
+"""What a rollback changes where its guard has nothing better."""
 
 
 class Judgement(NamedTuple):
-    """A verdict and its reason.
+    """A verdict, its reason and the remedy.
 
     Args:
         verdict: What to do.
         reason: Why, with the numbers; empty for GO.
+        treatment: What to change from now on, for REMEDY and ROLLBACK.
+        purge: Whether to restart chains that have run away.
     """
 
     verdict: Verdict
     reason: str = ""
+    treatment: Treatment = NOTHING
+    purge: bool = False
 
 
 class Guard(ABC):
@@ -118,7 +138,7 @@ class Finite(Guard):
         if self.bad < self.patience:
             return Judgement(Verdict.SKIP, f"not finite: {what}")
         times, self.bad = self.bad, 0
-        return Judgement(Verdict.ROLLBACK, f"not finite {times} times in a row: {what}")
+        return Judgement(Verdict.ROLLBACK, f"not finite {times} times in a row: {what}", SLOWER, purge=True)
 
     @property
     def calm(self) -> bool:
@@ -135,10 +155,11 @@ class Finite(Guard):
 class GradientNorm(Guard):
     """Skips a step whose gradient is far larger than the usual one, and rolls back when that persists.
 
-    The usual one is the median of the last ``window`` accepted steps. Healthy runs stay within about tenfold of it.
+    The usual one is the median of the last ``window`` accepted steps, or the smallest of the last five where that is
+    more, because a gradient may well grow. Healthy runs stay within about tenfold of it.
 
     Args:
-        factor: How many times the median is too much.
+        factor: How many times the usual is too much.
         window: Steps in the median; nothing is judged before half of them are there.
         patience: Consecutive bad steps that make a rollback, and consecutive good ones that make peace.
     """
@@ -151,7 +172,9 @@ class GradientNorm(Guard):
     def look(self, report: Report) -> Judgement:
         if not math.isfinite(report.grad_norm):
             return Judgement(Verdict.GO)  # not this guard's business
-        usual = statistics.median(self.recent) if len(self.recent) >= self.window // 2 else math.inf
+        usual = math.inf
+        if len(self.recent) >= self.window // 2:
+            usual = max(statistics.median(self.recent), min(itertools.islice(reversed(self.recent), 5)))
         if report.grad_norm <= self.factor * usual:
             self.recent.append(report.grad_norm)
             self.bad, self.quiet = 0, self.quiet + 1
@@ -161,7 +184,7 @@ class GradientNorm(Guard):
         if self.bad < self.patience:
             return Judgement(Verdict.SKIP, what)
         times, self.bad = self.bad, 0
-        return Judgement(Verdict.ROLLBACK, f"{what}, {times} times in a row")
+        return Judgement(Verdict.ROLLBACK, f"{what}, {times} times in a row", SLOWER, purge=True)
 
     @property
     def calm(self) -> bool:
@@ -205,6 +228,7 @@ class StandingChains(Guard):
             Verdict.ROLLBACK,
             f"chains stand still: {mean:.2%} of {self.window} steps' proposals were accepted; their step size is too "
             "large for this landscape",
+            Treatment(step=0.3),
         )
 
     @property
@@ -251,6 +275,8 @@ class RunawayEnergies(Guard):
         return Judgement(
             Verdict.ROLLBACK,
             f"energies run away: their gap and spread are {now:.3g}, {now / self.least:.0f} times what they were",
+            SLOWER,
+            purge=True,
         )
 
     @property
