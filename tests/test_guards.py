@@ -10,16 +10,20 @@ import torch
 import cases
 from energyscape.errors import UserError
 from energyscape.objectives import ContrastiveDivergence, Noise, ReplayBuffer
-from energyscape.objectives.base import Loss, Objective
+from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.samplers import MALA, Langevin
 from energyscape.training import (
+    CollapsedChains,
+    DegenerateData,
     Finite,
     GradientNorm,
     Guard,
     Judgement,
+    LostChains,
     Report,
     RunawayEnergies,
     StandingChains,
+    StepSize,
     Verdict,
     averaged,
     fit,
@@ -94,6 +98,106 @@ def test_energies_that_run_away_are_told_by_gap_and_spread():
     assert verdicts(guard, [report(), report(gap=1.0), report(gap=math.nan, spread=1.0)] * 3) == ["GO"] * 9
 
 
+MOVING = {"noise": 0.2, "drift": 0.08, "move": 0.35, "data_std": 0.6, "temperature": 1.0, "accept_prob": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({}, None),
+        ({"drift": 0.2 / 1.24}, 0.25),  # (1.24 / 2.5)² = 0.246
+        ({"drift": 0.2 / 1.26}, None),
+        ({"drift": 0.2 / 1.01}, 0.16),
+        ({"drift": 0.2 / 1.24, "temperature": 0.01}, None),  # an optimiser with jitter, and meant so
+        ({"drift": 0.2 / 1.24, "accept_prob": 0.9}, None),  # a Metropolis test has told of it
+        ({"move": 0.071, "drift": 0.04}, 4.0),  # R = 5, and 0.118 of the data's standard deviation: (5 / 2.5)²
+        ({"move": 0.073, "drift": 0.04}, None),
+        ({"move": 0.071}, None),  # R = 2.5: it cannot go farther
+        ({"move": 0.06, "drift": 0.002}, 25.0),  # R would allow 1600, but the move needs only (0.5 / 0.1)²
+    ],
+)
+def test_a_step_is_mended_by_the_ratio_of_noise_to_drift(changes, factor):
+    guard = StepSize(window=3)
+    told = [guard.look(report(**{**MOVING, **changes})) for _ in range(3)]
+    assert [each.verdict for each in told[:2]] == [Verdict.GO] * 2
+    if factor is None:
+        assert told[2].verdict == Verdict.GO
+    else:
+        assert told[2].verdict == Verdict.REMEDY
+        assert told[2].treatment == Treatment(step=pytest.approx(factor, rel=0.03))
+        # Then it waits for a whole window under the new step.
+        assert guard.look(report(**{**MOVING, **changes})).verdict == Verdict.GO
+
+
+def test_an_unstable_step_is_undone_at_once():
+    guard = StepSize()
+    unstable = report(noise=0.2, drift=0.21, accept_prob=1.0, temperature=1.0)  # (0.952 / 2.5)² = 0.145
+    assert verdicts(guard, [unstable] * 4) == ["GO"] * 4
+    told = guard.look(unstable)
+    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(step=pytest.approx(0.15)), True)
+    assert verdicts(guard, [report(noise=0.2, drift=0.19, accept_prob=1.0, temperature=1.0)] * 9) == ["GO"] * 9
+    far = report(noise=0.2, drift=9.0, accept_prob=1.0, temperature=1.0)
+    assert [guard.look(far) for _ in range(3)][2].treatment == Treatment(step=0.1)  # never by more than ten at once
+
+
+def test_a_step_that_was_sound_is_not_to_blame():
+    guard = StepSize(window=6)
+    assert verdicts(guard, [report(**MOVING)] * 6) == ["GO"] * 6
+    steep = report(**{**MOVING, "drift": 0.25})
+    told = [guard.look(steep) for _ in range(3)][2]  # R is 0.8 in three of the last five
+    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(rate=0.3), True)
+    assert "too steep for its chains: their noise is 0.8 times their drift" in told.reason
+
+
+def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
+    guard = LostChains(window=3)
+    kept_up, lost = report(auc=0.97, gap=5.0, penalty=0.0), report(auc=0.99, gap=40.0, penalty=0.0)
+    assert verdicts(guard, [kept_up] * 5 + [lost]) == ["GO"] * 6
+    assert not guard.calm  # 0.97 is no state to go back to
+    told = guard.look(lost)
+    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(rate=0.3), True)
+    assert "99.0% of negatives lie above the data, the gap is 40" in told.reason
+    assert guard.calm
+    # Where the regulariser weighs more than a quarter of the gap, it is to blame.
+    held = [guard.look(report(auc=1.0, gap=40.0, penalty=penalty)) for penalty in (11.0, 9.0, 11.0)]
+    assert held[2].treatment == Treatment(alpha=0.1)
+    assert verdicts(guard, [report(auc=1.0, gap=40.0)] * 9) == ["GO"] * 9  # no such objective
+
+
+def test_collapsed_chains_were_once_wide():
+    guard = CollapsedChains(window=3)
+    wide, narrow = report(model_std=0.5, data_std=0.6), report(model_std=0.05, data_std=0.6)
+    assert verdicts(guard, [narrow] * 9) == ["GO"] * 9  # as at the beginning, where all start at one place
+    assert verdicts(guard, [wide] * 3 + [narrow]) == ["GO"] * 4
+    assert guard.calm
+    told = guard.look(narrow)
+    assert (told.verdict, told.purge) == (Verdict.ROLLBACK, True)
+    assert "0.083 times as far as the data, and once 0.83" in told.reason
+    assert verdicts(guard, [report(model_std=0.062, data_std=0.6)] * 9) == ["GO"] * 9
+    assert not guard.calm
+
+
+def test_data_that_hardly_vary_are_noised():
+    guard = DegenerateData(window=3)
+    assert verdicts(guard, [report(degenerate=0.01, noise=0.2)] * 9) == ["GO"] * 9
+    told = [guard.look(report(degenerate=0.3, noise=0.2)) for _ in range(2)][1]
+    assert told.verdict == Verdict.REMEDY
+    assert told.treatment == Treatment(data_noise=0.283)
+
+
+def test_treatments_add_up():
+    first = Treatment(rate=0.3, step=2.0, clip=3.0)
+    both = first.then(Treatment(rate=0.5, alpha=0.1, clip=4.0, data_noise=0.2))
+    assert both == Treatment(rate=0.15, step=2.0, alpha=0.1, clip=3.0, data_noise=0.2)
+    assert both.then(Treatment()) == both
+    assert Treatment(rate=0.5, alpha=0.1, data_noise=0.2).told(both) == [
+        "learning rate × 0.5 (now × 0.15)",
+        "alpha × 0.1 (now × 0.1)",
+        "data noised at 0.2",
+    ]
+    assert Treatment().told(both) == []
+
+
 def test_chains_that_stand_still_are_found_in_training():
     """From noise, steps far too large for a landscape that has become steep: all are refused, and the run says so."""
     model = cases.Quadratic(1e6)
@@ -113,11 +217,19 @@ def test_chains_that_stand_still_are_found_in_training():
         lambda: GradientNorm(factor=3, window=6, patience=2),
         lambda: StandingChains(least=0.4, window=3),
         lambda: RunawayEnergies(factor=3, window=3),
+        lambda: StepSize(window=3),
+        lambda: LostChains(window=2),
+        lambda: CollapsedChains(window=2),
+        lambda: DegenerateData(window=2),
     ],
 )
 def test_guards_go_on_from_their_state(make):
+    accepts = isinstance(make(), StepSize)  # which looks at chains without a Metropolis test
+    fixed = {**MOVING, "move": 0.01, "drift": 0.01, "auc": 1.0, "penalty": 1.0, "degenerate": 0.5, "spread": 1.0}
     stream = [
-        report(grad_norm=g, accept_prob=1 / (1 + g), gap=g, spread=1.0)
+        report(
+            grad_norm=g, **{**fixed, "accept_prob": 1 if accepts else 1 / (1 + g), "gap": g, "model_std": 1 / g**2}
+        )
         for g in (1, 2, 3, 4, 40, 1, math.nan, 50, 60, 1, 1, 70, math.nan, math.nan)
     ]
     assert set(verdicts(make(), stream)) != {"GO"}
@@ -375,4 +487,105 @@ def test_the_highest_verdict_counts():
     told = next(stopping)
     assert (told.verdict, told.reason) == (Verdict.STOP, "done")
     assert next(stopping, None) is None
-    assert Verdict.GO < Verdict.SKIP < Verdict.ROLLBACK < Verdict.STOP
+    assert Verdict.GO < Verdict.REMEDY < Verdict.SKIP < Verdict.ROLLBACK < Verdict.STOP
+
+
+# --- remedies at work -------------------------------------------------------------------------------------------------
+
+
+class Once(Guard):
+    """Gives one judgement at one step."""
+
+    calm = True
+
+    def __init__(self, step, judgement):
+        self.step, self.judgement = step, judgement
+
+    def look(self, report):
+        return self.judgement if report.step == self.step else Judgement(Verdict.GO)
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+@pytest.mark.parametrize("verdict", [Verdict.REMEDY, Verdict.ROLLBACK])
+def test_a_remedy_is_told_stays_and_is_resumed(verdict):
+    remedy = Judgement(verdict, "because", Treatment(rate=0.5, step=0.25, data_noise=0.3), purge=True)
+
+    def guarded():
+        return training(guards=[Once(11, remedy)])
+
+    run = guarded()
+    told = [next(run) for _ in range(11)][-1]
+    assert (told.verdict, told.reason) == (verdict, "because")
+    assert told.action.startswith("learning rate × 0.5 (now × 0.5), step size × 0.25 (now × 0.25), data noised at 0.3")
+    assert told.outcome == ("" if verdict == Verdict.REMEDY else "back to sample 128")
+    after = next(run)
+    assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.5e-2)
+    # Noise has variance 2 η, so a quarter of the step is half of the noise; the mean of an RMS of two is 0.89 of it.
+    assert after.facts["noise"] == pytest.approx(0.89 * math.sqrt(2 * 0.02 / 4), rel=0.2)
+    assert run.objective.level == 0.3
+    kept = run.snapshot()
+    rest = [each._replace(facts={}) for each in run]
+    other = guarded()
+    other.restore(kept)
+    other.data = run.data
+    other._batches = (cases.normal(16, 2, seed=i) for i in itertools.count(1012))
+    assert [each._replace(facts={}) for each in other] == rest
+    assert same(learned(run.snapshot()), learned(other.snapshot()))
+
+
+def test_a_purge_restarts_the_chains_that_ran_away_and_no_others():
+    run = training()
+    list(itertools.islice(run, 10))
+    start, model = run.objective.start, run.model
+    start.chains[[3, 50]] = 1e4
+    start.chains[20] = math.nan
+    before, born = start.chains.clone(), int(start.born)
+    assert run.objective.purge(model, cases.normal(64, 2, seed=5)) == 3
+    lost = torch.zeros(64, dtype=torch.bool)
+    lost[[3, 20, 50]] = True
+    assert torch.equal(start.chains[~lost], before[~lost])
+    assert start.chains[lost].abs().max() <= 1  # fresh ones begin at uniform noise
+    assert start.age[lost].tolist() == [1, 1, 1]
+    assert sorted(start.lineage[lost].tolist()) == [born, born + 1, born + 2]
+    assert int(start.born) == born + 3
+
+
+def test_data_that_are_not_finite_are_skipped_and_told_from_trouble():
+    bad = cases.normal(16, 2, seed=0)
+    bad[[2, 7]] = math.nan
+    batches = [bad if i % 3 == 1 else cases.normal(16, 2, seed=i) for i in range(90)]
+    told = list(training(data=batches, samples=16 * 90))
+    assert [each.verdict.name for each in told] == ["GO", "SKIP", "GO"] * 30
+    assert told[1].reason == "2 of the batch's 16 data points are not finite: mend the data"
+
+
+def test_a_run_whose_data_are_never_finite_stops_with_the_reason():
+    bad = cases.normal(16, 2, seed=0)
+    bad[0, 0] = math.inf
+    told = list(training(data=itertools.repeat(bad), samples=16 * 90))
+    assert [each.verdict for each in told] == [Verdict.SKIP] * 20 + [Verdict.STOP]
+    assert told[-1].reason.endswith("so it was in 21 of 21 steps")
+
+
+def test_a_step_far_too_long_is_mended_in_training():
+    """On a normal law of unit variance Langevin is unstable at η ≥ 2; at 1.6 its law is five times too wide."""
+    ends = []
+    for guards in ([], None):
+        model = cases.Quadratic(1.0)
+        objective = ContrastiveDivergence(ReplayBuffer(64), functools.partial(Langevin, step_size=1.6), steps=3)
+        data = (cases.normal(64, 4, seed=i) for i in itertools.count(70_000))
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+        told = list(fit(model, objective, data, optimiser, samples=64 * 600, guards=guards))
+        ends.append((float(model.p.detach()), [each for each in told if each.verdict]))
+    (_, lost), (guarded, told) = ends
+    assert lost[-1].reason == "not finite: model.p"
+    assert told[0].verdict == Verdict.ROLLBACK
+    assert "the chains' step is unstable" in told[0].reason
+    # Then η = 0.16, and the law's variance 1 / p (1 − η p / 2) is that of the data at p = 1.09.
+    assert told[0].action.startswith("step size × 0.1 ")
+    assert guarded == pytest.approx(1.09, abs=0.15)

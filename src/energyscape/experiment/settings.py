@@ -13,9 +13,10 @@ import torch
 
 from energyscape.errors import UserError
 from energyscape.objectives import Start
-from energyscape.samplers import KernelFactory
+from energyscape.samplers import DescentFactory, KernelFactory
 from energyscape.samplers.base import flat
 from energyscape.training import Finite, GradientNorm, Guard, RunawayEnergies, StandingChains
+from energyscape.training.guards import usual
 
 MOST_THREADS: Final = 4 * (os.cpu_count() or 1)
 
@@ -165,18 +166,23 @@ class Sampling:
         kernel: The transition.
         start: Where chains begin.
         steps: Transitions of each chain.
+        descent: How chains from noise come down the noise levels of a model that has learned many; none lets the
+            kernel find its way at the lowest.
         tweedie: End with one denoising step, where the model has learned noised data.
     """
 
     kernel: KernelFactory
     start: Start
     steps: int = 200
+    descent: DescentFactory | None = None
     tweedie: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is at least 1; it was {self.steps}")
         self.kernel(flat)  # a mistake in its settings is told before training, not after it
+        if self.descent is not None:
+            self.descent(flat, steps=self.steps)
 
 
 @final
@@ -213,9 +219,10 @@ class Guarding:
         """Returns the guards."""
         if not self.enabled:
             return []
-        return [
+        chosen = [
             Finite(patience=self.patience),
             GradientNorm(factor=self.gradient_factor),
-            StandingChains(least=self.least_acceptance),
             RunawayEnergies(factor=self.energy_factor),
+            StandingChains(least=self.least_acceptance),
         ]
+        return [*chosen, *(each for each in usual() if not isinstance(each, tuple(map(type, chosen))))]

@@ -92,20 +92,26 @@ class ContrastiveDivergence(Objective):
         y = point.x
         self.start.commit(handle, y)
         e_data, e_model = model(torch.cat([x, y])).split([len(x), len(y)])
+        noise, varied = told.noise.mean() / self.steps, x.std(0, correction=0)
+        spread = varied.square().mean().sqrt()
         facts = {
             **energies_told(e_data, e_model),
             "drift": told.drift.mean() / self.steps,
-            "noise": told.noise.mean() / self.steps,
+            "noise": noise,
             "accept_prob": told.accept_prob.mean() / self.steps,
             "diverged": told.diverged.sum(),
             "move": rms(y - y0).square().mean().sqrt(),
             "saturated": at_extremes(y, clean) - at_extremes(x, clean),
             "brightness": y.mean() - x.mean(),
-            "data_std": x.std(0, correction=0).square().mean().sqrt(),
+            "data_std": spread,
             "model_std": y.std(0, correction=0).square().mean().sqrt(),
+            "degenerate": (varied < torch.minimum(noise, spread / 4)).to(x.dtype).mean(),
+            "temperature": x.new_tensor(self.temperature),
             **self.start.facts(),
         }
-        loss = e_data.mean() - e_model.mean() + self._penalty(e_data, e_model)
+        penalty = self._penalty(e_data, e_model)
+        facts["penalty"] = penalty
+        loss = e_data.mean() - e_model.mean() + penalty
         return Loss(loss, {name: value.detach() for name, value in facts.items()})
 
     def _penalty(self, e_data: Tensor, e_model: Tensor) -> Tensor:

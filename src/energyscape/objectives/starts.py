@@ -177,6 +177,8 @@ class ReplayBuffer(Start):
         self.born += fresh.sum()
 
     def purge(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
+        if self.chains.numel() == 0:
+            return 0
         purged = 0
         for index in torch.arange(len(self.chains), device=self.chains.device).split(256):
             gone = index[lost(self.chains[index])]

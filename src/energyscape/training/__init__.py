@@ -3,27 +3,35 @@
 from energyscape.training.averages import averaged
 from energyscape.training.fit import Fit, fit
 from energyscape.training.guards import (
+    CollapsedChains,
+    DegenerateData,
     Finite,
     GradientNorm,
     Guard,
     Judgement,
+    LostChains,
     Report,
     RunawayEnergies,
     StandingChains,
+    StepSize,
     Verdict,
 )
 from energyscape.training.snapshot import Snapshot
 
 __all__ = [
+    "CollapsedChains",
+    "DegenerateData",
     "Finite",
     "Fit",
     "GradientNorm",
     "Guard",
     "Judgement",
+    "LostChains",
     "Report",
     "RunawayEnergies",
     "Snapshot",
     "StandingChains",
+    "StepSize",
     "Verdict",
     "averaged",
     "fit",

@@ -1,116 +1,12 @@
-"""Guards: what looks at a training step's report and says whether to go on.
+"""Guards that look at numbers of any objective: finite or not, and the size of gradients and energies."""
 
-Numerical trouble is a result, not an exception. A guard that says GO changes nothing: a quiet run has the same bits
-with and without it.
-"""
-
-import enum
 import itertools
 import math
 import statistics
-from abc import ABC, abstractmethod
 from collections import deque
-from typing import Any, Final, NamedTuple, final
+from typing import Any, final
 
-from energyscape.objectives.base import Treatment
-
-
-class Verdict(enum.IntEnum):
-    """What becomes of a training step; the highest of several verdicts counts."""
-
-    GO = 0
-    """Take the step."""
-    REMEDY = 1
-    """Take the step, and change settings for those to come."""
-    SKIP = 2
-    """Leave the weights as they are."""
-    ROLLBACK = 3
-    """Go back to the last good snapshot: weights, averages, optimiser and chains; random streams move on."""
-    STOP = 4
-    """End the run."""
-
-
-class Report(NamedTuple):
-    """What one training step told.
-
-    Args:
-        step: Number of the step, from 1.
-        samples: Data points seen so far.
-        loss: Value of the loss.
-        grad_norm: Euclidean norm of the parameters' gradient before clipping.
-        facts: What the objective told, by name.
-        verdict: What became of the step.
-        reason: Why, when the verdict is not GO: the evidence.
-        action: What was done about it.
-        outcome: Where that left the run.
-    """
-
-    step: int
-    samples: int
-    loss: float
-    grad_norm: float
-    facts: dict[str, float]
-    verdict: Verdict = Verdict.GO
-    reason: str = ""
-    action: str = ""
-    outcome: str = ""
-
-
-NOTHING: Final = Treatment()
-"""Changes nothing."""
-
-SLOWER: Final = Treatment(rate=0.3)
-"""What a rollback changes where its guard has nothing better."""
-
-
-class Judgement(NamedTuple):
-    """A verdict, its reason and the remedy.
-
-    Args:
-        verdict: What to do.
-        reason: Why, with the numbers; empty for GO.
-        treatment: What to change from now on, for REMEDY and ROLLBACK.
-        purge: Whether to restart chains that have run away.
-    """
-
-    verdict: Verdict
-    reason: str = ""
-    treatment: Treatment = NOTHING
-    purge: bool = False
-
-
-class Guard(ABC):
-    """Looks at reports."""
-
-    @abstractmethod
-    def look(self, report: Report) -> Judgement:
-        """Returns a judgement on one step.
-
-        Args:
-            report: What the step told; its own verdict is not yet set.
-        """
-
-    @property
-    @abstractmethod
-    def calm(self) -> bool:
-        """Whether the present state is worth going back to; snapshots wait until every guard says so."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Any]:
-        """Returns what the guard remembers, as plain numbers and lists."""
-
-    @abstractmethod
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` returned.
-
-        Args:
-            state: What the guard remembered.
-        """
-
-
-def usual() -> list[Guard]:
-    """Returns one of each guard, with its defaults."""
-    return [Finite(), GradientNorm(), StandingChains(), RunawayEnergies()]
+from energyscape.training.guards.base import SLOWER, Guard, Judgement, Report, Verdict
 
 
 @final
@@ -197,49 +93,6 @@ class GradientNorm(Guard):
     def restore(self, state: dict[str, Any]) -> None:
         self.recent = deque(state["recent"], maxlen=self.window)
         self.bad, self.quiet = state["bad"], state["quiet"]
-
-
-@final
-class StandingChains(Guard):
-    """Rolls back when chains stand still: a Metropolis test refuses nearly all that they propose.
-
-    Negatives that do not move are no draws of the model, and its energy can rise under them without end. Chains of an
-    unadjusted kernel always move; what they are worth is another question.
-
-    Args:
-        least: Mean acceptance probability below which chains stand still, over the window.
-        window: Steps in the mean.
-    """
-
-    def __init__(self, *, least: float = 0.02, window: int = 100) -> None:
-        self.least, self.window = least, window
-        self.recent: deque[float] = deque(maxlen=window)
-
-    def look(self, report: Report) -> Judgement:
-        accept_prob = report.facts.get("accept_prob", math.nan)
-        if not math.isfinite(accept_prob):
-            return Judgement(Verdict.GO)
-        self.recent.append(accept_prob)
-        mean = statistics.fmean(self.recent)
-        if len(self.recent) < self.window or mean >= self.least:
-            return Judgement(Verdict.GO)
-        self.recent.clear()
-        return Judgement(
-            Verdict.ROLLBACK,
-            f"chains stand still: {mean:.2%} of {self.window} steps' proposals were accepted; their step size is too "
-            "large for this landscape",
-            Treatment(step=0.3),
-        )
-
-    @property
-    def calm(self) -> bool:
-        return not self.recent or statistics.fmean(self.recent) >= self.least
-
-    def state(self) -> dict[str, Any]:
-        return {"recent": list(self.recent)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.recent = deque(state["recent"], maxlen=self.window)
 
 
 @final
