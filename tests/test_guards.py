@@ -141,8 +141,8 @@ def test_an_unstable_step_is_undone_at_once():
 
 
 def test_a_step_that_was_sound_is_not_to_blame():
-    guard = StepSize(window=6)
-    assert verdicts(guard, [report(**MOVING)] * 6) == ["GO"] * 6
+    guard = StepSize()
+    assert verdicts(guard, [report(**MOVING)] * 10) == ["GO"] * 10
     steep = report(**{**MOVING, "drift": 0.25})
     told = [guard.look(steep) for _ in range(3)][2]  # R is 0.8 in three of the last five
     assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(rate=0.3), True)
@@ -589,3 +589,12 @@ def test_a_step_far_too_long_is_mended_in_training():
     # Then η = 0.16, and the law's variance 1 / p (1 − η p / 2) is that of the data at p = 1.09.
     assert told[0].action.startswith("step size × 0.1 ")
     assert guarded == pytest.approx(1.09, abs=0.15)
+
+
+@pytest.mark.parametrize("guards", [[], [{}] * 8])
+def test_a_snapshot_of_another_version_s_guards_is_refused(guards):
+    run = training()
+    snapshot = run.snapshot()
+    snapshot.tree["guards"][:] = guards
+    with pytest.raises(UserError, match="not those of this version: begin anew"):
+        run.restore(snapshot)

@@ -203,9 +203,9 @@ class Fit(Iterator[Report], Generic[Model]):
         tree = snapshot.copy()
         clock = tree["clock"]
         self.step, self.samples = clock["step"], clock["samples"]
-        self.rolled_back, self.spoiled, self.seconds = clock["rolled_back"], clock["spoiled"], clock["seconds"]
+        self.rolled_back, self.spoiled, self.seconds = clock["rolled_back"], clock.get("spoiled", 0), clock["seconds"]
         self._due = clock["due"]
-        self.treatment = Treatment(*clock["treatment"])
+        self.treatment = Treatment(*clock.get("treatment", ()))
         self.objective.treat(self.treatment)
         self.streams.restore(tree["streams"])
         self._restore_learned(tree)
@@ -219,8 +219,13 @@ class Fit(Iterator[Report], Generic[Model]):
             self.average.load_state_dict(tree["average"])
         self.objective.load_state_dict(tree["objective"])
         self.optimiser.load_state_dict(tree["optimiser"])
-        for guard, state in zip(self.guards, tree["guards"], strict=True):
-            guard.restore(state)
+        try:
+            for guard, state in zip(self.guards, tree["guards"], strict=True):
+                guard.restore(state)
+        except (KeyError, ValueError, TypeError):
+            raise UserError(
+                "the checkpoint's guards are not those of this version: begin anew, in another folder"
+            ) from None
 
     def _set_rate(self) -> None:
         factor = self.treatment.rate * (1.0 if self.schedule is None else self.schedule(self.progress, self.samples))

@@ -151,11 +151,12 @@ class StepSize(Guard):
         if judgement is GO and full:
             judgement = self._overshooting(self.window, self.low)
             judgement = self._creeping() if judgement is GO else judgement
-            self.sound |= ratio(self.window) >= 1.5
         if judgement is not GO:
             self.window.clear()
             self.latest.clear()
             self.sound &= judgement.treatment.step == 1
+        elif len(self.window.values["noise"]) >= 10:
+            self.sound |= ratio(self.window) >= 1.5
         return judgement
 
     def _overshooting(self, window: Window, low: float) -> Judgement:
