@@ -20,12 +20,14 @@ from energyscape.models import (
     GaussianMixture,
     NeuralEnergy,
     NoiseMLP,
+    ResidualEnergyNet,
     ScalarEnergyDenoiser,
 )
 from energyscape.objectives import (
     ContrastiveDivergence,
     Data,
     DenoisingScoreMatching,
+    DiffusionRecoveryLikelihood,
     EnergyDiscrepancy,
     FiniteDifferenceScoreMatching,
     Mixture,
@@ -291,6 +293,8 @@ NETWORKS = {
     "mlp:deep": lambda shape: MLP(shape, width=8, depth=3, activation="softplus"),
     "conv": lambda shape: ConvEnergyNet(shape, width=4),
     "conv:normalised": lambda shape: ConvEnergyNet(shape, width=4, spectral_norm=True, activation="elu"),
+    "residual": lambda shape: ResidualEnergyNet(shape, width=4),
+    "residual:normalised": lambda shape: ResidualEnergyNet(shape, width=4, blocks=2, spectral_norm=True),
 }
 """Name → a network for events of a shape."""
 
@@ -328,6 +332,7 @@ STARTS = {
     "data": Data,
     "noise": lambda: Noise(low=-2.0, high=0.5),
     "buffer": lambda: ReplayBuffer(32, refresh=0.2),
+    "buffer:bytes": lambda: ReplayBuffer(32, refresh=0.2, stored="byte"),
     "buffer:from-data": lambda: ReplayBuffer(32, refresh=0.2, fresh=Data()),
     "mixture": lambda: Mixture(Data(), Noise(), share=0.3),
     "mixture:with-buffer": lambda: Mixture(Noise(), ReplayBuffer(32), share=0.3),
@@ -337,6 +342,9 @@ OBJECTIVES = {
     "dsm": lambda scale=0.5: DenoisingScoreMatching(sigma=scale),
     "msdsm": lambda scale=0.5: MultiscaleDenoisingScoreMatching(sigma_min=scale, sigma_max=6 * scale, data_std=1.5),
     "msdsm:ncsn": lambda scale=0.5: MultiscaleDenoisingScoreMatching(sigma_min=scale, sigma_max=6 * scale),
+    "drl": lambda scale=0.5: DiffusionRecoveryLikelihood(
+        KERNELS["hmc:jittered"](0.5), steps=3, sigma_min=scale, sigma_max=6 * scale, levels=4
+    ),
     "cd": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["mala"](scale), steps=2),
     "cd:noised": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["hmc"](scale), steps=1, data_noise=0.4),
     "cd:cold": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["mala"](scale, temperature=0.3), steps=2),
@@ -355,7 +363,8 @@ OBJECTIVES = {
     "ranking-nce:mixture": lambda scale=0.5: RankingNCE(noise="mixture", ratio=1),
     "ed": lambda scale=0.5: EnergyDiscrepancy(time=scale**2, samples=4),
 }
-"""Objectives that are unbiased at the truth: their chains, if any, start at the data and their kernels are exact."""
+"""Objectives that are unbiased at the truth: their chains, if any, start at the data or forget where they started,
+and their kernels are exact."""
 
 DETERMINISTIC = ("sm",)
 """Objectives that draw nothing."""
@@ -363,13 +372,13 @@ DETERMINISTIC = ("sm",)
 
 def learner(objective, shape=(2,), *, dtype=torch.float32):
     """Returns a network of the kind that an objective trains."""
-    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching)
+    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching | DiffusionRecoveryLikelihood)
     return denoiser(shape, dtype=dtype) if denoising else neural(shape, dtype=dtype)
 
 
 def round_learner(objective, p):
     """Returns a model of the kind that an objective trains, whose law at the objective's level is N(0, I / p)."""
-    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching)
+    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching | DiffusionRecoveryLikelihood)
     return QuadraticDenoiser(p, objective.level) if denoising else Quadratic(p)
 
 

@@ -306,7 +306,8 @@ def test_an_objective_refuses_a_model_of_the_wrong_kind():
     ):
         dsm.check(cases.denoiser())
     wanted = (
-        r"MultiscaleDenoisingScoreMatching trains .* EnergyDenoiser \(energy-denoiser\); it was given NeuralEnergy$"
+        r"MultiscaleDenoisingScoreMatching trains .* EnergyDenoiser \(energy-denoiser, clean-denoiser\); "
+        r"it was given NeuralEnergy$"
     )
     with pytest.raises(UserError, match=wanted):
         msdsm.check(cases.neural())

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from energyscape.data import digits
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -67,3 +69,18 @@ def test_samplers_fail_as_said(tmp_path, capsys):
     assert told["noise-dominated"]["mean energy"] > truth + 10
     with Image.open(out) as picture:
         assert picture.height > 500
+
+
+def test_the_notebook_on_replay_buffers_runs_and_draws(tmp_path, capsys):
+    path = ROOT / "docs" / "notebooks" / "replay_buffer.py"
+    settings = {"images": digits(), "samples": 1_280, "width": 4, "steps": (2, 16), "out": tmp_path}
+    told: dict = {"settings": settings}
+    exec(compile(path.read_text(), str(path), "exec"), told)
+    for name in ("gap", "from-noise", "from-data"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 400, name
+    assert len(told["short"]) == len(told["kept"]) == 20
+    # Chains that go on from where they were have been through forty times as many steps as are taken at once.
+    assert told["kept"][-1].facts["age"] >= 1
+    assert "age" not in told["short"][-1].facts
+    assert "noise of 0.6 taken away" in capsys.readouterr().out

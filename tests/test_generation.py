@@ -7,8 +7,9 @@ import torch
 
 import cases
 from energyscape.data import digits
+from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.generation import draw_data, generate, restored
+from energyscape.experiment.generation import completed, draw_data, generate, restored
 from energyscape.experiment.measures import of_restoration, of_samples, restore_held_out
 from energyscape.models import Gaussian
 from energyscape.noise import noised
@@ -120,3 +121,27 @@ def test_data_are_drawn_without_replacement_as_far_as_there_are_any():
     assert torch.equal(drawn.sum(1).sort().values, images.floats().flatten(1).sum(1).sort().values)
     assert len(draw_data(images, 2 * len(images) + 5, generator=cases.generator())) == 2 * len(images) + 5
     assert noised(drawn, 0.0, generator=cases.generator())[0].equal(drawn)
+
+
+def test_a_missing_coordinate_is_drawn_given_the_other():
+    experiment = gaussian(**{"objective.data_noise": "0.0"})
+    covariance = V * torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+    experiment.model = Gaussian(torch.zeros(2), covariance)
+    y = torch.tensor([[0.6, 9.0], [-0.4, 9.0]])
+    x = completed(experiment, y, torch.tensor([False, True]), n=2_000, steps=200, seed=0)
+    assert x.shape == (2_000, 2, 2)
+    assert torch.equal(x[:, :, 0], y[:, 0].expand(2_000, 2))
+    for i in (0, 1):
+        assert abs(cases.z_score(x[:, i, 1], 0.8 * float(y[i, 0]))) < 5
+    # Langevin's own variance is 1 / (1 - η / 2v) of the conditional one; the step is the recipe's.
+    v, step_size = V * (1 - 0.8**2), experiment.sampling.kernel(experiment.energy).step_size
+    expected = v / (1 - step_size / (2 * v)) if type(experiment.sampling.kernel(None)).__name__ == "Langevin" else v
+    # Of a normal law the variance's standard error is sqrt(2 / n) of it.
+    assert x[:, 0, 1].var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / 2_000))
+
+
+def test_completing_nothing_is_a_mistake():
+    with pytest.raises(UserError, match="no pixel is missing"):
+        completed(gaussian(), torch.zeros(1, 2), torch.tensor([False, False]))
+    with pytest.raises(UserError, match="at least one draw and two steps; they were 0 and 5"):
+        completed(gaussian(), torch.zeros(1, 2), torch.tensor([True, False]), n=0, steps=5)

@@ -227,9 +227,7 @@ def test_guards_go_on_from_their_state(make):
     accepts = isinstance(make(), StepSize)  # which looks at chains without a Metropolis test
     fixed = {**MOVING, "move": 0.01, "drift": 0.01, "auc": 1.0, "penalty": 1.0, "degenerate": 0.5, "spread": 1.0}
     stream = [
-        report(
-            grad_norm=g, **{**fixed, "accept_prob": 1 if accepts else 1 / (1 + g), "gap": g, "model_std": 1 / g**2}
-        )
+        report(grad_norm=g, **{**fixed, "accept_prob": 1 if accepts else 1 / (1 + g), "gap": g, "model_std": 1 / g**2})
         for g in (1, 2, 3, 4, 40, 1, math.nan, 50, 60, 1, 1, 70, math.nan, math.nan)
     ]
     assert set(verdicts(make(), stream)) != {"GO"}

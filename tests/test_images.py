@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from energyscape.data import DATASETS, EightGaussians, Images, Law, digits, fashion_mnist, image_folder, kmnist, mnist
 from energyscape.data.download import cache_folder, download
 from energyscape.data.idx import read_idx
-from energyscape.data.images import PUBLISHED, Published
+from energyscape.data.published import PUBLISHED, Published
 from energyscape.errors import UserError
 from energyscape.registry import build, schema
 

@@ -1,12 +1,16 @@
-"""Posterior means against the closed form of a Gaussian prior, and PSNR by hand."""
+"""Posterior means and completions against the closed form of a Gaussian prior, and PSNR by hand."""
 
+import functools
 import math
 
 import pytest
 import torch
 
-from energyscape.evaluation import psnr, restore
+from energyscape.calculus import score
+from energyscape.evaluation import calibrated_step, inpaint, median_filtered, psnr, restore, ssim
 from energyscape.models import Gaussian
+from energyscape.noise import tweedie
+from energyscape.samplers import MALA
 
 SHAPE = (1, 3, 4)
 D = 12
@@ -56,11 +60,51 @@ def test_posterior_mean_of_a_gaussian(sigma, level, temperature, step_size):
     assert error.max() < 0.05 * sigma
 
 
-def test_no_more_noise_than_the_energys_own_is_tweedies_step():
-    y = torch.tensor([[[[1.0, -2.0]]]])
-    # y - sigma^2 y / T
-    torch.testing.assert_close(restore(half_square, y, sigma=0.5, level=0.5, temperature=2.0), y * (1 - 0.125))
-    torch.testing.assert_close(restore(half_square, y, sigma=0.2, level=0.5), y * (1 - 0.04))
+def test_no_more_noise_than_the_energys_own_is_a_calibrated_step():
+    y = torch.tensor([[[[1.0, -2.0]]]], dtype=torch.float64)
+    # E / T = x² / 4: s = -y / 2, its divergence -1, |s|² = 5 / 4; λ = σ² 4 / 5, at most level².
+    for sigma, length in [(0.5, 0.2), (0.2, 0.032)]:
+        found = restore(half_square, y, sigma=sigma, level=0.5, temperature=2.0, generator=generator())
+        torch.testing.assert_close(found, y * (1 - length / 2))
+    # |s|² is small beside the divergence: the length stops at level².
+    torch.testing.assert_close(calibrated_step(half_square, y / 100, sigma=0.4, level=0.5), y / 100 * (1 - 0.25))
+    # A hilltop, where the score falls apart: no step.
+    torch.testing.assert_close(calibrated_step(lambda x: -half_square(x), y, sigma=0.4, level=0.5), y)
+
+
+def test_a_calibrated_step_is_the_best_multiple_of_the_score():
+    mean, covariance = prior()
+    level, sigma = 0.4, 0.25
+    noised = Gaussian(mean.view(SHAPE), covariance + level**2 * torch.eye(D, dtype=torch.float64))
+    factor = torch.linalg.cholesky(covariance)
+    x = mean + torch.randn(4_000, D, generator=generator(), dtype=torch.float64) @ factor.mT
+    y = (x + sigma * torch.randn(4_000, D, generator=generator(1), dtype=torch.float64)).view(-1, *SHAPE)
+    for steepness in (1.0, 1.6):  # an energy too steep is put right as well
+
+        def energy(x, steepness=steepness):
+            return steepness * noised(x)
+
+        found = calibrated_step(energy, y, sigma=sigma, level=level, generator=generator(2))
+        s = score(energy, y).flatten(1)
+        length = float(((found - y).flatten(1) * s).sum() / s.square().sum())
+        # The error of y + λ s is quadratic in λ: its least value is at -E[s · (y - x)] / E|s|².
+        noise = y.flatten(1) - x
+        best = -(s * noise).sum(1) / s.square().sum(1).mean()
+        assert abs(float(best.mean()) - length) < 5 * float(best.std()) / 4_000**0.5
+        assert sigma**2 / steepness < length < level**2
+
+
+def test_at_the_energys_own_level_a_calibrated_step_is_tweedies():
+    mean, covariance = prior()
+    total = covariance + 0.3**2 * torch.eye(D, dtype=torch.float64)
+    noised = Gaussian(mean.view(SHAPE), total)
+    y = mean + torch.randn(20_000, D, generator=generator(), dtype=torch.float64) @ torch.linalg.cholesky(total).mT
+    y = y.view(-1, *SHAPE)
+    found = calibrated_step(noised, y, sigma=0.3, level=0.30001, generator=generator(1))
+    truth = tweedie(noised, y, 0.3)
+    # The ratio of two means over 240,000 numbers, of which one is squares: a relative error of some sqrt(2 / 240,000).
+    ratio = float(((found - y) * (truth - y)).sum() / (truth - y).square().sum())
+    assert ratio == pytest.approx(1, abs=5 * (2 / 240_000) ** 0.5 + 1e-4)
 
 
 def test_the_same_generator_gives_the_same_bits():
@@ -104,3 +148,118 @@ def test_a_mistake_is_an_error():
         restore(energy, y, sigma=0.0)
     with pytest.raises(ValueError, match="one shape"):
         psnr(y, y[:, :1])
+
+
+# Completions
+
+
+MISSING = torch.tensor([False, True, True, False, True, False, True, True, False, True, False, False])
+
+
+def completion_law(y, level):
+    """Mean and covariance of what `inpaint` returns at missing pixels, from its definition, for the Gaussian prior."""
+    mean, covariance = prior()
+    u, k = MISSING, ~MISSING
+    eye = torch.eye(D, dtype=torch.float64)
+    total = covariance + level**2 * eye
+    gain = torch.linalg.solve(total[k][:, k], total[k][:, u]).mT
+    conditional = total[u][:, u] - gain @ total[k][:, u]
+    # All pixels of x: known ones N(y, level²), missing ones mean + gain (x_K - mean) and what is left.
+    spread = torch.zeros(D, D, dtype=torch.float64)
+    spread[k.nonzero(), k.nonzero().mT] = level**2 * eye[k][:, k]
+    spread[u.nonzero(), k.nonzero().mT] = level**2 * gain
+    spread[k.nonzero(), u.nonzero().mT] = level**2 * gain.mT
+    spread[u.nonzero(), u.nonzero().mT] = conditional + level**2 * gain @ gain.mT
+    centre = mean.clone()
+    centre[k] = y[k]
+    centre[u] = mean[u] + gain @ (y[k] - mean[k])
+    clean = covariance @ torch.linalg.inv(total)  # Tweedie: mean + clean (x - mean)
+    return (mean + clean @ (centre - mean))[u], (clean @ spread @ clean.mT)[u][:, u]
+
+
+@pytest.mark.parametrize(
+    ("level", "temperature", "step_size"), [(0.0, 1.0, None), (0.4, 0.3, None), (0.4, 1.0, 0.05)], ids=str
+)
+def test_completions_of_a_gaussian_have_its_conditional_law(level, temperature, step_size):
+    mean, covariance = prior()
+    noised = Gaussian(mean.view(SHAPE), covariance + level**2 * torch.eye(D, dtype=torch.float64))
+    n = 2_000
+    y = torch.linspace(1, -1, D, dtype=torch.float64)
+    given = functools.partial(MALA, step_size=step_size, temperature=temperature)
+    x = inpaint(
+        lambda x: temperature * noised(x),
+        y.masked_fill(MISSING, math.nan).expand(n, D).reshape(n, *SHAPE),
+        MISSING.view(SHAPE),
+        level=level,
+        temperature=temperature,
+        steps=300,
+        kernel=given if step_size else None,
+        generator=generator(3),
+    ).view(n, D)
+    assert torch.equal(x[:, ~MISSING], y[~MISSING].expand(n, -1))
+    truth, spread = completion_law(y, level)
+    x = x[:, MISSING]
+    assert ((x.mean(0) - truth).abs() < 5 * (spread.diagonal() / n).sqrt()).all()
+    # Of a normal law the covariance's standard error is sqrt((c_ii c_jj + c_ij²) / n).
+    error = ((torch.outer(spread.diagonal(), spread.diagonal()) + spread.square()) / n).sqrt()
+    assert ((x.mT.cov() - spread).abs() < 5 * error).all()
+
+
+def test_without_noise_completions_are_drawn_given_the_known_pixels():
+    mean, covariance = prior()
+    y = torch.linspace(1, -1, D, dtype=torch.float64)
+    truth, spread = completion_law(y, 0.0)
+    law = torch.distributions.MultivariateNormal(mean, covariance)
+    # p(u | k) = p(u, k) / p(k): the quotient's logarithm is quadratic in u with the conditional's precision.
+    full = law.precision_matrix[MISSING][:, MISSING]
+    assert torch.allclose(torch.linalg.inv(full), spread, rtol=1e-8)
+    offset = law.precision_matrix[MISSING][:, ~MISSING] @ (y - mean)[~MISSING]
+    assert torch.allclose(mean[MISSING] - torch.linalg.solve(full, offset), truth, rtol=1e-8)
+
+
+def test_completions_are_reproducible_and_differ_from_each_other():
+    y, missing = torch.zeros(3, 1, 2, 2), torch.tensor([[True, False], [True, True]])
+    first, again, other = (
+        inpaint(half_square, y, missing, level=0.3, steps=10, generator=generator(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first[:, 0, 0, 0].unique().numel() == 3
+
+
+# Measures
+
+
+def test_structural_similarity_by_hand():
+    # Constant images: no variance, so that what counts is brightness, from black: (2 m r + c) / (m² + r² + c).
+    x, r = (torch.full((1, 1, 16, 16), each, dtype=torch.float64) for each in (-0.5, 0.5))
+    c = 0.02**2
+    torch.testing.assert_close(ssim(x, r), torch.tensor([(2 * 0.5 * 1.5 + c) / (0.25 + 2.25 + c)]).double())
+    y = torch.rand(3, 1, 16, 16, generator=generator()) * 2 - 1
+    torch.testing.assert_close(ssim(y, y), torch.ones(3))
+    # An image and its negative about the same brightness: anticorrelated.
+    assert float(ssim(y, -y).max()) < 0
+    small = torch.rand(2, 1, 8, 8, generator=generator()) * 2 - 1
+    torch.testing.assert_close(ssim(small, small), torch.ones(2))
+    with pytest.raises(ValueError, match="one shape"):
+        ssim(y, small)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_medians_are_of_each_image_and_channel_alone(size):
+    y = torch.rand(2, 3, 9, 9, generator=generator())
+    found, half = median_filtered(y, size=size), size // 2
+    for image, channel, row, column in [(0, 0, 4, 4), (1, 2, 3, 5), (1, 0, 2, 2)]:
+        window = y[image, channel, row - half : row + half + 1, column - half : column + half + 1]
+        assert float(found[image, channel, row, column]) == float(window.median())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"level": -0.1}, "level"), ({"temperature": 0.0}, "temperature"), ({"steps": 1}, "steps")],
+)
+def test_completions_refuse_nonsense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        inpaint(half_square, torch.zeros(1, 2), torch.tensor([True, False]), **settings)
+    with pytest.raises(ValueError, match=r"truth values; it was torch\.float32"):
+        inpaint(half_square, torch.zeros(1, 2), torch.ones(2))

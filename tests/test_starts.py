@@ -105,6 +105,7 @@ def test_a_mixture_gives_each_start_its_own_chains_back():
         (lambda: ReplayBuffer(0), "capacity is at least 1"),
         (lambda: ReplayBuffer(5, refresh=1.1), "probability"),
         (lambda: ReplayBuffer(5, refresh=math.nan), "probability"),
+        (lambda: ReplayBuffer(5, stored="byte", low=1.0, high=1.0), "low is below high"),
         (lambda: Mixture(Data(), Data(), share=-0.1), "probability"),
     ],
 )
@@ -287,3 +288,113 @@ def test_histories_of_nested_buffers_are_told():
     assert int(nested.facts()["lineages"]) == 3
     assert Mixture(Noise(), Data()).facts() == {}
     assert list(itertools.chain(Data().state_dict(), Noise().state_dict())) == []
+
+
+# --- chains kept as bytes ---------------------------------------------------------------------------------------------
+
+BIN = 4 / 256
+
+
+def kept(x, *, low=-2.0, high=2.0):
+    """A buffer that keeps these chains as bytes."""
+    buffer = ReplayBuffer(len(x), refresh=0.0, stored="byte", low=low, high=high)
+    _, handle = buffer.draw(len(x), like=x, generator=cases.generator())
+    buffer.commit(handle, x)
+    return buffer, handle.slot
+
+
+def test_ten_thousand_colour_images_take_31_megabytes():
+    buffer, like = ReplayBuffer(10_000, stored="byte"), torch.zeros(4, 3, 32, 32)
+    buffer.draw(4, like=like, generator=cases.generator())
+    assert buffer.chains.dtype == torch.uint8
+    assert buffer.chains.nbytes == 10_000 * 3_072
+    assert sum(each.nbytes for each in buffer.state_dict().values()) <= 31e6
+
+
+def test_bytes_come_back_from_anywhere_in_their_bin():
+    x = 4 * torch.rand(50, 2_000, generator=cases.generator(1), dtype=torch.float64, device=cases.DEVICE) - 2
+    buffer, slot = kept(x)
+    y = buffer.positions(slot, generator=cases.generator(2))
+    error = (y - x).flatten()
+    assert y.dtype == torch.float32
+    assert float(error.abs().max()) <= BIN
+    assert abs(cases.z_score(error)) < 5
+    # Both are uniform in one bin and independent: a variance of 2 / 12; and the law keeps its own, 16 / 12.
+    assert abs(cases.z_score(error.square(), BIN**2 / 6)) < 5
+    assert abs(cases.z_score(y.flatten().square(), 4**2 / 12)) < 5
+    inside = ((y + 2) / BIN) % 1
+    assert abs(cases.z_score(inside.flatten(), 0.5)) < 5
+    assert abs(cases.z_score((inside.flatten() - 0.5).square(), 1 / 12)) < 5
+    assert not torch.equal(y, buffer.positions(slot, generator=cases.generator(3)))
+
+
+def test_noise_of_another_stream_does_not_favour_a_side():
+    # One value, off the middle of its bin: what comes back is right on average over the bin, whatever the value.
+    buffer, slot = kept(torch.full((1, 20_000), 0.5 + 0.2 * BIN, device=cases.DEVICE))
+    y = buffer.positions(slot, generator=cases.generator(4))
+    assert abs(cases.z_score(y.flatten(), 0.5 + 0.5 * BIN)) < 5
+
+
+def test_what_is_beyond_the_range_stays_at_its_end():
+    ends = [-1e30, -math.inf, -2.001, -2.0, 1.9999, 2.0, 2.001, 3.99, 4.0, 6.1, 255.0, 257.0, math.inf, 1e30]
+    buffer, slot = kept(torch.tensor(ends, device=cases.DEVICE).reshape(1, -1))
+    assert buffer.chains[slot].flatten().tolist() == [0] * 4 + [255] * 10
+    y = buffer.positions(slot, generator=cases.generator()).flatten()
+    assert bool((y[:4] < -2 + BIN).all() and (y[:4] >= -2).all())
+    assert bool((y[4:] >= 2 - BIN).all() and (y[4:] <= 2).all())
+    # What is no number has no place of its own.
+    assert int(kept(torch.tensor([[math.nan]], device=cases.DEVICE))[0].chains) == 127
+
+
+def test_other_ranges():
+    buffer, slot = kept(torch.tensor([[0.0, 0.49, 0.51, 9.99]], device=cases.DEVICE), low=0.0, high=10.0)
+    assert buffer.chains[slot].flatten().tolist() == [0, 12, 13, 255]
+
+
+def test_chains_that_stand_still_keep_their_bytes():
+    x = 2 * cases.normal(64, 100, dtype=torch.float32)
+    buffer, stream = kept(x)[0], cases.generator(5)
+    before = buffer.chains.clone()
+    for _ in range(500):
+        y, handle = buffer.draw(64, like=x, generator=stream)
+        buffer.commit(handle, y)
+    assert torch.equal(buffer.chains, before)
+    assert int(buffer.facts()["lineages"]) == 64
+
+
+def test_a_buffer_of_bytes_is_filled_like_one_of_floats():
+    data = cases.normal(300, 3)
+    buffer = ReplayBuffer(1_000, fresh=Data(), stored="byte", low=-5.0, high=5.0)
+    y, (slot, _) = buffer.draw(300, like=data, generator=cases.generator())
+    assert buffer.chains.shape == (1_000, 3)
+    assert y.dtype == torch.float64
+    now = buffer.positions(torch.arange(1_000, device=cases.DEVICE))
+    assert float((now - data[torch.arange(1_000) % 300]).abs().max()) <= 10 / 256
+    assert len(slot) == 300
+
+
+def test_langevin_chains_kept_as_bytes_sample_their_target():
+    """A thousand visits to the buffer leave the variance of a normal law where the kernel alone has it."""
+    step_size, v = 0.1, 0.25
+    buffer, stream = ReplayBuffer(512, refresh=0.0, stored="byte", low=-3.0, high=3.0), cases.generator(6)
+    kernel = Langevin(lambda x: x.square().sum(1) / (2 * v), step_size=step_size)
+    like = torch.zeros(512, 8, device=cases.DEVICE)
+    for _ in range(60):
+        x, handle = buffer.draw(512, like=like, generator=stream)
+        state, _ = run(kernel, x, steps=1, generator=stream)
+        buffer.commit(handle, state.x)
+    y = buffer.positions(torch.arange(512, device=cases.DEVICE), generator=stream).flatten()
+    assert abs(cases.z_score(y)) < 5
+    assert abs(cases.z_score(y.square(), v / (1 - step_size / (2 * v)))) < 5
+
+
+def test_lost_chains_of_bytes_are_restarted():
+    x = torch.zeros(600, 2, device=cases.DEVICE)
+    x[::3] = 1.9
+    buffer, slot = kept(x)
+    assert buffer.purge(lambda y: (y > 1.5).any(1), generator=cases.generator()) == 200
+    y = buffer.positions(slot, generator=cases.generator())
+    assert float(y.max()) <= 1 + BIN
+    still = torch.arange(600) % 3 != 0
+    assert float(y[still].abs().max()) <= BIN
+    assert int(buffer.born) == 800

@@ -19,12 +19,14 @@ from energyscape.data import SwissRoll as SwissRoll
 from energyscape.data import TwoMoons as TwoMoons
 from energyscape.data import TwoSpirals as TwoSpirals
 from energyscape.data import batches as batches
+from energyscape.data import cifar10 as cifar10
 from energyscape.data import digits as digits
 from energyscape.data import image_folder as image_folder
 from energyscape.data import mnist as mnist
 from energyscape.data import points_file as points_file
 from energyscape.errors import UserError as UserError
 from energyscape.models import MLP as MLP
+from energyscape.models import CleanEnergyDenoiser as CleanEnergyDenoiser
 from energyscape.models import ConvEnergyNet as ConvEnergyNet
 from energyscape.models import Denoiser as Denoiser
 from energyscape.models import Energy as Energy
@@ -33,11 +35,14 @@ from energyscape.models import Gaussian as Gaussian
 from energyscape.models import GaussianBernoulliRBM as GaussianBernoulliRBM
 from energyscape.models import GaussianMixture as GaussianMixture
 from energyscape.models import NeuralEnergy as NeuralEnergy
+from energyscape.models import NoiseConvNet as NoiseConvNet
 from energyscape.models import NoiseMLP as NoiseMLP
+from energyscape.models import ResidualEnergyNet as ResidualEnergyNet
 from energyscape.models import ScalarEnergyDenoiser as ScalarEnergyDenoiser
 from energyscape.objectives import ContrastiveDivergence as ContrastiveDivergence
 from energyscape.objectives import Data as Data
 from energyscape.objectives import DenoisingScoreMatching as DenoisingScoreMatching
+from energyscape.objectives import DiffusionRecoveryLikelihood as DiffusionRecoveryLikelihood
 from energyscape.objectives import EnergyDiscrepancy as EnergyDiscrepancy
 from energyscape.objectives import FiniteDifferenceScoreMatching as FiniteDifferenceScoreMatching
 from energyscape.objectives import Loss as Loss
@@ -60,6 +65,7 @@ from energyscape.samplers import GradientDescent as GradientDescent
 from energyscape.samplers import Kernel as Kernel
 from energyscape.samplers import Langevin as Langevin
 from energyscape.samplers import ParallelTempering as ParallelTempering
+from energyscape.samplers import RecoveryDescent as RecoveryDescent
 from energyscape.samplers import UnderdampedLangevin as UnderdampedLangevin
 from energyscape.samplers import run as run
 from energyscape.samplers import sample as sample

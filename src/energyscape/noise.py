@@ -10,6 +10,8 @@ References:
     equation 2.8. https://doi.org/10.1198/jasa.2011.tm11181
 """
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -49,6 +51,26 @@ def noised(x: Tensor, sigma: float, *, generator: Generator | None = None) -> tu
     """
     z = normal_like(x, generator=generator)
     return x + sigma * z, z
+
+
+def geometric(low: float, high: float, steps: int) -> list[float]:
+    r"""Returns noise levels, evenly spaced in logarithm: :math:`\sigma_k = \sigma_0\, (\sigma_n / \sigma_0)^{k / n}`.
+
+    Args:
+        low: :math:`\sigma_0 > 0`, in units of ``x``.
+        high: :math:`\sigma_n > \sigma_0`, in units of ``x``.
+        steps: :math:`n \ge 1`; there is one level more.
+
+    Raises:
+        ValueError: If the levels do not rise, or there is no step.
+
+    Examples:
+        >>> [round(sigma, 9) for sigma in geometric(0.5, 4.0, 3)]
+        [0.5, 1.0, 2.0, 4.0]
+    """
+    if not 0 < low < high < math.inf or steps < 1:
+        raise ValueError(f"0 < sigma_min < sigma_max and at least one level; they were {low}, {high} and {steps}")
+    return [low * (high / low) ** (k / steps) for k in range(steps)] + [high]
 
 
 def tweedie(energy: EnergyFn, y: Tensor, sigma: float, *, temperature: float = 1.0) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cyclopts import CycloptsError
 
+from energyscape.cli import doctor, inpaint, score  # noqa: F401
 from energyscape.cli.terminal import RunFolder, Settings, app, complain, interruptible, say, working
 from energyscape.errors import UserError
 
@@ -145,11 +146,24 @@ def denoise(
 
 
 @app.command
-def evaluate(run: RunFolder, /, *, json: bool = False, seed: int | None = None) -> int:
+def evaluate(
+    run: RunFolder,
+    /,
+    *,
+    n: int = 1_000,
+    steps: int | None = None,
+    inception_weights: Path | None = None,
+    json: bool = False,
+    seed: int | None = None,
+) -> int:
     """Measure a trained run: each figure with its error bar and protocol.
 
     Args:
         run: The run's folder.
+        n: Samples that are judged.
+        steps: Steps of their chains; the recipe's when left out.
+        inception_weights: pt_inception-2015-12-05-6726825d.pth, or the same as safetensors, to compare images on the
+            features that published Fréchet distances use too.
         json: Print JSON instead of a table.
         seed: Of the chains; the run's when left out.
     """
@@ -160,7 +174,8 @@ def evaluate(run: RunFolder, /, *, json: bool = False, seed: int | None = None) 
 
     opened = Run.open(run)
     with working("measuring"):
-        figures = measure(opened.experiment(), seed=seed)
+        experiment = opened.experiment()
+        figures = measure(experiment, n=n, steps=steps, inception_weights=inception_weights, seed=seed)
     if json:
         print(dumps({figure.name: figure._asdict() for figure in figures}, indent=2))
         return 0
@@ -332,7 +347,7 @@ def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives
     from energyscape.models import MODELS, NETWORKS, NOISE_NETWORKS
     from energyscape.objectives import OBJECTIVES, STARTS
     from energyscape.registry import Registry, schema
-    from energyscape.samplers import KERNELS
+    from energyscape.samplers import DESCENTS, KERNELS
 
     console = Console()
     if what == "recipes":
@@ -346,7 +361,7 @@ def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives
         "models": MODELS,
         "networks": Registry("network", {**NETWORKS, **NOISE_NETWORKS}),
         "objectives": OBJECTIVES,
-        "samplers": KERNELS,
+        "samplers": Registry("sampler", {**KERNELS, **DESCENTS}, late=DESCENTS.late),
         "starts": STARTS,
     }[what]
     table = Table(registry.family, "what it is", "settings", box=None)

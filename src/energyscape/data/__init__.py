@@ -1,7 +1,8 @@
 """Where samples come from: laws with a known density, images, and batches of either."""
 
 from energyscape.data.batches import Batch, Batches, Source, batches
-from energyscape.data.images import Images, digits, fashion_mnist, image_folder, kmnist, mnist
+from energyscape.data.cifar import cifar10
+from energyscape.data.images import Images, digits, image_folder
 from energyscape.data.laws import (
     Banana,
     Checkerboard,
@@ -21,6 +22,7 @@ from energyscape.data.laws import (
     mixture_log_prob,
     points_file,
 )
+from energyscape.data.published import fashion_mnist, kmnist, mnist
 from energyscape.registry import Registry
 
 LAWS = Registry(
@@ -53,6 +55,7 @@ DATASETS = Registry(
         "mnist": mnist,
         "fashion-mnist": fashion_mnist,
         "kmnist": kmnist,
+        "cifar10": cifar10,
         "folder": image_folder,
     },
 )
@@ -81,6 +84,7 @@ __all__ = [
     "TwoMoons",
     "TwoSpirals",
     "batches",
+    "cifar10",
     "digits",
     "fashion_mnist",
     "image_folder",

@@ -104,7 +104,7 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> Discrepancy:
     """
     x, y = _pair(x, y)
     squared = 2 * _bandwidth(torch.cat([x, y]), bandwidth) ** 2
-    return _two_sample(x, y, lambda a, b: (-_squared(a, b) / squared).exp())
+    return two_sample(x, y, lambda a, b: (-_squared(a, b) / squared).exp())
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Discrepancy:
@@ -133,7 +133,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Discrepancy:
         Energy statistics: a class of statistics based on distances (Székely & Rizzo, 2013), equation 2.
         https://doi.org/10.1016/j.jspi.2013.03.018
     """
-    return _two_sample(*_pair(x, y), lambda a, b: -_squared(a, b).sqrt())
+    return two_sample(*_pair(x, y), lambda a, b: -_squared(a, b).sqrt())
 
 
 def sliced_wasserstein(
@@ -303,8 +303,14 @@ def _summed(k: PairFn, x: Tensor, y: Tensor | None = None, signs: Tensor | None 
     return Sums(torch.cat(rows), columns, squares), signed
 
 
-def _two_sample(x: Tensor, y: Tensor, k: PairFn) -> Discrepancy:
-    """Returns the mean within both sets less twice that between them, and its error."""
+def two_sample(x: Tensor, y: Tensor, k: PairFn) -> Discrepancy:
+    """Returns the mean within both sets less twice that between them, and its errors.
+
+    Args:
+        x: First points, ``(N, d)``, at least four.
+        y: Second points, ``(M, d)``, at least four.
+        k: The function of pairs.
+    """
     return _discrepancy(*_compared(_summed(k, x)[0], _summed(k, y)[0], _summed(k, x, y)[0]))
 
 

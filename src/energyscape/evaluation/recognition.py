@@ -19,12 +19,12 @@ References:
     https://doi.org/10.2307/2685469
 """
 
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final
 
 import torch
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
-from torch import Tensor
+from torch import Generator, Tensor
 
 from energyscape.errors import UserError
 from energyscape.noise import normal_like, uniform_like
@@ -32,6 +32,19 @@ from energyscape.rng import generator_for
 
 LIMIT = 6_000
 """Most images that a judge is trained on; of 28×28 pixels they take one core half a minute, twice as many two."""
+
+
+class Recogniser(Protocol):
+    """Whoever tells classes of images apart: a `Judge` or a `Classifier`."""
+
+    classes: int
+
+    def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the likeliest class of each image and its probability.
+
+        Args:
+            x: Images, ``(B, *)``.
+        """
 
 
 @final
@@ -74,9 +87,10 @@ class Judge:
         # SVC(probability=True) would do the same, but scikit-learn 1.9 deprecates it.
         self._model = CalibratedClassifierCV(SVC(C=10.0), ensemble=False, cv=3)
         flat, labels = images.flatten(1).cpu().float(), labels.cpu()
-        rubbish = _debris(flat, max(3, round(debris * len(flat)))) if debris > 0 else flat[:0]
-        known = torch.cat([labels, labels.new_full((len(rubbish),), self.classes)])
-        self._model.fit(torch.cat([flat, rubbish]).numpy(), known.numpy())
+        each = max(3, round(debris * len(flat))) if debris > 0 else 0
+        nothing = rubbish(flat, each, generator=generator_for(0, "debris"))
+        known = torch.cat([labels, labels.new_full((len(nothing),), self.classes)])
+        self._model.fit(torch.cat([flat, nothing]).numpy(), known.numpy())
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the likeliest class of each image, debris apart, and its probability.
@@ -104,9 +118,17 @@ class Judge:
         return label, probability
 
 
-def _debris(flat: Tensor, n: int) -> Tensor:
-    """Returns four times ``n`` pictures of nothing, made from real ones, ``(4 * n, d)``; the same ones every time."""
-    generator = generator_for(0, "debris")
+def rubbish(flat: Tensor, n: int, *, generator: Generator | None = None) -> Tensor:
+    """Returns pictures of nothing, made from real ones: pixels shuffled, noise added, noise alone, flat grey.
+
+    Args:
+        flat: Real images on [-1, 1], ``(N, d)``.
+        n: Pictures of each kind.
+        generator: The stream to draw from.
+
+    Returns:
+        ``(4 * n, d)``.
+    """
     one, other = (flat[torch.randint(len(flat), (n,), generator=generator)] for _ in range(2))
     shuffled = one.gather(1, uniform_like(one, generator=generator).argsort(1))
     noised = other + normal_like(one, generator=generator)
@@ -133,7 +155,7 @@ class Recognition(NamedTuple):
     judged: int
 
 
-def recognise(judge: Judge, x: Tensor, threshold: float = 0.8) -> Recognition:
+def recognise(judge: Recogniser, x: Tensor, threshold: float = 0.8) -> Recognition:
     """Returns how many images a judge is sure of, and which classes it sees in them.
 
     Report it beside the same number for held-out real images: that is the goal, not one. The standard errors are those

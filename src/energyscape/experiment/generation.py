@@ -1,6 +1,6 @@
-"""What one does with a trained energy: generate, and restore what noise has spoiled."""
+"""What one does with a trained energy: generate, restore what noise has spoiled, complete what is missing."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from torch import Tensor
 from energyscape.calculus import Box
 from energyscape.data import Images, Law
 from energyscape.errors import UserError
-from energyscape.evaluation import restore
+from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.noise import tweedie
-from energyscape.objectives import Data, ReplayBuffer
-from energyscape.samplers import simulate
+from energyscape.objectives import Data, Noise, ReplayBuffer
+from energyscape.samplers import Kernel, simulate
 
 StartName = Literal["noise", "data", "buffer"]
 
@@ -69,7 +69,7 @@ def generate(
     generator = seeded(experiment, seed, f"generate {start}")
     pool = _pool(experiment, start, n, seed)
     like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
-    kernel = experiment.sampling.kernel(experiment.energy)
+    kernel = _kernel(experiment, start, steps)
     at = sorted({0, *(round(steps ** (k / max(frames - 2, 1))) for k in range(frames - 1)), steps})
     xs, path, diverged = [], [], torch.zeros((), dtype=torch.int64, device=like.device)
     for first in range(0, n, BATCH):
@@ -87,6 +87,14 @@ def generate(
                 break
         xs.append(_finished(experiment, state.x))
     return Generated(torch.cat(xs).cpu(), torch.stack(path).cpu(), at, int(diverged))
+
+
+def _kernel(experiment: Experiment, start: StartName, steps: int) -> Kernel[Any]:
+    """Returns the transition; chains that begin at the lowest noise level have none to descend."""
+    sampling = experiment.sampling
+    if sampling.descent is not None and start == "noise":
+        return sampling.descent(experiment.energy, steps=steps)
+    return sampling.kernel(experiment.energy)
 
 
 def _finished(experiment: Experiment, x: Tensor) -> Tensor:
@@ -109,7 +117,7 @@ def _pool(experiment: Experiment, start: StartName, n: int, seed: int | None) ->
             if n > module.capacity:
                 raise UserError(f"the replay buffer keeps {module.capacity} chains; {n} were asked for: lower --n")
             order = torch.randperm(module.capacity, generator=seeded(experiment, seed, "slots", device="cpu"))
-            return module.chains[order[:n].to(device)]
+            return module.positions(order[:n].to(device), generator=seeded(experiment, seed, "within bins"))
     raise UserError("this run keeps no replay buffer: start from noise or data")
 
 
@@ -169,3 +177,52 @@ def restored(experiment: Experiment, y: Tensor, *, sigma: float, steps: int = 30
         generator=seeded(experiment, seed, "restore"),
     ).cpu()
     return x.clamp(-1, 1) if len(experiment.shape) == 3 else x
+
+
+def completed(
+    experiment: Experiment,
+    y: Tensor,
+    missing: Tensor,
+    *,
+    n: int = 8,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Returns completions of images with missing pixels, drawn with the recipe's sampler; they stay on their scale.
+
+    Args:
+        experiment: With what was learned.
+        y: Images without noise, ``(B, *)``.
+        missing: Which pixels are missing, truth values of the shape of ``y`` or one that broadcasts to it.
+        n: Draws for each image.
+        steps: Steps of each chain; those of the recipe's sampler when left out.
+        seed: Of the chains; the run's when left out.
+
+    Returns:
+        ``(n, B, *)``.
+
+    Raises:
+        UserError: If ``n`` or ``steps`` is too small, or no pixel is missing.
+    """
+    steps = experiment.sampling.steps if steps is None else steps
+    if n < 1 or steps < 2:
+        raise UserError(f"at least one draw and two steps; they were {n} and {steps}")
+    if not missing.any():
+        raise UserError("no pixel is missing: nothing is there to complete")
+    objective, device = experiment.objective, experiment.training.torch_device
+    copies = y.to(device).repeat(n, *[1] * (y.ndim - 1))
+    generator = seeded(experiment, seed, "inpaint")
+    start, _ = Noise().draw(len(copies), like=copies, generator=generator)
+    x = inpaint(
+        experiment.energy,
+        copies,
+        missing.to(device).broadcast_to(y.shape).repeat(n, *[1] * (y.ndim - 1)),
+        level=objective.level,
+        temperature=objective.temperature,
+        steps=steps,
+        kernel=experiment.sampling.kernel,
+        start=start,
+        generator=generator,
+    ).cpu()
+    x = x.clamp(-1, 1) if len(experiment.shape) == 3 else x
+    return x.reshape(n, *y.shape)

@@ -9,6 +9,7 @@ from energyscape.calculus import score
 from energyscape.data import Images, Law
 from energyscape.evaluation import psnr
 from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.examination import examined
 from energyscape.experiment.generation import draw_data, energies_on_grid, generate
 from energyscape.experiment.measures import (
     MANY,
@@ -44,7 +45,9 @@ def story(run: Run, *, seed: int | None = None) -> str:
     measured = Section("What was measured", "", table=table)
     tables = experiment.recipe.tables
     subtitle = f"{tables['objective']['name']} on {tables['data']['name']}, seed {experiment.training.seed}"
-    return page(run.path.name, [measured, *sections, *_course(run), _recipe(run)], subtitle=subtitle)
+    return page(
+        run.path.name, [measured, *sections, *_course(run), examined(run, seed=seed), _recipe(run)], subtitle=subtitle
+    )
 
 
 def _of_images(experiment: Experiment, source: Images, seed: int | None) -> tuple[list[Figure], list[Section]]:

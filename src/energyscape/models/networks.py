@@ -132,15 +132,19 @@ class NoiseMLP(nn.Module):
 
 @final
 class ConvEnergyNet(nn.Module):
-    """A convolutional network that halves the image until it is at most 4 pixels wide, then reads it all at once.
+    r"""A convolutional network that halves the image until it is at most 4 pixels wide, then reads it all at once.
 
-    Spectral normalisation bounds each layer's Lipschitz constant by one, and so the energy's slope: chains cannot be
-    thrown far, at the price of a flatter landscape.
+    Spectral normalisation bounds each layer's Lipschitz constant, and so the energy's slope: chains cannot be thrown
+    far, at the price of a flatter landscape. The bound is one for linear layers only. For a convolution the weight is
+    divided by the largest singular value of the matrix of its output channels times everything else, of which each
+    pixel of the input meets up to :math:`(k / \text{stride})^2` copies: the bound is :math:`k / \text{stride}`, three
+    for the first layer and two for those that halve.
 
     Args:
         shape: Channels, height and width of one image, from 8×8 to 64×64.
         width: Channels after the first layer; they double at each halving, up to eightfold.
-        spectral_norm: Divide each weight by its largest singular value (one power iteration a training step).
+        spectral_norm: Divide each weight by that singular value. Its power iteration goes on by one step at each
+            forward pass of training, and stands still in evaluation mode.
         activation: Nonlinearity after each layer.
 
     Raises:
@@ -154,6 +158,8 @@ class ConvEnergyNet(nn.Module):
     References:
         Spectral normalization for generative adversarial networks (Miyato et al., 2018), section 2.1.
         https://arxiv.org/abs/1802.05957
+        Lipschitz-margin training (Tsuzuku et al., 2018), appendix A, for the bound of a convolution.
+        https://arxiv.org/abs/1802.04034
     """
 
     def __init__(
@@ -165,12 +171,8 @@ class ConvEnergyNet(nn.Module):
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
-        channels, height, breadth = shape
-        if not (min(height, breadth) >= 8 and max(height, breadth) <= 64):
-            raise ValueError(f"images are from 8×8 to 64×64; they were {height}×{breadth}")
-        if width < 1:
-            raise ValueError(f"width is at least 1; it was {width}")
-        normalised = spectrally_normalised if spectral_norm else lambda layer: layer
+        channels, height, breadth = _checked_image(shape, width)
+        normalised = _normaliser(spectral_norm)
         layers: list[nn.Module] = [normalised(nn.Conv2d(channels, width, 3, padding=1)), ACTIVATIONS[activation]()]
         inside = width
         while max(height, breadth) > 4 and min(height, breadth) > 1:
@@ -188,3 +190,112 @@ class ConvEnergyNet(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@final
+class ResidualEnergyNet(nn.Module):
+    r"""A residual network that halves the image until it is at most 4 pixels wide, then sums over what is left.
+
+    Each block adds to its input what two convolutions make of it, activated before and not after them,
+
+    .. math:: h' = S h + A_2\, \phi(A_1\, \phi(h)), \qquad f = w \cdot \sum_{\text{pixels}} \phi(h_n),
+
+    with :math:`S` the identity where the channels stay, else a convolution of 1×1; where the image is halved, both
+    terms are averaged over 2×2 pixels. Nothing is normalised: batch normalisation would make one image's energy depend
+    on the others', and a norm of each image would hide its contrast from the energy.
+
+    With spectral normalisation :math:`A_1` and :math:`A_2` are bounded by 3 as in `ConvEnergyNet`, and a whole block by
+    one and nine times the activation's slope squared: it tames weights, and does not make the energy 1-Lipschitz.
+
+    Args:
+        shape: Channels, height and width of one image, from 8×8 to 64×64.
+        width: Channels after the first layer; they double at each halving, up to fourfold.
+        blocks: Residual blocks at each resolution.
+        spectral_norm: Divide each weight but the last by the largest singular value of the matrix of its output
+            channels times everything else; its power iteration stands still in evaluation mode.
+        activation: Nonlinearity :math:`\phi`.
+
+    Raises:
+        ValueError: If the image is smaller than 8×8 or larger than 64×64, or ``width`` or ``blocks`` is not positive.
+
+    Examples:
+        >>> import torch
+        >>> ResidualEnergyNet((3, 32, 32), width=8)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2])
+
+    References:
+        Identity mappings in deep residual networks (He et al., 2016), figure 4e. https://arxiv.org/abs/1603.05027
+        Implicit generation and modeling with energy-based models (Du & Mordatch, 2019), appendix A.
+        https://arxiv.org/abs/1903.08689
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        width: int = 32,
+        blocks: int = 1,
+        spectral_norm: bool = False,
+        activation: Activation = "silu",
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = _checked_image(shape, width)
+        if blocks < 1:
+            raise ValueError(f"blocks is at least 1; it was {blocks}")
+        normalised, inside = _normaliser(spectral_norm), width
+        self.first = normalised(nn.Conv2d(channels, width, 3, padding=1))
+        layers: list[nn.Module] = []
+        while max(height, breadth) > 4 and min(height, breadth) > 1:
+            outside = min(2 * inside, 4 * width)
+            layers += [_Residual(inside, inside, activation, normalised) for _ in range(blocks - 1)]
+            layers.append(_Residual(inside, outside, activation, normalised, halve=True))
+            inside, height, breadth = outside, -(-height // 2), -(-breadth // 2)
+        layers += [_Residual(inside, inside, activation, normalised) for _ in range(blocks)]
+        self.blocks = nn.Sequential(*layers, ACTIVATIONS[activation]())
+        self.last = nn.Linear(inside, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Channels innermost: on a CPU the score takes a quarter less time.
+        h = self.first(x).contiguous(memory_format=torch.channels_last)
+        f: Tensor = self.last(self.blocks(h).sum((2, 3)))
+        return f.squeeze(1)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class _Residual(nn.Module):
+    """One block; see `ResidualEnergyNet`."""
+
+    def __init__(
+        self, inside: int, outside: int, activation: Activation, normalised: "Normaliser", *, halve: bool = False
+    ) -> None:
+        super().__init__()
+        self.first = normalised(nn.Conv2d(inside, outside, 3, padding=1))
+        self.second = normalised(nn.Conv2d(outside, outside, 3, padding=1))
+        self.shortcut = nn.Identity() if inside == outside else normalised(nn.Conv2d(inside, outside, 1, bias=False))
+        self.activation = ACTIVATIONS[activation]()
+        # Of an odd number of pixels the last one is averaged alone, and not lost.
+        self.pooled = nn.AvgPool2d(2, ceil_mode=True) if halve else nn.Identity()
+
+    def forward(self, h: Tensor) -> Tensor:
+        change = self.second(self.activation(self.first(self.activation(h))))
+        f: Tensor = self.shortcut(self.pooled(h)) + self.pooled(change)
+        return f
+
+
+Normaliser = Callable[[nn.Module], nn.Module]
+
+
+def _normaliser(spectral_norm: bool) -> Normaliser:
+    return spectrally_normalised if spectral_norm else lambda layer: layer
+
+
+def _checked_image(shape: tuple[int, int, int], width: int) -> tuple[int, int, int]:
+    _, height, breadth = shape
+    if not (min(height, breadth) >= 8 and max(height, breadth) <= 64):
+        raise ValueError(f"images are from 8×8 to 64×64; they were {height}×{breadth}")
+    if width < 1:
+        raise ValueError(f"width is at least 1; it was {width}")
+    return shape

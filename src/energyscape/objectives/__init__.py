@@ -4,6 +4,7 @@ from energyscape.objectives.base import Loss, Objective
 from energyscape.objectives.contrastive import ContrastiveDivergence
 from energyscape.objectives.denoising import DenoisingScoreMatching, MultiscaleDenoisingScoreMatching
 from energyscape.objectives.noise_contrastive import EnergyDiscrepancy, NoiseContrastiveEstimation, RankingNCE
+from energyscape.objectives.recovery import DiffusionRecoveryLikelihood
 from energyscape.objectives.score_matching import (
     FiniteDifferenceScoreMatching,
     ScoreMatching,
@@ -21,6 +22,7 @@ OBJECTIVES = Registry(
         "cd": ContrastiveDivergence,
         "dsm": DenoisingScoreMatching,
         "msdsm": MultiscaleDenoisingScoreMatching,
+        "drl": DiffusionRecoveryLikelihood,
         "sm": ScoreMatching,
         "ssm": SlicedScoreMatching,
         "ssm-vr": SlicedScoreMatchingVR,
@@ -38,6 +40,7 @@ __all__ = [
     "ContrastiveDivergence",
     "Data",
     "DenoisingScoreMatching",
+    "DiffusionRecoveryLikelihood",
     "EnergyDiscrepancy",
     "FiniteDifferenceScoreMatching",
     "Loss",

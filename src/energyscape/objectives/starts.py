@@ -7,7 +7,7 @@ they were drawn from let lineages die out, like alleles in a finite population.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, final
+from typing import Any, Final, Literal, NamedTuple, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -104,20 +104,40 @@ class Slots(NamedTuple):
     fresh: Tensor
 
 
+Stored = Literal["float", "byte"]
+
+PART: Final = 256
+"""Chains that are looked at or made at a time."""
+
+
 @final
 class ReplayBuffer(Start):
-    """Persistent chains that live in slots, as in persistent contrastive divergence.
+    r"""Persistent chains that live in slots, as in persistent contrastive divergence.
 
     Each drawn chain is restarted from ``fresh`` with probability ``refresh`` and goes back into its own slot. A restart
     begins a new lineage; ``age`` counts the updates since.
+
+    As bytes chains take a quarter of the memory. Between ``low`` and ``high`` there are 256 bins; a chain is kept as
+    the numbers of its bins and drawn somewhere in them, with fresh noise :math:`u`,
+
+    .. math:: b = \min\bigl(255, \max(0, \lfloor (x - \text{low}) / \Delta \rfloor)\bigr), \qquad
+              x' = \text{low} + (b + u)\, \Delta, \qquad u \sim U[0, 1), \quad
+              \Delta = (\text{high} - \text{low}) / 256,
+
+    so that the law of :math:`x` is kept but for its shape within a bin, with no variance added, and a chain that does
+    not move keeps its bytes. Chains of noised data overshoot the data's range: what is beyond ``low`` and ``high`` is
+    brought back to the outermost bin, so choose them some three standard deviations of the noise beyond the data.
 
     Args:
         capacity: Number of chains; at least the batch size.
         refresh: Probability in [0, 1] that a drawn chain is restarted.
         fresh: Where new chains start; uniform noise on [-1, 1] when left out.
+        stored: As what chains are kept between two draws.
+        low: Lowest value of a coordinate that bytes can keep.
+        high: Highest value of a coordinate that bytes can keep.
 
     Raises:
-        ValueError: If ``capacity`` is not positive or ``refresh`` is no probability.
+        ValueError: If ``capacity`` is not positive, ``refresh`` is no probability or ``low`` is not below ``high``.
 
     Examples:
         >>> buffer = ReplayBuffer(100)
@@ -138,13 +158,25 @@ class ReplayBuffer(Start):
     age: Tensor
     born: Tensor
 
-    def __init__(self, capacity: int = 10_000, *, refresh: float = 0.05, fresh: Start | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int = 10_000,
+        *,
+        refresh: float = 0.05,
+        fresh: Start | None = None,
+        stored: Stored = "float",
+        low: float = -2.0,
+        high: float = 2.0,
+    ) -> None:
         super().__init__()
         if capacity < 1:
             raise ValueError(f"capacity is at least 1; it was {capacity}")
         if not 0 <= refresh <= 1:
             raise ValueError(f"refresh is a probability in [0, 1]; it was {refresh}")
+        if not low < high:
+            raise ValueError(f"low is below high; they were {low} and {high}")
         self.capacity, self.refresh = capacity, refresh
+        self.stored, self.low, self.high = stored, low, high
         self.fresh: Start = fresh or Noise()
         self.register_buffer("chains", torch.empty(0))
         self.register_buffer("lineage", torch.arange(capacity))
@@ -159,18 +191,49 @@ class ReplayBuffer(Start):
                 "raise its capacity or lower the batch size"
             )
         if self.chains.numel() == 0:
-            everywhere = like[torch.arange(self.capacity, device=like.device) % len(like)]
-            self.chains = self.fresh.draw(self.capacity, like=everywhere, generator=generator)[0].clone()
+            self.chains = self._filled(like, generator=generator)
         device = like.device
         index = torch.randperm(self.capacity, generator=generator, device=device)[:n]
         fresh = torch.empty(n, device=device).uniform_(generator=generator) < self.refresh
         new, _ = self.fresh.draw(n, like=like, generator=generator)
-        x = torch.where(fresh.reshape(-1, *[1] * (like.ndim - 1)), new, self.chains[index])
+        old = self.positions(index, generator=generator).to(like.dtype)
+        x = torch.where(fresh.reshape(-1, *[1] * (like.ndim - 1)), new, old)
         return x, Slots(index, fresh)
+
+    def positions(self, index: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Returns where chains are, without drawing them.
+
+        Args:
+            index: Their slots, ``(n,)``.
+            generator: The stream to draw from, where chains are kept as bytes.
+
+        Returns:
+            ``(n, *)``.
+        """
+        kept = self.chains[index]
+        if self.stored == "float":
+            return kept
+        # Kept from the edges, lest rounding put a chain into the next bin.
+        u = torch.empty(kept.shape, device=kept.device).uniform_(5e-4, 1 - 5e-4, generator=generator)
+        return self.low + (kept + u) * ((self.high - self.low) / 256)
+
+    def _filled(self, like: Tensor, *, generator: Generator | None) -> Tensor:
+        """Returns new chains in all slots; those kept as bytes are made in parts, lest all be floats at once."""
+        slots = torch.arange(self.capacity, device=like.device)
+        parts = slots.split(PART if self.stored == "byte" else self.capacity)
+        new = (self.fresh.draw(len(part), like=like[part % len(like)], generator=generator)[0] for part in parts)
+        return torch.cat([self._packed(x) for x in new])
+
+    def _packed(self, x: Tensor) -> Tensor:
+        if self.stored == "float":
+            return x
+        bins = ((x - self.low) * (256 / (self.high - self.low))).floor()
+        # Clamped before the cast, which would wrap around; what is no number is kept as the middle.
+        return bins.nan_to_num(127.0).clamp(0, 255).to(torch.uint8)
 
     def commit(self, handle: Slots, x: Tensor) -> None:
         index, fresh = handle
-        self.chains[index] = x.detach()
+        self.chains[index] = self._packed(x.detach())
         newborn = self.born + fresh.cumsum(0) - 1
         self.lineage[index] = torch.where(fresh, newborn, self.lineage[index])
         self.age[index] = torch.where(fresh, 1, self.age[index] + 1)
@@ -180,10 +243,10 @@ class ReplayBuffer(Start):
         if self.chains.numel() == 0:
             return 0
         purged = 0
-        for index in torch.arange(len(self.chains), device=self.chains.device).split(256):
-            gone = index[lost(self.chains[index])]
+        for index in torch.arange(len(self.chains), device=self.chains.device).split(PART):
+            like = self.positions(index, generator=generator)
+            gone = index[lost(like)]
             if len(gone):
-                like = self.chains[index]
                 new, _ = self.fresh.draw(len(gone), like=like, generator=generator)
                 self.commit(Slots(gone, torch.ones_like(gone, dtype=torch.bool)), new)
                 purged += len(gone)

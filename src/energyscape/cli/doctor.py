@@ -1,0 +1,97 @@
+"""What is wrong with a run, and what to do about it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from energyscape.cli.terminal import app, complain, say, working
+from energyscape.errors import UserError
+
+Words = Annotated[str, Parameter(name="RUN", allow_leading_hyphen=True)]
+"""A run's folder, or settings: an optional folder before settings would take the first of them for itself."""
+
+
+@app.command
+def doctor(
+    *words: Words,
+    model: Annotated[Path | None, Parameter(accepts_keys=False)] = None,
+    recipe: str | None = None,
+    json: bool = False,
+    seed: int | None = None,
+) -> int:
+    """Say what is wrong with a run: symptom, evidence, likely cause and the settings that mend it, causes first.
+
+    The exit status is 0 for a healthy run, 1 for findings, and 2 where there is too little to tell.
+
+    Args:
+        words: The run's folder; or, with --model, any setting of the recipe, such as --data.split test.
+        model: Weights of a bare energy (.safetensors) instead of a run: the state dict of the recipe's model.
+        recipe: What the weights are of: a recipe's name or the path of a TOML file.
+        json: Print JSON instead of text.
+        seed: Of the probes; the run's when left out.
+    """
+    from energyscape.experiment import Recipe, Run, overrides_from
+    from energyscape.experiment.examination import examine, examine_energy
+
+    if (model is None) != (recipe is None):
+        raise UserError("--model FILE.safetensors and --recipe NAME belong together; one of them is missing")
+    if model is not None and recipe is not None:
+        chosen, subject = Recipe.named(recipe, overrides_from(words)), str(model)
+        with working("probing"):
+            told = examine_energy(model, chosen, seed=seed)
+    else:
+        if len(words) != 1 or words[0].startswith("-"):
+            raise UserError(
+                "expected one run's folder and no settings, or --model FILE.safetensors with --recipe NAME; "
+                f"it was {' '.join(words) or 'nothing'}"
+            )
+        opened, subject = Run.open(Path(words[0])), words[0]
+        with working("reading and probing"):
+            told = examine(opened, seed=seed)
+    status = 1 if told.findings else 0 if told.certain else 2
+    print_json(told, subject, status) if json else print_text(told, subject)
+    return status
+
+
+def print_text(told: Any, subject: str) -> None:
+    """Prints findings for people.
+
+    Args:
+        told: The examination.
+        subject: Of what.
+    """
+    from energyscape.doctor import RULES
+
+    if not told.findings and not told.certain:
+        complain(f"{subject}: cannot tell, {told.lacking}: train it longer")
+        return
+    count = len(told.findings)
+    say(
+        f"{subject}: " + (f"{count} finding{'s' * (count > 1)}" if count else f"healthy, {len(RULES)} rules are silent")
+    )
+    for number, each in enumerate(told.findings, 1):
+        say(f"\n{number}. {each.symptom} [{each.rule}, {each.severity}]")
+        say(f"   evidence: {each.evidence}")
+        say(f"   cause:    {each.cause}")
+        say(f"   remedy:   {each.remedy}")
+
+
+def print_json(told: Any, subject: str, status: int) -> None:
+    """Prints an examination for machines; what is not finite is null.
+
+    Args:
+        told: The examination.
+        subject: Of what.
+        status: The exit status.
+    """
+    from json import dumps
+    from math import isfinite
+
+    def clean(numbers: dict[str, float | None]) -> dict[str, float | None]:
+        return {name: each if each is not None and isfinite(each) else None for name, each in numbers.items()}
+
+    probes = {name: each for name, each in told.probes._asdict().items() if name != "energies"}
+    findings = [each._asdict() | {"numbers": clean(each.numbers)} for each in told.findings]
+    state = ("healthy", "findings", "unclear")[status]
+    print(dumps({"subject": subject, "status": state, "findings": findings, "probes": clean(probes)}, indent=2))

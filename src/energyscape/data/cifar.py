@@ -1,0 +1,237 @@
+"""CIFAR-10: batches of 32×32 colour images, in the binary or the pickled layout, in a folder or in its archive.
+
+A record of the binary layout is one byte for the label and 3,072 for the pixels, red, green and blue after each other,
+row by row. A batch of the other layout is a pickled dictionary of the same numbers. A pickle is a programme, and this
+one is not run (see `pickles`).
+"""
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from energyscape.data.download import DownloadError, cache_folder, download
+from energyscape.data.images import Images, check_split
+from energyscape.data.pickles import Array, unpickled, word
+from energyscape.errors import UserError
+
+CLASSES: Final = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+PIXELS: Final = 3 * 32 * 32
+RECORD: Final = 1 + PIXELS
+CHUNK: Final = 1 << 20
+
+MIRRORS: tuple[str, ...] = ("https://www.cs.toronto.edu/~kriz/",)
+
+Records = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Pixels ``(N, 3072)`` and labels ``(N,)``."""
+
+
+class Layout(NamedTuple):
+    """One of the two forms in which the set is published.
+
+    Args:
+        folder: What the batches lie in.
+        archive: The file that holds that folder.
+        md5: The archive's published MD5 sum.
+        suffix: Of a batch's name.
+        parse: Makes a batch of a file's content and its name.
+    """
+
+    folder: str
+    archive: str
+    md5: str
+    suffix: str
+    parse: Callable[[bytes, str], Records]
+
+    def names(self, split: str) -> list[str]:
+        """Returns the names of the batches of a split.
+
+        Args:
+            split: ``"train"``, ``"test"`` or ``"all"``.
+        """
+        train = [f"data_batch_{number}{self.suffix}" for number in range(1, 6)]
+        test = [f"test_batch{self.suffix}"]
+        return {"train": train, "test": test, "all": train + test}[split]
+
+
+def cifar10(*, root: str | None = None, split: str = "train", download: bool = True) -> Images:
+    """Returns CIFAR-10: 50,000 + 10,000 photographs of ten kinds of things, 32×32 pixels in colour.
+
+    Batches may hold fewer images than those that are published, but none may be missing.
+
+    Args:
+        root: Folder that holds ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or is one of them, or holds
+            ``cifar-10-binary.tar.gz`` or ``cifar-10-python.tar.gz``; nothing is ever downloaded into it. If None, the
+            cache: ``$ENERGYSCAPE_DATA/cifar10``, else ``~/.cache/energyscape/cifar10``.
+        split: ``"train"``, ``"test"`` or ``"all"``.
+        download: Whether to fetch what the cache lacks (162 MB).
+
+    Raises:
+        UserError: If there is no such split, or the files are missing, unobtainable or damaged.
+
+    References:
+        Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009), chapter 3.
+        https://www.cs.toronto.edu/~kriz/cifar.html
+    """
+    check_split("cifar10", split)
+    folder = cache_folder("cifar10") if root is None else Path(root).expanduser()
+    batches = _found(folder, split)
+    if batches is None and root is not None:
+        raise UserError(_lacks(folder, split))
+    if batches is None:
+        archive = _fetch(folder, download)
+        batches = _from_archive(archive, LAYOUTS[0], split)
+    pixels = torch.from_numpy(np.concatenate([pixels for pixels, _ in batches])).view(-1, 3, 32, 32)
+    labels: Tensor = torch.from_numpy(np.concatenate([labels for _, labels in batches]))
+    return Images(pixels, labels, name="cifar10", classes=CLASSES)
+
+
+def binary_batch(content: bytes, name: str) -> Records:
+    """Reads a batch of the binary layout.
+
+    Args:
+        content: Of the file.
+        name: Of the file, for what there is to say about it.
+
+    Raises:
+        UserError: If it is something else.
+    """
+    if not content or len(content) % RECORD:
+        raise UserError(
+            f"{name}: expected records of {RECORD:,} bytes, at least one; it holds {len(content):,} bytes, which is "
+            f"{len(content) / RECORD:.2f} of them: fetch it again"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    return records[:, 1:], _labels(records[:, 0], len(records), name)
+
+
+def pickled_batch(content: bytes, name: str) -> Records:
+    """Reads a batch of the pickled layout, and runs nothing of it.
+
+    Args:
+        content: Of the file.
+        name: Of the file, for what there is to say about it.
+
+    Raises:
+        UserError: If it is something else, or would call anything.
+    """
+    batch = unpickled(content, name)
+    fields = {word(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
+    data, labels = fields.get("data"), fields.get("labels")
+    pixels = data.array if isinstance(data, Array) else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS or not len(pixels):
+        raise UserError(
+            f"{name}: expected a dictionary with 'data', bytes of shape (N, {PIXELS}), and 'labels'; "
+            f"it holds {', '.join(sorted(fields)) or type(batch).__name__}: is it another file?"
+        )
+    values = labels.array if isinstance(labels, Array) else labels
+    whole = isinstance(values, np.ndarray) or (isinstance(values, list) and all(type(each) is int for each in values))
+    if not whole:
+        raise UserError(f"{name}: expected labels, a list of whole numbers; it holds {type(labels).__name__}")
+    return pixels, _labels(values, len(pixels), name)
+
+
+def _labels(values: Any, n: int, name: str) -> NDArray[np.int64]:
+    if len(values) != n:
+        raise UserError(f"{name}: expected {n} labels, one for each image; it holds {len(values)}")
+    if min(values) < 0 or max(values) > 9:
+        raise UserError(f"{name}: expected labels from 0 to 9; they go from {min(values)} to {max(values)}")
+    return np.asarray(values).astype(np.int64)
+
+
+# The order is that of preference: the binary layout cannot hold anything but numbers.
+LAYOUTS: Final = (
+    Layout(
+        "cifar-10-batches-bin",
+        "cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        ".bin",
+        binary_batch,
+    ),
+    Layout(
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        "c58f30108f718f92721af3b95e74349a",
+        "",
+        pickled_batch,
+    ),
+)
+
+
+# Where the batches are
+
+
+def _found(folder: Path, split: str) -> list[Records] | None:
+    """Returns the batches of the first layout that is there with all of them, or none."""
+    for layout in LAYOUTS:
+        for place in (folder / layout.folder, folder):
+            paths = [place / name for name in layout.names(split)]
+            if all(path.is_file() for path in paths):
+                return [layout.parse(_read(path), str(path)) for path in paths]
+    for layout in LAYOUTS:
+        if (folder / layout.archive).is_file():
+            return _from_archive(folder / layout.archive, layout, split)
+    return None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: expected a readable file; {error.strerror or error}") from error
+
+
+def _from_archive(path: Path, layout: Layout, split: str) -> list[Records]:
+    """Reads the batches of a split where they lie: nothing is unpacked, so that nothing can be written anywhere."""
+    names, contents = layout.names(split), dict[str, bytes]()
+    try:
+        with gzip.open(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
+            for member in archive:
+                name = member.name.rsplit("/", 1)[-1]
+                file = archive.extractfile(member) if member.isfile() and name in names else None
+                if file is not None:
+                    contents[name] = file.read()
+            while unpacked.read(CHUNK):  # to its end, where the checksum is
+                pass
+    except (EOFError, zlib.error, tarfile.TarError, OSError) as error:
+        raise UserError(
+            f"{path}: expected an intact tar.gz archive; it is cut short or damaged ({error}): fetch it again"
+        ) from error
+    if missing := [name for name in names if name not in contents]:
+        raise UserError(f"{path}: expected an archive with the split {split!r}; it lacks {' and '.join(missing)}")
+    return [layout.parse(contents[name], f"{path}, {name}") for name in names]
+
+
+def _lacks(folder: Path, split: str) -> str:
+    wanted = " or ".join(layout.folder for layout in LAYOUTS)
+    archives = " or ".join(layout.archive for layout in LAYOUTS)
+    if not folder.is_dir():
+        return f"cifar10: root {folder} is not a folder: give the one that holds {wanted}, or {archives}"
+    for layout in LAYOUTS:
+        for place in (folder / layout.folder, folder):
+            missing = [name for name in layout.names(split) if not (place / name).is_file()]
+            if place.is_dir() and any((place / name).is_file() for name in layout.names("all")):
+                return f"cifar10: {place} lacks {' and '.join(missing)} for split {split!r}: put them there"
+    return f"cifar10: root {folder} holds neither {wanted}, nor {archives}: put one of them there"
+
+
+def _fetch(folder: Path, fetch: bool) -> Path:
+    layout = LAYOUTS[0]
+    lacks, remedy = (
+        f"cifar10: the cache {folder} lacks {layout.archive}",
+        f"give root=FOLDER that holds {layout.folder}",
+    )
+    if not fetch:
+        raise UserError(f"{lacks} and download is off: turn it on, or {remedy}")
+    try:
+        return download(layout.archive, folder, mirrors=MIRRORS, md5=layout.md5)
+    except DownloadError as error:
+        raise UserError(f"{lacks} and downloading it failed ({error}): check the network, or {remedy}") from error

@@ -1,0 +1,8 @@
+"""The doctor: reads a run's record, asks its landscape a few questions, and says what is wrong and what to do."""
+
+from energyscape.doctor.finding import Finding
+from energyscape.doctor.probes import Chains, Probes, probe
+from energyscape.doctor.record import Record
+from energyscape.doctor.rules import RULES, diagnose
+
+__all__ = ["RULES", "Chains", "Finding", "Probes", "Record", "diagnose", "probe"]

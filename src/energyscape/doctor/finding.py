@@ -1,0 +1,121 @@
+"""What a rule says when it has found something, and the words that rules share."""
+
+import math
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
+
+from energyscape.doctor.probes import Probes
+from energyscape.doctor.record import Record, autocorrelation, median
+
+Severity = Literal["warn", "act"]
+
+RUNAWAY: Final = 1_000.0
+"""How many times the smallest gap and spread of the energies are a runaway; learned landscapes grow a hundredfold."""
+
+CALM: Final = 2.8
+r"""The noise over the drift of a sound step: :math:`\eta = v_{\min} / 4`."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong.
+
+    Args:
+        rule: Its name in `rules.RULES`.
+        severity: ``act``: the run is lost, or its samples are; ``warn``: it suffers.
+        symptom: What one sees.
+        evidence: What was measured, with numbers.
+        cause: What most likely made it so.
+        remedy: The settings to change, as they are typed.
+        numbers: What was measured, for machines.
+    """
+
+    rule: str
+    severity: Severity
+    symptom: str
+    evidence: str
+    cause: str
+    remedy: str
+    numbers: dict[str, float]
+
+
+Rule = Callable[[Record, Probes], Finding | None]
+"""Looks at a record and probes; silent where it cannot be asked."""
+
+
+def flag(record: Record, setting: str, value: float) -> str:
+    """Returns a setting of the chains' kernel as it is typed.
+
+    Args:
+        record: Which section the kernel stands in.
+        setting: Of the kernel.
+        value: To set.
+    """
+    return f"--{record.chains}.kernel.{setting} {value:.2g}"
+
+
+def rate(record: Record, factor: float) -> str:
+    """Returns the learning rate times a factor, as it is typed.
+
+    Args:
+        record: The present one.
+        factor: On it.
+    """
+    return f"--train.learning_rate {(record.learning_rate or 1e-3) * factor:.2g}"
+
+
+def growth(record: Record) -> float | None:
+    r"""Returns how many times the energies' size exceeds its smallest, or none.
+
+    .. math:: \max_{t \in W} \ell_t / \min_t \operatorname{median}(\ell_{t-4}, \ldots, \ell_t),
+              \qquad \ell = |\bar E^- - \bar E^+| + \operatorname{std} E^+
+
+    Args:
+        record: With gap and spread.
+    """
+    gaps, spreads = record.columns.get("gap", ()), record.columns.get("spread", ())
+    level = [abs(a) + b for a, b in zip(gaps, spreads, strict=False) if math.isfinite(a) and math.isfinite(b)]
+    if len(level) < 10:
+        return None
+    least = min(median(level[:5]) or math.inf for t in range(len(level) - 4))
+    return max(level[-record.window :]) / max(least, 1e-12)
+
+
+def volley(record: Record) -> float | None:
+    """Returns the largest gradient norm among the last lines over their median, or none.
+
+    Args:
+        record: With gradient norms.
+    """
+    norms = record.last("grad_norm")
+    usual = median(norms)
+    return max(norms) / usual if usual else None
+
+
+def diverged(record: Record) -> bool:
+    """Whether numbers ended, ran away or exploded, now or at the end of the record.
+
+    Args:
+        record: What was written down.
+    """
+    rho = autocorrelation(record.last("gap"))
+    shape = record.last("gap")
+    drifting = rho is not None and rho > 0.9 and abs(shape[-1]) > 10 * max(abs(shape[0]), 1e-12)
+    return bool(record.lost()) or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
+
+
+def calibrated(record: Record) -> bool:
+    """Whether chains are at a temperature near one, so that noise over drift says something of the step.
+
+    Args:
+        record: Its temperature; one where it is not known.
+    """
+    return record.temperature is None or 0.5 <= record.temperature <= 2
+
+
+def adjusted(record: Record) -> bool:
+    """Whether the chains' kernel has a Metropolis test.
+
+    Args:
+        record: Its kernel.
+    """
+    return record.kernel in ("mala", "hmc", "tempered")

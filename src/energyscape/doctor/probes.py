@@ -1,0 +1,420 @@
+r"""Cheap questions to a landscape: what a few chains do in it, and what the data say of the step that they take.
+
+Differences of energies are in units of :math:`s_E`, the standard deviation of the energies of data, so that they mean
+the same at any scale; differences of positions in units of ``x``. A score without an energy is asked what only needs a
+score: :math:`-\langle s(x_0), x \rangle` is an energy whose gradient at :math:`x_0` is right.
+
+References:
+    On the anatomy of MCMC-based maximum likelihood learning of energy-based models (Nijkamp et al., 2020), section 3:
+    long chains and the ratio of gradient to noise. https://arxiv.org/abs/1903.12370
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from energyscape.calculus import EnergyFn, score
+from energyscape.evaluation import acceptance
+from energyscape.noise import noised, normal_like
+from energyscape.samplers import Langevin, run
+from energyscape.samplers.base import Standing, at, finite, rms
+
+CHAINS: Final = 64
+"""Chains of each probe."""
+
+BATCH: Final = 256
+"""Points a time whose energy is asked."""
+
+ScoreFn = Callable[[Tensor], Tensor]
+"""Maps points ``(B, *)`` to scores ``(B, *)``."""
+
+
+class Probes(NamedTuple):
+    r"""What the probes told, each none where it could not be asked.
+
+    Args:
+        finite: Share of the data that are finite.
+        sound: Share of the data at which energy and score are finite.
+        data_std: RMS standard deviation of the coordinates of noised data.
+        narrowest: Smallest standard deviation of a coordinate of noised data, :math:`\sqrt{v_{\min}}`.
+        degenerate: Share of the coordinates of noised data that vary less than one step's noise and less than a quarter
+            of ``data_std``.
+        ratio: :math:`R`, noise over drift (never clipped) of a step at the chains.
+        ratio_data: The same at noised data.
+        accept: Mean acceptance probability of Metropolis-adjusted Langevin at the step, from the chains.
+        clipped: Share of the drift's elements beyond the clip, at the chains.
+        steepest: Largest element of a drift on the way from noise, over the noise's deviation at :math:`T = 1`.
+        move: RMS a coordinate of where a training step's transitions take the chains.
+        long: :math:`\Delta E` of the chains after ten times as many steps, in :math:`s_E`; falling is negative.
+        few: The same after as many steps as in training.
+        quenched: The same without noise.
+        from_data: Energy of chains from noised data after the long way, less that of noised data, in :math:`s_E`.
+        fresh: Energy of chains from noise less that of the chains, in :math:`s_E`.
+        noise_gap: Energy of noise less that of noised data, in :math:`s_E`.
+        arrived: Median distance of chains from noise to their nearest data point, over that of other noised data.
+        outside: Share of their coordinates beyond the data's extremes, less that share of noised data.
+        shift: Their mean less that of the data, over the data's range.
+        duplicates: Share of the chains whose nearest other chain is ten times nearer than data are to each other.
+        diversity: Mean distance between chains over that between noised data.
+        spread: :math:`s_E`, in units of energy.
+        held_out: Energy of held-out less that of training data, both noised alike, in :math:`s_E`.
+        kinks: Spread of the curvature :math:`u^\top \nabla^2 E\, u` from point to point over its size, by exact
+            derivatives; 0 for networks of straight pieces.
+        bends: How much the score changes beyond what that curvature says, over one step's noise, in parts of it.
+        near: :math:`E\|\sigma s(x + \sigma z) + z\|^2 / d` at the learned noise level; 1 is a score of zero.
+        far: The same at noise as wide as where chains start.
+        worst_mode: Largest factor by which a mode's mass is off, where modes are known.
+        energies: Energies by what they are of, for pictures.
+    """
+
+    finite: float | None = None
+    sound: float | None = None
+    data_std: float | None = None
+    narrowest: float | None = None
+    degenerate: float | None = None
+    ratio: float | None = None
+    ratio_data: float | None = None
+    accept: float | None = None
+    clipped: float | None = None
+    steepest: float | None = None
+    move: float | None = None
+    long: float | None = None
+    few: float | None = None
+    quenched: float | None = None
+    from_data: float | None = None
+    fresh: float | None = None
+    noise_gap: float | None = None
+    arrived: float | None = None
+    outside: float | None = None
+    shift: float | None = None
+    duplicates: float | None = None
+    diversity: float | None = None
+    spread: float | None = None
+    held_out: float | None = None
+    kinks: float | None = None
+    bends: float | None = None
+    near: float | None = None
+    far: float | None = None
+    worst_mode: float | None = None
+    energies: dict[str, tuple[float, ...]] = {}  # noqa: RUF012
+
+
+class Chains(NamedTuple):
+    r"""How chains are made, in training or, without such, in generation.
+
+    Args:
+        step_size: :math:`\eta > 0`, in squared units of ``x``.
+        temperature: :math:`T \ge 0`.
+        drift_clip: Largest element of the drift, in units of ``x``.
+        bounds: Lowest and highest value of an element of ``x``.
+        steps: Transitions in a training step; those of generation where training has none.
+        sampler_steps: Transitions from noise to a sample.
+    """
+
+    step_size: float
+    temperature: float = 1.0
+    drift_clip: float | None = None
+    bounds: tuple[float, float] | None = None
+    steps: int = 20
+    sampler_steps: int = 200
+
+    @property
+    def noise(self) -> float:
+        r"""Standard deviation :math:`\sqrt{2 \eta T}` of one step's noise."""
+        return math.sqrt(2 * self.step_size * self.temperature)
+
+    @property
+    def long(self) -> int:
+        """Steps of a long chain: ten times as many as in training, and no fewer than a sample takes."""
+        return min(max(10 * self.steps, self.sampler_steps), LONGEST)
+
+    def kernel(self, energy: EnergyFn, *, temperature: float | None = None) -> Langevin:
+        """Returns the transition.
+
+        Args:
+            energy: Maps ``(C, *)`` to ``(C,)``.
+            temperature: Another one than its own.
+        """
+        t = self.temperature if temperature is None else temperature
+        return Langevin(energy, step_size=self.step_size, temperature=t, drift_clip=self.drift_clip, bounds=self.bounds)
+
+
+LONGEST: Final = 600
+"""Steps of a probe's longest chain."""
+
+
+def probe(
+    energy: EnergyFn | None,
+    data: Tensor,
+    how: Chains | None,
+    *,
+    slope: ScoreFn | None = None,
+    level: float = 0.0,
+    temperature: float = 1.0,
+    chains: Tensor | None = None,
+    noise: Tensor | None = None,
+    held_out: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Probes:
+    """Asks all that can be asked.
+
+    Args:
+        energy: Maps ``(B, *)`` to ``(B,)``; none where only a score is known.
+        data: Clean data, some hundreds, ``(B, *)``.
+        how: How chains are made; none asks only what needs no chain.
+        slope: The score, where there is no energy.
+        level: Standard deviation of the noise on the data whose law is learned, in units of ``x``.
+        temperature: Of the law that is learned.
+        chains: Where persistent chains stand, ``(C, *)``; chains from noised data take their place where there are
+            none.
+        noise: Where chains start that come from nowhere, ``(C, *)``.
+        held_out: Data that training did not see, ``(B, *)``.
+        generator: The stream to draw from.
+    """
+    told = _of_data(data, level, how)
+    data = data[data.flatten(1).isfinite().all(1)]
+    if len(data) < FEWEST or (energy is None and slope is None):
+        return told
+    y = noised(data, level, generator=generator)[0] if level else data
+    landscape = energy if energy is not None else _surrogate(slope)
+    subject = Subject(landscape, energy is not None, data, y, level, how, generator)
+    told = _of_shape(told, subject, temperature, noise)
+    point = at(landscape, y)
+    told = told._replace(sound=share(finite(point)))
+    if how is None or not told.sound:
+        return told
+    told = told._replace(ratio_data=_ratio(point.score, how))
+    told, end = _of_chains(told, subject, how, y[:CHAINS] if chains is None else chains[:CHAINS])
+    if noise is not None:
+        told, end["from noise"] = _from_noise(told, subject, how, noise[:CHAINS])
+    return _of_energies(told, subject, end, noise, held_out) if subject.known else told
+
+
+FEWEST: Final = 8
+"""Finite data points below which nothing is asked."""
+
+
+class Subject(NamedTuple):
+    """What is asked.
+
+    Args:
+        energy: Maps ``(B, *)`` to ``(B,)``; of a bare score one whose gradient alone means something.
+        known: Whether its values mean something too.
+        data: Clean data, ``(B, *)``.
+        y: The same with noise.
+        level: Standard deviation of that noise.
+        how: How chains are made.
+        generator: The stream to draw from.
+    """
+
+    energy: EnergyFn
+    known: bool
+    data: Tensor
+    y: Tensor
+    level: float
+    how: Chains | None
+    generator: Generator | None
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Returns the score.
+
+        Args:
+            x: Points, ``(B, *)``.
+        """
+        return score(self.energy, x)
+
+
+def _of_data(data: Tensor, level: float, how: Chains | None) -> Probes:
+    good = data.flatten(1).isfinite().all(1)
+    told = Probes(finite=share(good))
+    if int(good.sum()) < FEWEST:
+        return told
+    # Noise adds its variance exactly: there is no need to draw it.
+    varied = (data[good].flatten(1).double().var(0, correction=0) + level**2).sqrt()
+    spread = float(varied.square().mean().sqrt())
+    told = told._replace(data_std=spread, narrowest=float(varied.min()))
+    if how is not None:
+        limit = min(math.sqrt(2 * how.step_size), spread / 4)
+        told = told._replace(degenerate=share(varied < limit))
+    return told
+
+
+def _of_shape(told: Probes, subject: Subject, temperature: float, noise: Tensor | None) -> Probes:
+    """Asks what a score says of noise, and whether it bends."""
+    x, level, generator = subject.data[: 2 * CHAINS], subject.level, subject.generator
+
+    def slope(x: Tensor) -> Tensor:
+        return subject.slope(x) / temperature
+
+    if level:
+        told = told._replace(near=_relative(slope, x, level, generator))
+    if noise is not None:
+        away = float((noise.double().square().mean() + x.double().square().mean()).sqrt())
+        if away > 2 * level:
+            told = told._replace(far=_relative(slope, x, away, generator))
+    if subject.known and subject.how is not None:
+        length = math.sqrt(2 * subject.how.step_size)
+        kinks, bends = _bending(subject.energy, subject.y[:CHAINS], length, generator)
+        told = told._replace(kinks=kinks, bends=bends)
+    return told
+
+
+def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tuple[Probes, dict[str, Standing]]:
+    """Asks where chains go from where they stand: few steps, many, without noise, and from data."""
+    energy, y, generator = subject.energy, subject.y, subject.generator
+    kernel, still = how.kernel(energy), how.kernel(energy, temperature=0.0)
+    standing = at(energy, start)
+    few, _ = run(kernel, start, steps=how.steps, generator=generator)
+    long, _ = run(kernel, few.x, steps=how.long, generator=generator)
+    quenched, _ = run(still, start, steps=how.steps, generator=generator)
+    back, _ = run(kernel, y[:CHAINS], steps=how.long, generator=generator)
+    told = told._replace(
+        ratio=_ratio(standing.score, how),
+        clipped=None if how.drift_clip is None else share((how.step_size * standing.score).abs() > how.drift_clip),
+        move=float(rms(few.x - start).square().mean().sqrt()),
+        duplicates=_duplicates(start, y),
+        diversity=_apart(start) / max(_apart(y[: len(start)]), 1e-12),
+    )
+    if subject.known and how.temperature > 0:
+        accept = acceptance(energy, start, step_size=how.step_size, temperature=how.temperature, generator=generator)
+        told = told._replace(accept=accept)
+    return told, {"chains": standing, "few": few, "chains, long": long, "quenched": quenched, "back": back}
+
+
+def _of_energies(
+    told: Probes, subject: Subject, end: dict[str, Standing], noise: Tensor | None, held_out: Tensor | None
+) -> Probes:
+    """Compares the energies of where chains ended, in standard deviations of those of data."""
+    of_data = energies(subject.energy, subject.y)
+    told = told._replace(spread=float(of_data[of_data.isfinite()].double().std(correction=0)))
+    unit = told.spread or 1.0
+    standing = end["chains"].energy
+    told = told._replace(
+        few=_rise(end["few"].energy, standing, unit),
+        long=_rise(end["chains, long"].energy, standing, unit),
+        quenched=_rise(end["quenched"].energy, standing, unit),
+        from_data=_rise(end["back"].energy, of_data, unit),
+    )
+    shown = {"data": of_data, "chains": standing, "chains, long": end["chains, long"].energy}
+    if noise is not None:
+        shown["from noise"] = end["from noise"].energy
+        told = told._replace(
+            fresh=_rise(end["from noise"].energy, standing, unit),
+            noise_gap=_rise(energies(subject.energy, noise), of_data, unit),
+        )
+    if held_out is not None:
+        level = subject.level
+        unseen = noised(held_out, level, generator=subject.generator)[0] if level else held_out
+        shown["held-out data"] = energies(subject.energy, unseen)
+        told = told._replace(held_out=_rise(shown["held-out data"], of_data, unit))
+    return told._replace(energies={name: tuple(each.double().tolist()) for name, each in shown.items()})
+
+
+def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> tuple[Probes, Standing]:
+    """Asks where chains from noise come to in as many steps as a sample takes, and how they are thrown on the way."""
+    y, kernel = subject.y, how.kernel(subject.energy)
+    unit, steepest = math.sqrt(2 * how.step_size), 0.0
+    state = kernel.init(noise)
+    for _ in range(how.sampler_steps):
+        pull = float((how.step_size * state.score).abs().max()) / unit
+        steepest = max(steepest, pull) if math.isfinite(pull) else math.inf
+        state, _ = kernel.step(state, generator=subject.generator)
+    reference = y.flatten(1)
+    nearest = torch.cdist(state.x.flatten(1), reference).amin(1).median()
+    usual = _nearest_other(reference).median()
+    low, high = float(y.min()), float(y.max())
+    beyond = ((state.x <= low) | (state.x >= high)).to(y.dtype).mean()
+    told = told._replace(
+        steepest=steepest,
+        arrived=float(nearest / usual) if float(usual) > 0 else None,
+        outside=float(beyond),
+        shift=float((state.x.mean() - y.mean()) / max(high - low, 1e-12)),
+    )
+    return told, state
+
+
+def _surrogate(slope: ScoreFn | None) -> EnergyFn:
+    assert slope is not None
+
+    def energy(x: Tensor) -> Tensor:
+        return -(slope(x.detach()).detach() * x).flatten(1).sum(1)
+
+    return energy
+
+
+def _ratio(s: Tensor, how: Chains) -> float | None:
+    r"""Returns :math:`\sqrt{2 \eta T} / \operatorname{rms}(\eta s)`."""
+    drift = float((how.step_size * s[s.flatten(1).isfinite().all(1)]).double().square().mean().sqrt())
+    return how.noise / drift if drift > 0 and math.isfinite(drift) else None
+
+
+def _relative(gradient: ScoreFn, x: Tensor, sigma: float, generator: Generator | None) -> float | None:
+    y, z = noised(x, sigma, generator=generator)
+    value = float((sigma * gradient(y) + z).double().square().mean())
+    return value if math.isfinite(value) else None
+
+
+def _bending(
+    energy: EnergyFn, x: Tensor, length: float, generator: Generator | None
+) -> tuple[float | None, float | None]:
+    """Returns how much exact curvature varies, and how much of the score's change over a length it leaves unsaid."""
+    u = normal_like(x, generator=generator)
+    u = u / u.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
+    try:
+        here = x.detach().requires_grad_()
+        with torch.enable_grad():
+            s = -torch.autograd.grad(energy(here).sum(), here, create_graph=True)[0]
+            (turned,) = torch.autograd.grad((s * u).sum(), here)
+    except RuntimeError:
+        return None, None  # no second derivative: an energy that is linear, or not differentiable twice
+    exact, s = -(turned * u).flatten(1).sum(1).double(), s.detach()
+    size = length * math.sqrt(x[0].numel())
+    changed = -((score(energy, x + size * u) - s) * u).flatten(1).sum(1).double() / size
+    scale = float(exact.abs().mean())
+    if not math.isfinite(scale):
+        return None, None
+    scale = scale or float(changed.abs().mean()) or 1.0
+    return float(exact.std(correction=0)) / scale, float((changed - exact).abs().mean()) / scale
+
+
+def _rise(after: Tensor, before: Tensor, unit: float) -> float | None:
+    value = float(after.double().mean() - before.double().mean()) / unit
+    return value if math.isfinite(value) else None
+
+
+def energies(energy: EnergyFn, x: Tensor) -> Tensor:
+    """Returns energies, a few hundred points a time, ``(B,)``.
+
+    Args:
+        energy: Maps ``(B, *)`` to ``(B,)``.
+        x: Points, ``(B, *)``.
+    """
+    with torch.no_grad():
+        return torch.cat([energy(part) for part in x.split(BATCH)])
+
+
+def _duplicates(x: Tensor, data: Tensor) -> float:
+    """Returns the share of points whose nearest other is ten times nearer than data are to each other."""
+    usual = _nearest_other(data.flatten(1)).median()
+    return share(_nearest_other(x.flatten(1)) < usual / 10)
+
+
+def _nearest_other(x: Tensor) -> Tensor:
+    return torch.cdist(x, x).fill_diagonal_(math.inf).amin(1)
+
+
+def _apart(x: Tensor) -> float:
+    flat = x.flatten(1).double()
+    return float((flat - flat.mean(0)).square().sum(1).mean().sqrt())
+
+
+def share(condition: Tensor) -> float:
+    """Returns the share of true values.
+
+    Args:
+        condition: Truth values.
+    """
+    return float(condition.double().mean())

@@ -1,0 +1,339 @@
+r"""Rules about symptoms: what one sees, with the likeliest cause where no rule about causes has named it.
+
+:math:`s_E` is the standard deviation of the energies of data, AUC is :math:`P(E^- > E^+)`: one half while chains keep
+up, whatever the energies' scale.
+"""
+
+import math
+import statistics
+
+from energyscape.doctor.finding import Finding, calibrated, diverged, flag, growth, rate, volley
+from energyscape.doctor.probes import Probes
+from energyscape.doctor.record import Record, autocorrelation, over
+
+
+def divergence(record: Record, probes: Probes) -> Finding | None:
+    r"""Energies that run away, and numbers that end (row 1).
+
+    Act on anything not finite, on gap and spread 1000 times their smallest, on gradient norms 100 times their median or
+    on a gap that drifts (autocorrelation above 0.9, tenfold over the window); warn at gradient norms 10 times their
+    median where energies have also grown 100-fold.
+    """
+    grown, norms, rho = growth(record), volley(record), autocorrelation(record.last("gap"))
+    act = diverged(record) or (probes.sound is not None and probes.sound < 1 and probes.finite == 1)
+    if not act and not ((norms or 0) > 10 and (grown or 0) > 100):
+        return None
+    told = [
+        f"{record.lost()} of {record.lines} lines are not finite" if record.lost() else "",
+        f"{1 - (probes.sound or 0):.0%} of the data have no finite energy" if (probes.sound or 0) < 1 else "",
+        f"gap and spread are {grown:.3g} times their smallest" if grown is not None else "",
+        f"gradient norms reach {norms:.3g} times their median" if norms is not None else "",
+    ]
+    told = told if probes.sound is not None else [told[0], *told[2:]]
+    return Finding(
+        "divergence",
+        "act" if act else "warn",
+        "energies run away",
+        "; ".join(each for each in told if each),
+        "chains no longer follow the energy, and nothing holds it",
+        f"--guard.enabled true {rate(record, 0.3)} --train.clip 100",
+        {
+            name: value
+            for name, value in {"growth": grown, "volley": norms, "autocorrelation": rho}.items()
+            if value is not None
+        },
+    )
+
+
+def oscillation(record: Record, _: Probes) -> Finding | None:
+    r"""Energies that swing between expansion and contraction (row 2).
+
+    Lag-1 autocorrelation of the gap below -0.3, act below -0.5 (healthy within ±0.15 of 0 once the gap has closed).
+    """
+    rho = autocorrelation(record.last("gap"))
+    if rho is None or rho >= -0.3 or len(record.last("gap")) < 20:
+        return None
+    momentum = " --train.beta1 0" if record.beta1 else ""
+    return Finding(
+        "oscillation",
+        "act" if rho < -0.5 else "warn",
+        "the gap swings to and fro",
+        f"its lag-1 autocorrelation is {rho:.2f} over {len(record.last('gap'))} lines",
+        "each update overshoots what the chains can answer",
+        f"{rate(record, 0.5)}{momentum} --train.batch_size {2 * (record.batch_size or 64)}",
+        {"autocorrelation": rho},
+    )
+
+
+def easy_negatives(record: Record, _: Probes) -> Finding | None:
+    """Negatives that lie above the data (row 3): AUC above 0.75 over the last lines, act above 0.95."""
+    auc = record.now("auc")
+    if auc is None or auc <= 0.75:
+        return None
+    return Finding(
+        "easy_negatives",
+        "act" if auc > 0.95 else "warn",
+        "negatives are easy to tell from data",
+        f"AUC {auc:.3f}: {auc:.0%} of negatives lie above the data",
+        "chains do not reach where the energy is low",
+        f"--objective.steps {2 * (record.steps or 10)} {rate(record, 0.5)}",
+        {"auc": auc},
+    )
+
+
+def contraction(record: Record, _: Probes) -> Finding | None:
+    r"""Negatives that stay below the data (row 4).
+
+    AUC below 0.05 over the last lines, act below 0.01, though the median chain has had 40 turns and the gap has
+    not shrunk by a fifth since the second quarter of the record. Every run begins so.
+    """
+    auc, now = record.now("auc"), record.now("gap")
+    gaps, ages = record.columns.get("gap", ()), record.last("age", window=5)
+    quarter = [gap for gap in gaps[len(gaps) // 4 : len(gaps) // 2] if math.isfinite(gap)]
+    if auc is None or auc >= 0.05 or now is None or not quarter or (ages and ages[-1] < 40):
+        return None
+    before = statistics.median(quarter)
+    if abs(now) < 0.8 * abs(before):
+        return None
+    return Finding(
+        "contraction",
+        "act" if auc < 0.01 else "warn",
+        "negatives lie below the data, and stay there",
+        f"AUC {auc:.3f}; the gap is {now:.3g} and was {before:.3g} in the second quarter of the record",
+        "chains are stale, or the data are not noised enough to be within their reach",
+        f"--objective.start.refresh 0.1 {rate(record, 0.5)}",
+        {"auc": auc, "gap": now},
+    )
+
+
+def saturation(record: Record, probes: Probes) -> Finding | None:
+    r"""Negatives black, white or at their bounds (row 9).
+
+    More than 20 points more of their coordinates at the data's extremes than of the data's own, brightness off by a
+    quarter of the data's range (2 for images), or more than half of the drift's elements clipped. Of chains from noise
+    where there is no record.
+    """
+    at_bounds = record.now("saturated") if record.columns else probes.outside
+    off = record.now("brightness")
+    off = over(off, 2.0) if off is not None else (None if record.columns else probes.shift)
+    clipped = probes.clipped
+    words = [
+        f"{100 * at_bounds:.0f} points more of their coordinates are at the data's extremes"
+        if at_bounds is not None and at_bounds > 0.2
+        else "",
+        f"their mean is off by {off:+.2f} of the data's range" if off is not None and abs(off) > 0.25 else "",
+        f"{clipped:.0%} of the drift's elements are clipped" if clipped is not None and clipped > 0.5 else "",
+    ]
+    if not any(words):
+        return None
+    numbers = {"saturated": at_bounds, "shift": off, "clipped": clipped}
+    return Finding(
+        "saturation",
+        "act" if sum(map(bool, words)) > 1 else "warn",
+        "negatives are black, white or at their bounds",
+        "; ".join(each for each in words if each),
+        "the energy falls without end outside the data, and chains follow it there",
+        f"{rate(record, 0.3)} --objective.start.refresh 0.05 --model.reference_std {probes.data_std or 1:.2g}",
+        {name: value for name, value in numbers.items() if value is not None},
+    )
+
+
+def cold_gradient(record: Record, probes: Probes) -> Finding | None:
+    r"""A sampler that is an optimiser with jitter (row 7).
+
+    :math:`R < 0.2` while the run is stable: what comes out are modes, not samples. No likelihood, no annealed
+    importance sampling at :math:`T = 1` from such a run.
+    """
+    r = record.ratio if record.columns else probes.ratio
+    if r is None or r >= 0.2 or diverged(record):
+        return None
+    return Finding(
+        "cold_gradient",
+        "warn",
+        "chains fall instead of wandering",
+        f"a step's noise is {r:.2g} times its drift",
+        "the gradient outweighs the noise: a non-convergent sampler",
+        f"{flag(record, 'temperature', 1)} {rate(record, 0.3)}, and claim no likelihood until then",
+        {"ratio": r},
+    )
+
+
+def long_run(record: Record, probes: Probes) -> Finding | None:
+    r"""Samples that degenerate when chains go on (row 10).
+
+    :math:`\Delta E_{\text{long}} < -1` standard deviations of the data's energies after ten times the steps, act below
+    -3 (healthy -0.02 to -0.6).
+    """
+    if probes.long is None or probes.long >= -1:
+        return None
+    return Finding(
+        "long_run",
+        "act" if probes.long < -3 else "warn",
+        "images are fine after a few steps and degenerate after many",
+        f"ten times the steps lower the chains' energy by {-probes.long:.3g} standard deviations of the data's",
+        "the energy is deep where chains have not been: training is non-convergent",
+        f"--objective.steps {4 * (record.steps or 10)} {rate(record, 0.3)} --train.decay linear",
+        {"long": probes.long},
+    )
+
+
+def unreached_from_noise(record: Record, probes: Probes) -> Finding | None:
+    r"""A flow and not a density: noise and buffer end at different places (row 11).
+
+    Chains from noise end more than 2 standard deviations of energy away from the persistent ones, act beyond 5.
+    """
+    if record.start != "buffer" or probes.fresh is None or abs(probes.fresh) <= 2:
+        return None
+    return Finding(
+        "unreached_from_noise",
+        "act" if abs(probes.fresh) > 5 else "warn",
+        "the buffer looks well, and samples from noise do not",
+        f"after {record.sampler_steps or 200} steps chains from noise are {probes.fresh:+.3g} standard deviations of "
+        "energy away from those of the buffer",
+        "chains from noise need more steps than they are given, or are too seldom among the negatives",
+        f"--sampler.steps {4 * (record.sampler_steps or 200)} --objective.start.refresh "
+        f"{min(4 * (record.refresh or 0.01), 0.2):.2g}",
+        {"fresh": probes.fresh},
+    )
+
+
+def buffer_collapse(record: Record, probes: Probes) -> Finding | None:
+    r"""Chains that have come together (row 12).
+
+    Lineages below 5 % of the buffer, more than 5 % of near duplicates, or chains less than 0.3 times as far apart as
+    data; act at less than 0.1.
+    """
+    lineages = over(record.now("lineages"), None if record.capacity is None else float(record.capacity))
+    words = [
+        f"{lineages:.1%} of the buffer's lineages are left" if lineages is not None and lineages < 0.05 else "",
+        f"{probes.duplicates:.0%} of the chains are near duplicates" if (probes.duplicates or 0) > 0.05 else "",
+        f"chains are {probes.diversity:.2g} times as far apart as data" if (probes.diversity or 1) < 0.3 else "",
+    ]
+    if not any(words):
+        return None
+    numbers = {"lineages": lineages, "duplicates": probes.duplicates, "diversity": probes.diversity}
+    return Finding(
+        "buffer_collapse",
+        "act" if (probes.diversity or 1) < 0.1 or (lineages or 1) < 0.01 else "warn",
+        "negatives are alike",
+        "; ".join(each for each in words if each),
+        "few chains have taken the place of all others",
+        f"--objective.start.refresh {max(0.05, 2 * (record.refresh or 0)):.2g}",
+        {name: value for name, value in numbers.items() if value is not None},
+    )
+
+
+def mode_collapse(record: Record, _: Probes) -> Finding | None:
+    """Classes that are missing among the samples (row 13).
+
+    Entropy of an auxiliary classifier's labels (column ``class_entropy``, over that of equal shares) below 0.8, or a
+    class below 0.2 of its share (column ``rarest_class``, times the number of classes).
+    """
+    entropy, rarest = record.now("class_entropy"), record.now("rarest_class")
+    if (entropy is None or entropy >= 0.8) and (rarest is None or rarest >= 0.2):
+        return None
+    told = [f"class entropy {entropy:.2f} of 1" if entropy is not None else ""]
+    told += [f"the rarest class has {rarest:.2g} of its share" if rarest is not None else ""]
+    return Finding(
+        "mode_collapse",
+        "act" if (entropy or 1) < 0.5 else "warn",
+        "some classes are missing among the samples",
+        ", ".join(each for each in told if each),
+        "chains do not pass between modes, and restarts favour few of them",
+        f"--objective.start.refresh {max(0.05, 2 * (record.refresh or 0)):.2g} --objective.start.fresh.name data",
+        {"entropy": math.nan if entropy is None else entropy, "rarest": math.nan if rarest is None else rarest},
+    )
+
+
+def energy_drift(record: Record, _: Probes) -> Finding | None:
+    r"""A free constant that runs away (row 16).
+
+    :math:`|\bar E^+|` above 100 times the spread of the energies and growing in a line (twice what it was at a third of
+    the record), while the gap is within ten spreads: numbers lose their digits.
+    """
+    energies, spread, gap = record.last("energy_data"), record.now("spread"), record.now("gap")
+    whole = record.columns.get("energy_data", ())
+    if not energies or spread is None or gap is None or len(whole) < 30:
+        return None
+    now, before = statistics.median(energies), whole[len(whole) // 3]
+    size = abs(now) / max(spread, 1e-12)
+    if size <= 100 or abs(now) < 2 * abs(before) or abs(gap) > 10 * spread:
+        return None
+    return Finding(
+        "energy_drift",
+        "warn",
+        "energies drift away while their differences are fine",
+        f"energies of data are {now:.3g}, {size:.3g} times their spread, and were {before:.3g}",
+        "a constant is free, and nothing holds it",
+        "--objective.alpha 1e-6 --objective.regulariser mean",
+        {"energy": now, "spreads": size},
+    )
+
+
+def blind_to_weights(record: Record, probes: Probes) -> Finding | None:
+    """Modes of the right shape and the wrong mass (row 18): one is off by more than a factor of 2, act beyond 5."""
+    if probes.worst_mode is None or probes.worst_mode <= 2 or diverged(record):
+        return None
+    return Finding(
+        "blind_to_weights",
+        "act" if probes.worst_mode > 5 else "warn",
+        "some modes have too much of the mass and others too little",
+        f"the mass of one mode is off by a factor of {probes.worst_mode:.3g}",
+        "scores and short chains see the shape of modes, and not how the mass is shared between them",
+        "--objective.name msdsm --model.name energy-denoiser, or --objective.name nce, or a longer --train.budget",
+        {"worst_mode": probes.worst_mode},
+    )
+
+
+def chosen_by_noise(record: Record, probes: Probes) -> Finding | None:
+    r"""A checkpoint that was chosen by how far noise lies above data (row 21).
+
+    That gap grows in every run, and most in one that is lost. Told where it was what chose, and AUC is outside
+    [0.25, 0.75] or long chains fall by more than 1.
+    """
+    auc = record.now("auc")
+    bad = (auc is not None and not 0.25 <= auc <= 0.75) or (probes.long or 0) < -1
+    if record.selected_by != "noise_gap" or not bad:
+        return None
+    told = [f"noise lies {probes.noise_gap:.3g} s.d. above data" if probes.noise_gap is not None else ""]
+    told += [f"AUC is {auc:.2f}" if auc is not None else ""]
+    told += [f"long chains fall by {-probes.long:.2g} s.d." if probes.long is not None else ""]
+    return Finding(
+        "chosen_by_noise",
+        "warn",
+        "the chosen checkpoint is not the best one",
+        ", ".join(each for each in told if each),
+        "it was chosen by E(noise) − E(data), which says nothing of the model between data and negatives",
+        "choose by AUC near 0.5 and by measured samples: energyscape evaluate",
+        {"auc": math.nan if auc is None else auc},
+    )
+
+
+def memorised(record: Record, probes: Probes) -> Finding | None:
+    """Held-out data that lie above the training data: by more than 2 standard deviations of energy, act beyond 5."""
+    if probes.held_out is None or probes.held_out <= 2 or diverged(record):
+        return None
+    return Finding(
+        "memorised",
+        "act" if probes.held_out > 5 else "warn",
+        "samples resemble single training images",
+        f"held-out data lie {probes.held_out:.3g} standard deviations of energy above training data, noised alike",
+        "the energy has dug a hole for each training point",
+        "a smaller network, a smaller --train.budget, or a larger --objective.data_noise",
+        {"held_out": probes.held_out},
+    )
+
+
+def rejecting(record: Record, probes: Probes) -> Finding | None:
+    r"""Unadjusted chains whose law is the work of their step: a Metropolis test would accept less than 0.3 of them."""
+    if probes.accept is None or probes.accept >= 0.3 or not calibrated(record) or diverged(record):
+        return None
+    return Finding(
+        "rejecting",
+        "warn",
+        "what chains sample depends on their step",
+        f"a Metropolis test would accept {probes.accept:.2g} of the steps",
+        "the energy is steeper than the step can follow",
+        f"{flag(record, 'step_size', (record.step_size or 0.01) / 4)}, or --{record.chains}.kernel.name mala",
+        {"accept": probes.accept},
+    )

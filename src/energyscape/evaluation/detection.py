@@ -1,0 +1,291 @@
+r"""How well a number tells images of one kind from all others, and how far trivial numbers get.
+
+A score is high for what should be unlikely, such as an energy. Of scores :math:`s^+` inside and :math:`s^-` outside,
+
+.. math::
+    \operatorname{AUROC} = P(s^- > s^+) + \tfrac12 P(s^- = s^+), \qquad
+    \operatorname{FPR95} = P(s^- \le t), \quad t = \min \{t : P(s^+ \le t) \ge 0.95\}.
+
+An energy is worth what it gains over the size of the compressed image, the mean and variance of its pixels, and the
+distance to the nearest image of the training: none of these has learned anything.
+
+References:
+    A baseline for detecting misclassified and out-of-distribution examples in neural networks (Hendrycks & Gimpel,
+    2017). https://arxiv.org/abs/1610.02136; Enhancing the reliability of out-of-distribution image detection in neural
+    networks (Liang, Li & Srikant, 2018), section 4.3, for FPR95. https://arxiv.org/abs/1706.02690; Input complexity and
+    out-of-distribution detection with likelihood-based generative models (Serrà et al., 2020), for compressed sizes.
+    https://arxiv.org/abs/1909.11480
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from energyscape.errors import UserError
+from energyscape.evaluation.distances import auc, nearest
+
+Score = Callable[[Tensor], Tensor]
+"""Maps images ``(B, *)`` to one number each, ``(B,)``; the higher, the less likely."""
+
+
+class Detection(NamedTuple):
+    """How well a score tells outliers.
+
+    Args:
+        auroc: Probability that an outlier scores above an inlier; below 0.5 it is *low* scores that tell outliers.
+        error: Its standard error.
+        aupr: Average precision with outliers as the positives; chance is their share of all images.
+        fpr95: Share of outliers under the threshold that keeps 95 % of the inliers.
+        inside: Number of inliers.
+        outside: Number of outliers.
+    """
+
+    auroc: float
+    error: float
+    aupr: float
+    fpr95: float
+    inside: int
+    outside: int
+
+    @staticmethod
+    def of(outside: Tensor, inside: Tensor) -> "Detection":
+        """Returns how well given scores tell outliers from inliers.
+
+        The order is that of `auc`: what should score high comes first.
+
+        Args:
+            outside: Scores of outliers, ``(N,)``.
+            inside: Scores of inliers, ``(M,)``.
+
+        Returns:
+            NaN for every number if a score is NaN or a set is empty.
+
+        Examples:
+            >>> Detection.of(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0])).auroc
+            1.0
+        """
+        outside, inside = (each.detach().cpu().double().flatten() for each in (outside, inside))
+        error = _auc_error(outside, inside)
+        return Detection(
+            auc(outside, inside), error, aupr(outside, inside), fpr_at(outside, inside), len(inside), len(outside)
+        )
+
+
+def outliers(score: Score, inside: Tensor, outside: Tensor) -> Detection:
+    """Returns how well a score tells outliers from inliers.
+
+    Args:
+        score: The higher, the less likely.
+        inside: Images of the kind that the score knows, held out of its training, ``(M, *)``.
+        outside: Images of another kind, ``(N, *)``.
+    """
+    return Detection.of(score(outside), score(inside))
+
+
+def aupr(outside: Tensor, inside: Tensor) -> float:
+    r"""Returns the average precision :math:`\sum_i (R_i - R_{i-1}) P_i` of finding outliers by high scores.
+
+    It depends on how many outliers there are to how many inliers, so that only sets of like sizes compare.
+
+    Args:
+        outside: Scores of outliers, ``(N,)``.
+        inside: Scores of inliers, ``(M,)``.
+
+    Returns:
+        Between 0 and 1; NaN if a score is NaN or a set is empty.
+
+    Examples:
+        >>> aupr(torch.tensor([3.0]), torch.tensor([1.0, 4.0]))
+        0.5
+    """
+    from sklearn.metrics import average_precision_score
+
+    if _unusable(outside, inside):
+        return math.nan
+    scores = torch.cat([outside, inside]).detach().cpu().double()
+    # scikit-learn refuses infinities; only the order counts.
+    ranks = torch.unique(scores, return_inverse=True)[1]
+    truth = torch.cat([torch.ones(len(outside)), torch.zeros(len(inside))])
+    return float(average_precision_score(truth.numpy(), ranks.numpy()))
+
+
+def fpr_at(outside: Tensor, inside: Tensor, tpr: float = 0.95) -> float:
+    r"""Returns the share of outliers that pass for inliers at the threshold that keeps a share of the inliers.
+
+    The inliers are the positives here, as in most of the literature; with the outliers as positives it is another
+    number.
+
+    Args:
+        outside: Scores of outliers, ``(N,)``.
+        inside: Scores of inliers, ``(M,)``.
+        tpr: Share of the inliers to keep, in (0, 1].
+
+    Returns:
+        Between 0 and 1; NaN if a score is NaN or a set is empty.
+
+    Raises:
+        UserError: If ``tpr`` is out of its range.
+
+    Examples:
+        >>> fpr_at(torch.tensor([0.5, 5.0]), torch.arange(100.0), tpr=0.02)
+        0.5
+    """
+    if not 0 < tpr <= 1:
+        raise UserError(f"tpr is a share in (0, 1]; it was {tpr}")
+    if _unusable(outside, inside):
+        return math.nan
+    kept = math.ceil(round(tpr * len(inside), 9))
+    threshold = inside.sort().values[kept - 1]
+    return float((outside <= threshold).double().mean())
+
+
+def overlap(x: Tensor, y: Tensor, *, bins: int | None = None) -> float:
+    r"""Returns what two laws have in common, :math:`\int \min(p, q)`, from draws of both.
+
+    The densities are histograms over quantiles of the pooled draws, so that neither outliers nor a change of scale
+    matter. Finite sets never overlap quite: at equality it is short of one by about :math:`\sqrt{B / \pi n}` for
+    :math:`B` bins.
+
+    Args:
+        x: Draws, ``(N,)``.
+        y: Draws, ``(M,)``.
+        bins: Number of histogram bins; the cubic root of the smaller set's size if left out.
+
+    Returns:
+        Between 0 and 1; NaN if a draw is NaN or a set is empty.
+
+    Raises:
+        UserError: If ``bins`` is not positive.
+
+    Examples:
+        >>> overlap(torch.arange(8.0), torch.arange(8.0) + 100), overlap(torch.ones(5), torch.ones(3))
+        (0.0, 1.0)
+    """
+    if bins is not None and bins < 1:
+        raise UserError(f"bins are at least 1; they were {bins}")
+    if _unusable(x, y):
+        return math.nan
+    x, y = (each.detach().cpu().double().flatten() for each in (x, y))
+    count = bins or max(2, round(min(len(x), len(y)) ** (1 / 3)))
+    # As if both sets were of one size: a quantile of the pool weighs them alike.
+    pooled, order = torch.cat([x, y]).sort()
+    weight = torch.cat([torch.full_like(x, 0.5 / len(x)), torch.full_like(y, 0.5 / len(y))])[order].cumsum(0)
+    inner = torch.arange(1, count, dtype=torch.float64) / count
+    edges = pooled[torch.searchsorted(weight, inner - 1e-12).clamp(max=len(pooled) - 1)].unique()
+    shares = [torch.bincount(torch.searchsorted(edges, each), minlength=count) / len(each) for each in (x, y)]
+    return float(torch.minimum(*shares).sum())
+
+
+@final
+class DensityOfStates:
+    r"""How rare the values of several statistics are, whether high or low.
+
+    .. math:: s(x) = -\sum_i \log \frac1N \sum_n k\Bigl(\frac{T_i(x) - T_i(x_n)}{h_i}\Bigr), \qquad
+              k(z) \propto (1 + z^2 / 3)^{-2}, \qquad h_i = N^{-1/5} \operatorname{IQR}(T_i) / 1.35
+
+    A density is highest where no sample is ever found, and simple images have low energies: an energy that is *too* low
+    tells an outlier as well. The kernel has Student's tails, so that far away there still is an order.
+
+    Args:
+        known: Statistics of images like those of the training, ``(N, S)``.
+
+    Raises:
+        UserError: If there are fewer than two rows.
+
+    Examples:
+        >>> rare = DensityOfStates(torch.linspace(-1, 1, 101).view(-1, 1))
+        >>> rare(torch.tensor([[0.0], [-3.0], [9.0]])).argsort()
+        tensor([0, 1, 2])
+
+    References:
+        Density of states estimation for out-of-distribution detection (Morningstar et al., 2021), section 3.
+        https://arxiv.org/abs/2006.09273
+    """
+
+    def __init__(self, known: Tensor) -> None:
+        if known.ndim != 2 or len(known) < 2:
+            raise UserError(f"statistics are (N, S) of at least 2 images; they were {tuple(known.shape)}")
+        self.known = known.double()
+        low, high = self.known.quantile(torch.tensor([0.25, 0.75], dtype=torch.float64), dim=0)
+        self.bandwidth = ((high - low) / 1.35 * len(known) ** -0.2).clamp(min=1e-12)
+
+    def __call__(self, statistics: Tensor) -> Tensor:
+        """Returns the rarity of each row.
+
+        Args:
+            statistics: ``(B, S)``.
+
+        Returns:
+            float64, ``(B,)``; NaN where a statistic is.
+        """
+        rarity = torch.zeros(len(statistics), dtype=torch.float64)
+        for known, width, values in zip(self.known.mT, self.bandwidth, statistics.double().mT, strict=True):
+            z = (values.unsqueeze(1) - known) / width
+            rarity -= (1 + z.square() / 3).pow(-2).mean(1).log()
+        return rarity
+
+
+def compressed_size(x: Tensor) -> Tensor:
+    """Returns the bytes that each image takes when compressed (zlib, level 9): plain ones are small, busy ones large.
+
+    Args:
+        x: Images on [-1, 1], ``(B, *)``.
+
+    Returns:
+        ``(B,)``.
+    """
+    pixels = ((x.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return torch.tensor([float(len(zlib.compress(each.numpy().tobytes(), 9))) for each in pixels])
+
+
+def pixel_mean(x: Tensor) -> Tensor:
+    """Returns the mean of each image's pixels.
+
+    Args:
+        x: Images, ``(B, *)``.
+    """
+    return x.flatten(1).mean(1)
+
+
+def pixel_variance(x: Tensor) -> Tensor:
+    """Returns the variance of each image's pixels.
+
+    Args:
+        x: Images, ``(B, *)``.
+    """
+    return x.flatten(1).var(1, correction=0)
+
+
+def trivial_scores(train: Tensor) -> dict[str, Score]:
+    """Returns the scores that have learned nothing, by name.
+
+    Args:
+        train: Images of the training, ``(N, *)``, to measure the distance to.
+    """
+    return {
+        "compressed size": compressed_size,
+        "pixel mean": pixel_mean,
+        "pixel variance": pixel_variance,
+        "nearest neighbour": partial(nearest, reference=train),
+    }
+
+
+def _unusable(x: Tensor, y: Tensor) -> bool:
+    return not len(x) or not len(y) or bool(x.isnan().any()) or bool(y.isnan().any())
+
+
+def _auc_error(outside: Tensor, inside: Tensor) -> float:
+    """Returns the standard error of an AUROC: the variance of its two means over points (DeLong et al., 1988)."""
+    if _unusable(outside, inside) or min(len(outside), len(inside)) < 2:
+        return math.nan
+    variance = 0.0
+    for one, other in ((outside, inside), (inside, outside)):
+        ordered = other.sort().values
+        below, not_above = (torch.searchsorted(ordered, one, right=right).double() for right in (False, True))
+        variance += float(((below + not_above) / (2 * len(other))).var()) / len(one)
+    return math.sqrt(variance)

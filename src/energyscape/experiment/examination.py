@@ -1,0 +1,321 @@
+"""A run before the doctor: its record, its landscape's answers, and what they come to."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from matplotlib.figure import Figure as Picture
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Generator, Tensor
+
+from energyscape import plotting
+from energyscape.data import Law
+from energyscape.doctor import RULES, Chains, Finding, Probes, Record, diagnose, probe
+from energyscape.doctor.record import WINDOW, autocorrelation
+from energyscape.errors import UserError
+from energyscape.evaluation import mode_masses
+from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.generation import draw_data
+from energyscape.experiment.recipe import Recipe
+from energyscape.experiment.run import Run
+from energyscape.objectives import ContrastiveDivergence, Noise, ReplayBuffer
+from energyscape.report import Section
+
+POINTS: Final = 512
+"""Data points that probes look at; all of them are looked at for numbers that are not finite."""
+
+TRAINED: Final = ("batch_size", "learning_rate", "beta1", "clip", "ema_half_life", "log_every")
+"""Settings of the training that rules look at."""
+
+FEWEST: Final = 20
+"""Lines of metrics below which a record says nothing."""
+
+
+class Examination(NamedTuple):
+    """What the doctor found, and from what.
+
+    Args:
+        findings: The most causal one first.
+        probes: What the landscape answered.
+        record: What the run left behind.
+        lacking: What there was too little of; empty where no finding means good health.
+    """
+
+    findings: list[Finding]
+    probes: Probes
+    record: Record
+    lacking: str = ""
+
+    @property
+    def certain(self) -> bool:
+        """Whether no finding means good health."""
+        return not self.lacking
+
+
+def examine(run: Run, *, seed: int | None = None) -> Examination:
+    """Examines a run; one that died before its first checkpoint from its record alone.
+
+    Args:
+        run: Its directory.
+        seed: Of the probes; the run's when left out.
+
+    Raises:
+        UserError: If the run's files cannot be read.
+    """
+    record = recorded(run)
+    snapshot = run.latest()
+    experiment = Experiment(run.recipe(), shape=run.shape())
+    if snapshot is not None:
+        experiment.load(snapshot)
+    probes = ask(experiment, learned=snapshot is not None, seed=seed)
+    few = f"{record.lines} lines of metrics are fewer than {FEWEST}" if record.lines < FEWEST else ""
+    none = "" if snapshot is not None else "there is no checkpoint"
+    lacking = " and ".join(each for each in (few, none) if each)
+    return Examination(diagnose(record, probes), probes, record, lacking)
+
+
+def examine_energy(weights: Path, recipe: Recipe, *, seed: int | None = None) -> Examination:
+    """Examines an energy that no run of ours has left, by probes alone.
+
+    Args:
+        weights: Of the recipe's model, its state dict as safetensors.
+        recipe: What the weights are of, and what data and chains they are for.
+        seed: Of the probes; the recipe's when left out.
+
+    Raises:
+        UserError: If the weights do not fit the recipe.
+    """
+    experiment = Experiment(recipe)
+    try:
+        experiment.model.load_state_dict(_read(weights))
+    except RuntimeError as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"{weights}: expected the weights of the model of {recipe.name!r}: {what}") from None
+    experiment.average = None
+    experiment.model.eval()
+    record, probes = settings_of(experiment.recipe), ask(experiment, learned=True, seed=seed)
+    return Examination(diagnose(record, probes), probes, record)
+
+
+def examined(run: Run, *, seed: int | None = None) -> Section:
+    """Returns what the doctor says of a run, as a section of its report.
+
+    Args:
+        run: Its directory.
+        seed: Of the probes; the run's when left out.
+    """
+    told = examine(run, seed=seed)
+    pictures: list[tuple[Picture, str]] = []
+    if any(math.isfinite(each) for values in told.probes.energies.values() for each in values):
+        title = "Energies over temperature" if told.record.temperature in (None, 1.0) else "Energies"
+        drawn = plotting.histogram(_shown(told.probes.energies), "energy", title=title)
+        pictures.append((drawn, "Energies of data, of chains and of what chains from noise came to: alike is well"))
+    gaps = told.record.columns.get("gap", ())
+    if len(gaps) >= 2 * WINDOW:
+        pictures.append((_swing(told.record), "Lag-1 autocorrelation of the gap: 0 is noise, near 1 it drifts"))
+    if not told.findings:
+        text = f"{len(RULES)} rules are silent." if told.certain else f"Nothing can be told: {told.lacking}."
+        return Section("The doctor", text, figures=tuple(pictures))
+    rows = [("what one sees", "evidence", "likely cause", "remedy")]
+    rows += [(each.symptom, each.evidence, each.cause, each.remedy) for each in told.findings]
+    text = f"{len(told.findings)} findings, causes before what they cause."
+    return Section("The doctor", text, figures=tuple(pictures), table=rows)
+
+
+def _shown(energies: Mapping[str, tuple[float, ...]]) -> dict[str, Tensor]:
+    """Returns energies without the few that would flatten all others to a line."""
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in energies.items()}
+    pooled = torch.cat([each[each.isfinite()] for each in tensors.values()])
+    low, high = pooled.quantile(0.005), pooled.quantile(0.995)
+    margin = (high - low).clamp(min=1e-9) / 4
+    return {name: each.clamp(low - margin, high + margin) for name, each in tensors.items()}
+
+
+def _swing(record: Record) -> Picture:
+    """Draws the autocorrelation of the gap over windows of the record."""
+    gaps, samples = record.columns["gap"], record.columns["samples"]
+    at = range(WINDOW, len(gaps) + 1, max(1, len(gaps) // 200))
+    rho = [autocorrelation(gaps[end - WINDOW : end]) for end in at]
+    series = {"gap": [math.nan if each is None else each for each in rho]}
+    title = f"Lag-1 autocorrelation of the gap, over {WINDOW} lines"
+    return plotting.curves([samples[end - 1] for end in at], series, title=title, ylabel="autocorrelation", smooth=1)
+
+
+def recorded(run: Run) -> Record:
+    """Returns what a run left behind.
+
+    Args:
+        run: Its directory.
+    """
+    return settings_of(run.recipe().resolved(), columns=run.metrics(), interventions=run.interventions())
+
+
+def settings_of(recipe: Recipe, **more: Any) -> Record:
+    """Returns the record of a recipe that nobody has trained yet, or more of it.
+
+    Args:
+        recipe: Resolved.
+        more: Columns and interventions.
+    """
+    tables = recipe.tables
+    objective, train, sampler = tables["objective"], tables["train"], tables["sampler"]
+    kernel = objective.get("kernel", sampler["kernel"])
+    network = tables["model"].get("network", {})
+    start = objective.get("start", {})
+    trained: dict[str, Any] = {key: train.get(key) for key in TRAINED}
+    return Record(
+        objective=objective["name"],
+        kernel=kernel["name"],
+        chains="objective" if "kernel" in objective else "sampler",
+        step_size=kernel.get("step_size"),
+        temperature=kernel.get("temperature"),
+        drift_clip=kernel.get("drift_clip"),
+        bounds=kernel.get("bounds"),
+        steps=objective.get("steps"),
+        sampler_steps=sampler["steps"],
+        start=start.get("name"),
+        capacity=start.get("capacity"),
+        refresh=start.get("refresh"),
+        data_noise=objective.get("data_noise"),
+        reference_std=tables["model"].get("reference_std"),
+        alpha=objective.get("alpha"),
+        regulariser=objective.get("regulariser"),
+        activation=network.get("activation"),
+        spectral_norm=network.get("spectral_norm"),
+        **trained,
+        **more,
+    )
+
+
+def ask(experiment: Experiment, *, learned: bool = True, seed: int | None = None) -> Probes:
+    """Asks a landscape its few questions.
+
+    Args:
+        experiment: With what was learned.
+        learned: Whether anything was: without, only the data are looked at.
+        seed: Of the probes; the run's when left out.
+    """
+    device = experiment.training.torch_device
+    generator = seeded(experiment, seed, "doctor")
+    data = draw_data(experiment.source, POINTS, generator=seeded(experiment, seed, "doctor data", device="cpu"))
+    planned = probe(None, data, chains_of(experiment, treated=False), level=planned_level(experiment))
+    if not learned:
+        return planned
+    how = chains_of(experiment)
+    probes = probe(
+        experiment.energy,
+        data.to(device),
+        how,
+        level=experiment.objective.level,
+        temperature=experiment.objective.temperature or 1.0,
+        chains=_kept(experiment, generator),
+        noise=_noise(experiment, generator),
+        held_out=_unseen(experiment, seed),
+        generator=generator,
+    )
+    # What the data are good for is asked of the recipe, not of what guards have made of it.
+    asked = {name: getattr(planned, name) for name in ("data_std", "narrowest", "degenerate")}
+    return probes._replace(worst_mode=_worst_mode(experiment), **asked)
+
+
+def planned_level(experiment: Experiment) -> float:
+    """Returns the noise on the data that the recipe asks for, in units of ``x``; guards may have added to it.
+
+    Args:
+        experiment: The run's objects.
+    """
+    trained = experiment.objective
+    return trained.data_noise if isinstance(trained, ContrastiveDivergence) else trained.level
+
+
+def chains_of(experiment: Experiment, *, treated: bool = True) -> Chains | None:
+    """Returns how a run makes chains: those of its training, or where it has none, of its generation.
+
+    Args:
+        experiment: The run's objects.
+        treated: Whether as guards have left them; else as the recipe asks for.
+    """
+    tables, trained = experiment.recipe.tables, experiment.objective
+    objective, sampler = tables["objective"], tables["sampler"]
+    kernel = objective.get("kernel", sampler["kernel"])
+    step_size = step_of(kernel)
+    if step_size is None:
+        return None
+    if treated and isinstance(trained, ContrastiveDivergence):
+        step_size *= trained.treatment.step  # what guards have made of it
+    return Chains(
+        step_size=step_size,
+        temperature=kernel.get("temperature", 1.0),
+        drift_clip=kernel.get("drift_clip"),
+        bounds=kernel.get("bounds"),
+        steps=objective.get("steps", 20) if "kernel" in objective else 20,
+        sampler_steps=sampler["steps"],
+    )
+
+
+def step_of(kernel: Mapping[str, Any]) -> float | None:
+    """Returns a kernel's step as one of Langevin, in squared units of ``x``, or none where it has none.
+
+    Args:
+        kernel: Its table in the recipe.
+    """
+    if "kernel" in kernel:  # that of one replica
+        return step_of(kernel["kernel"])
+    size = kernel.get("step_size")
+    if size is None:
+        return None
+    return float(size**2 / 2 if kernel["name"] in ("hmc", "underdamped") else size)
+
+
+def _kept(experiment: Experiment, generator: Generator) -> Tensor | None:
+    """Returns some of the persistent chains, or none."""
+    for module in experiment.objective.modules():
+        if isinstance(module, ReplayBuffer) and module.chains.numel():
+            order = torch.randperm(module.capacity, generator=generator, device=module.chains.device)
+            return module.chains[order[:POINTS]].float()
+    return None
+
+
+def _noise(experiment: Experiment, generator: Generator) -> Tensor | None:
+    """Returns where chains start that come from nowhere; none where they come from data, or down the noise levels."""
+    if experiment.sampling.descent is not None:
+        return None
+    starts = [*experiment.objective.modules(), experiment.sampling.start]
+    noise = next((each for each in reversed(starts) if isinstance(each, Noise)), None)
+    if noise is None:
+        return None
+    like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
+    return noise.draw(POINTS, like=like, generator=generator)[0]
+
+
+def _unseen(experiment: Experiment, seed: int | None) -> Tensor | None:
+    if isinstance(experiment.source, Law):
+        return None
+    try:
+        source = experiment.held_out
+    except UserError:
+        return None  # nothing is held out
+    unseen = draw_data(source, POINTS, generator=seeded(experiment, seed, "doctor unseen", device="cpu"))
+    return unseen.to(experiment.training.torch_device)
+
+
+def _worst_mode(experiment: Experiment) -> float | None:
+    law = experiment.source
+    if not isinstance(law, Law) or law.modes is None or experiment.objective.level > 0:
+        return None
+    shares = mode_masses(law, experiment.energy, temperature=experiment.objective.temperature or 1.0)
+    off = shares / mode_masses(law, lambda x: -law.log_prob(x))
+    worst = float(torch.maximum(off, 1 / off.clamp(min=1e-12)).max())
+    return worst if math.isfinite(worst) else None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; expected weights (.safetensors)") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: expected a safetensors file, whole: {error}") from None

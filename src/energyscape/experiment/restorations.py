@@ -1,0 +1,160 @@
+"""How well a trained energy denoises and completes images that it has not seen, beside what needs no learning."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from energyscape import plotting
+from energyscape.data import Images
+from energyscape.evaluation import median_filtered, psnr, ssim
+from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.generation import completed, draw_data, restored
+from energyscape.experiment.measures import Figure
+from energyscape.noise import noised, tweedie
+from energyscape.report import Section
+
+SIGMAS = (0.2, 0.6, 1.0)
+"""Standard deviations of the noise on [-1, 1]: 0.1, 0.3 and 0.5 of the range from black to white."""
+
+SHOWN = 12
+"""Images in a row."""
+
+
+class Denoised(NamedTuple):
+    """Held-out images, noise on them, and what each way makes of it.
+
+    Args:
+        sigma: Standard deviation of the noise, on [-1, 1].
+        clean: The images, ``(n, C, H, W)``.
+        ways: Name to images, ``(n, C, H, W)``; among them "noisy", "restored", "one step" and "median".
+        size: Side of the median filter's window, 3 or 5: whichever does better.
+    """
+
+    sigma: float
+    clean: Tensor
+    ways: dict[str, Tensor]
+    size: int
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """Returns a row for each way: noise on [0, 1], way, mean PSNR with its standard error, mean SSIM."""
+        rows: list[tuple[object, ...]] = []
+        for name, x in self.ways.items():
+            decibels, alike = psnr(x, self.clean), ssim(x, self.clean)
+            error = float(decibels.std() / math.sqrt(len(decibels)))
+            named = f"median {self.size}×{self.size}" if name == "median" else name
+            rows.append((self.sigma / 2, named, float(decibels.mean()), error, float(alike.mean())))
+        return rows
+
+    def gain(self) -> Tensor:
+        """Returns by how many decibels each restored image is nearer the truth than the median filter's, ``(n,)``."""
+        return psnr(self.ways["restored"], self.clean) - psnr(self.ways["median"], self.clean)
+
+    def figures(self) -> list[Figure]:
+        """Returns what there is to measure: PSNR and SSIM of the restored, and the gain over the median filter."""
+        n, half = len(self.clean), self.sigma / 2
+        how = f"{n} held-out images, noise {half:g} of the range"
+        told = {
+            f"PSNR at noise {half:g}, dB": psnr(self.ways["restored"], self.clean),
+            f"SSIM at noise {half:g}": ssim(self.ways["restored"], self.clean),
+            f"PSNR over median filter at noise {half:g}, dB": self.gain(),
+        }
+        return [Figure(name, float(each.mean()), float(each.std() / math.sqrt(n)), how) for name, each in told.items()]
+
+
+def denoised(experiment: Experiment, sigma: float, *, n: int = 64, seed: int | None = None) -> Denoised:
+    """Spoils held-out images with noise and mends them in every way there is.
+
+    All are kept on [-1, 1], the noisy ones too: brightness beyond white helps nobody.
+
+    Args:
+        experiment: With images as its data.
+        sigma: Standard deviation of the noise, on [-1, 1].
+        n: How many images.
+        seed: Of the noise and the chains; the run's when left out.
+    """
+    clean = draw_data(experiment.held_out, n, generator=seeded(experiment, seed, "clean", device="cpu"))
+    noisy, _ = noised(clean, sigma, generator=seeded(experiment, seed, f"spoil {sigma}", device="cpu"))
+    device = experiment.training.torch_device
+    step = tweedie(experiment.energy, noisy.to(device), sigma, temperature=experiment.objective.temperature).cpu()
+    medians = {size: median_filtered(noisy, size=size).clamp(-1, 1) for size in (3, 5)}
+    best = max(medians, key=lambda size: float(psnr(medians[size], clean).mean()))
+    ways = {
+        "noisy": noisy.clamp(-1, 1),
+        "restored": restored(experiment, noisy, sigma=sigma, seed=seed),
+        "one step": step.clamp(-1, 1),
+        "median": medians[best],
+    }
+    return Denoised(sigma, clean, ways, best)
+
+
+def denoising_section(experiment: Experiment, *, n: int = 64, seed: int | None = None) -> tuple[Section, list[Figure]]:
+    """Returns the part of a report that shows denoising at several levels, and its figures.
+
+    Args:
+        experiment: With images as its data.
+        n: How many images at each level.
+        seed: Of the noise and the chains; the run's when left out.
+    """
+    each = [denoised(experiment, sigma, n=n, seed=seed) for sigma in SIGMAS]
+    table: list[tuple[object, ...]] = [("noise", "way", "PSNR, dB", "± s.e.", "SSIM")]
+    table += [row for told in each for row in told.rows()]
+    pictures = []
+    for told in each:
+        rows = {"original": told.clean[:SHOWN], **{name: x[:SHOWN] for name, x in told.ways.items()}}
+        gain = float(told.gain().mean())
+        caption = f"Noise of {told.sigma / 2:g} of the range: restored is {gain:+.1f} dB over the median filter"
+        pictures.append((plotting.side_by_side(rows), caption))
+    level = experiment.objective.level
+    text = (
+        f"{n} held-out images with noise; its standard deviation is given on the range from black to white. "
+        f"Restored: the posterior mean, and where the noise is at most the {level / 2:g} that the model has learned "
+        "along with the data, a step along the score whose length the noise itself tells. One step: x − σ²∇E/T. "
+        "Median: of 3×3 or 5×5 pixels, whichever does better. All are kept between black and white."
+    )
+    return Section("Denoising", text, tuple(pictures), table), [figure for told in each for figure in told.figures()]
+
+
+def masks(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Returns what may be missing of an image: the lower half, the middle, the right half.
+
+    Args:
+        shape: Channels, height and width.
+
+    Returns:
+        Truth values, ``(1, H, W)``.
+    """
+    _, height, width = shape
+    row, column = torch.arange(height).view(-1, 1), torch.arange(width).view(1, -1)
+    lower = (row >= height // 2).expand(height, width)
+    right = (column >= width // 2).expand(height, width)
+    middle = ((row - (height - 1) / 2).abs() < height / 5) & ((column - (width - 1) / 2).abs() < width / 5)
+    return {
+        name: each.unsqueeze(0) for name, each in (("lower half", lower), ("middle", middle), ("right half", right))
+    }
+
+
+def inpainting_section(experiment: Experiment, *, draws: int = 4, seed: int | None = None) -> Section:
+    """Returns the part of a report that shows images completed.
+
+    Args:
+        experiment: With images as its data.
+        draws: Completions of each image.
+        seed: Of the choice and the chains; the run's when left out.
+    """
+    held_out = experiment.held_out
+    assert isinstance(held_out, Images)
+    clean = draw_data(held_out, SHOWN, generator=seeded(experiment, seed, "clean", device="cpu"))
+    pictures = []
+    for name, missing in masks(experiment.shape).items():
+        drawn = completed(experiment, clean, missing, n=draws, seed=seed)
+        rows = {"original": clean, "masked": clean.masked_fill(missing, 0.0)}
+        rows |= {f"draw {number}": x for number, x in enumerate(drawn, 1)}
+        pictures.append((plotting.side_by_side(rows), f"The {name} is missing (grey), and {draws} completions"))
+    text = (
+        f"Held-out images of which a part is missing, and draws of what may have been there: "
+        f"{experiment.sampling.steps} steps of the recipe's sampler on the missing pixels, from noise. Draws of one "
+        "image should agree where it leaves no choice, and differ where it does."
+    )
+    return Section("Inpainting", text, tuple(pictures))

@@ -1,0 +1,123 @@
+r"""Diffusion recovery likelihood: maximum likelihood, one noise level at a time.
+
+With levels :math:`\sigma_0 < \dots < \sigma_L` and :math:`\tau_i^2 = \sigma_{i+1}^2 - \sigma_i^2`, a data point is
+noised to :math:`x_i = x + \sigma_i z` and on to :math:`\tilde x = x_i + \tau_i z'`, which has the law of level
+:math:`i + 1`. The model of level :math:`i` is asked to recover the one from the other,
+
+.. math:: p_\theta(x_i \mid \tilde x) = \frac{1}{Z_\theta(\tilde x)}
+          \exp\Bigl( -E_\theta(x_i, \sigma_i) - \frac{\|\tilde x - x_i\|^2}{2 \tau_i^2} \Bigr),
+
+and because the second term has no parameters, the gradient of the log-likelihood is that of contrastive divergence,
+
+.. math:: -\nabla_\theta \log p_\theta(x_i \mid \tilde x) = \nabla_\theta E_\theta(x_i, \sigma_i)
+          - E_{x^- \sim p_\theta(\cdot \mid \tilde x)}[\nabla_\theta E_\theta(x^-, \sigma_i)].
+
+The right conditional law makes the right marginal one: :math:`E(x, \sigma_i) = -\log p_{\sigma_i}(x)` up to a constant,
+wherever noised points come.
+"""
+
+from typing import final
+
+import torch
+from torch import Generator, Tensor
+
+from energyscape.calculus import score
+from energyscape.models.denoiser import EnergyDenoiser
+from energyscape.noise import geometric, normal_like
+from energyscape.objectives.base import Loss, Objective, Treatment
+from energyscape.objectives.contrastive import energies_told, evaluating
+from energyscape.samplers.base import KernelFactory, expand, rms, run, treated
+from energyscape.samplers.recovery import check_temperature, conditional, rungs
+
+
+@final
+class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
+    r"""Maximum likelihood of what one level's noise has hidden, at all noise levels at once.
+
+    .. math:: L(\theta) = \frac{1}{L} \sum_{i < L} E\bigl[ E_\theta(x_i, \sigma_i) - E_\theta(x^-, \sigma_i) \bigr],
+              \qquad x^- \sim p_\theta(\cdot \mid \tilde x)
+
+    The negatives come from a short chain and are held fixed. The conditional law has hardly more than one mode, so that
+    the chain arrives: neither buffer nor clipping is needed, and longer chains than those of training give the same
+    samples. That holds for a kernel with a Metropolis test; what is easily got wrong is to follow the energy, or to
+    test, without the term of the noise.
+
+    The chain runs on :math:`u = (x - \tilde x) / s_i` (see `samplers.recovery.conditional`) and starts at
+    :math:`u = -\nabla U(0) + z`, which is a draw of the conditional law itself in directions in which the data have no
+    width, and short of it in the others. Steps must make up for that in deviations that are at most the factor
+    :math:`\sigma_{i+1} / \sigma_i`: keep it below two.
+
+    What it learns at the end is a family of laws, of which ``model.at(sigma_min)`` is nearest to the data: that of data
+    *noised at* :math:`\sigma_{\min}`. `RecoveryDescent` samples from it, down the same levels. Labels are not used.
+
+    Args:
+        kernel: The transition of the conditional chains, its lengths in units of
+            :math:`s_i = \sigma_i \tau_i / \sigma_{i+1}`: their law has deviations between 1 and the factor from level
+            to level, at every level.
+        steps: Transitions of each chain a training step.
+        sigma_min: :math:`\sigma_0 > 0`, in units of ``x``.
+        sigma_max: :math:`\sigma_L > \sigma_0`, in units of ``x``: beyond the size of the data.
+        levels: Number of levels that are learned, :math:`L`, spaced geometrically; the topmost of all,
+            :math:`\sigma_L`, is only drawn from.
+
+    Raises:
+        ValueError: If ``steps`` or ``levels`` is not positive, the levels do not rise, or the kernel's temperature is
+            not 1.
+
+    References:
+        Learning energy-based models by diffusion recovery likelihood (Gao, Song, Poole, Wu & Kingma, 2021), equations 4
+        and 6 and algorithm 1. https://arxiv.org/abs/2012.08125
+    """
+
+    def __init__(
+        self, kernel: KernelFactory, *, steps: int, sigma_min: float, sigma_max: float, levels: int = 6
+    ) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps is at least 1; it was {steps}")
+        check_temperature(kernel)
+        self.sigmas = geometric(sigma_min, sigma_max, levels)
+        self.kernel, self.steps, self.level = kernel, steps, sigma_min
+        self.treat(Treatment())
+
+    def treat(self, treatment: Treatment) -> None:
+        self.treatment = treatment
+
+    def forward(
+        self, model: EnergyDenoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Loss:
+        levels = len(self.sigmas) - 1
+        # Every level has its share of the batch, and none the remainder always.
+        shift = torch.randint(levels, (1,), generator=generator, device=x.device)
+        level = (torch.arange(len(x), device=x.device) + shift) % levels
+        rung = rungs(self.sigmas, like=x).of(level)
+        positive = x + expand(rung.sigma, x) * normal_like(x, generator=generator)
+        anchor = positive + expand(rung.noise, x) * normal_like(x, generator=generator)
+        kernel = treated(
+            self.kernel(conditional(model.energy, anchor, rung)), step=self.treatment.step, clip=self.treatment.clip
+        )
+        with evaluating(model):
+            start = score(kernel.energy, torch.zeros_like(anchor)) + normal_like(anchor, generator=generator)
+            point, told = run(kernel, start, steps=self.steps, generator=generator)
+        negative = anchor + expand(rung.unit, x) * point.x
+        sigmas = torch.cat([rung.sigma, rung.sigma])
+        e_data, e_model = model.energy(torch.cat([positive, negative]), sigmas).split([len(x), len(x)])
+        accept_prob = told.accept_prob / self.steps
+        # Each level's energies have a constant of their own: only what they are beyond its mean can be compared.
+        middle = _means(e_data.detach(), level, levels)[level]
+        facts = {
+            **energies_told(e_data - middle, e_model - middle),
+            "drift": told.drift.mean() / self.steps,
+            "noise": told.noise.mean() / self.steps,
+            "accept_prob": accept_prob.mean(),
+            "accept_least": _means(accept_prob, level, levels)[level].min(),
+            "diverged": told.diverged.sum(),
+            "move": rms(point.x).square().mean().sqrt(),
+        }
+        return Loss((e_data - e_model).mean(), {name: value.detach() for name, value in facts.items()})
+
+
+def _means(values: Tensor, level: Tensor, levels: int) -> Tensor:
+    """Returns the mean of the values at each level, ``(L,)``; zero where there are none."""
+    inside = torch.nn.functional.one_hot(level, levels).to(values)
+    return values @ inside / inside.sum(0).clamp(min=1)

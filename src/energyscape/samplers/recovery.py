@@ -1,0 +1,245 @@
+r"""Down the noise levels, each from the one above: the recovery chain.
+
+Let :math:`\sigma_0 < \sigma_1 < \dots < \sigma_L` and :math:`E(\cdot, \sigma_i)` be the energy of the data noised at
+:math:`\sigma_i`. Noise of deviation :math:`\tau_i`, :math:`\tau_i^2 = \sigma_{i+1}^2 - \sigma_i^2`, takes a point
+:math:`x` of level :math:`i` to one of the next, :math:`\tilde x = x + \tau_i z`, and by Bayes' rule
+
+.. math:: p(x \mid \tilde x) \propto \exp\Bigl( -E(x, \sigma_i) - \frac{\|\tilde x - x\|^2}{2 \tau_i^2} \Bigr).
+
+However many modes the law of level :math:`i` has, this one is nearly normal if the levels are dense. Where the data
+have no width its deviation is :math:`s_i = \sigma_i \tau_i / \sigma_{i+1}`, where they are wide :math:`\tau_i`; so
+chains run on :math:`u = (x - \tilde x) / s_i`, in which every direction of every level has a deviation between 1 and
+:math:`\sigma_{i+1} / \sigma_i`, and one step size is right for all.
+
+References:
+    Learning energy-based models by diffusion recovery likelihood (Gao et al., 2021), equations 3 and 4 and algorithm 2,
+    there with variance-preserving noise. https://arxiv.org/abs/2012.08125
+"""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NamedTuple, Protocol, final
+
+import torch
+from torch import Generator, Tensor
+
+from energyscape.calculus import EnergyFn
+from energyscape.errors import UserError
+from energyscape.models.denoiser import AtLevel
+from energyscape.noise import geometric, normal_like
+from energyscape.samplers.base import Info, Kernel, KernelFactory, Point, at, expand, flat
+
+LevelledEnergy = Callable[[Tensor, Tensor], Tensor]
+"""Maps points ``(B, *)`` and their noise levels ``(B,)`` to energies ``(B,)``."""
+
+
+class DescentFactory(Protocol):
+    """A kernel that descends the noise levels, its energy and number of steps still to come."""
+
+    def __call__(self, energy: EnergyFn, *, steps: int) -> Kernel[Any]:
+        """Returns the kernel.
+
+        Args:
+            energy: At the lowest level.
+            steps: In which it is to arrive there.
+        """
+
+
+class Rung(NamedTuple):
+    r"""A noise level and the way up to the next.
+
+    Args:
+        sigma: :math:`\sigma_i`.
+        noise: :math:`\tau_i`, the deviation of the noise between the two levels.
+        unit: :math:`s_i`, the length in which chains run.
+    """
+
+    sigma: Tensor
+    noise: Tensor
+    unit: Tensor
+
+    def of(self, index: Tensor) -> "Rung":
+        """Returns some of several rungs.
+
+        Args:
+            index: Which.
+        """
+        return Rung(*(each[index] for each in self))
+
+
+def rungs(sigmas: list[float], *, like: Tensor) -> Rung:
+    """Returns the rungs of a ladder of noise levels, each field ``(L,)``, lowest first.
+
+    Args:
+        sigmas: The levels, rising, one more than rungs.
+        like: A tensor whose dtype and device are copied.
+    """
+    sigma = torch.tensor(sigmas, dtype=like.dtype, device=like.device)
+    noise = (sigma[1:].square() - sigma[:-1].square()).sqrt()
+    return Rung(sigma[:-1], noise, sigma[:-1] * noise / sigma[1:])
+
+
+def conditional(energy: LevelledEnergy, anchor: Tensor, rung: Rung) -> EnergyFn:
+    r"""Returns the energy of :math:`u` where :math:`x = \tilde x + s_i u` is what was there before the noise.
+
+    .. math:: U(u) = E(\tilde x + s_i u, \sigma_i) + \frac{s_i^2 \|u\|^2}{2 \tau_i^2}
+
+    Args:
+        energy: Of points and levels.
+        anchor: The points :math:`\tilde x` of the level above, ``(B, *)``.
+        rung: Of each point, its fields ``(B,)``.
+    """
+    unit, pull = expand(rung.unit, anchor), (rung.unit / rung.noise).square() / 2
+
+    def recovered(u: Tensor) -> Tensor:
+        return energy(anchor + unit * u, rung.sigma) + pull * u.flatten(1).square().sum(1)
+
+    return recovered
+
+
+def check_temperature(kernel: KernelFactory) -> None:
+    """Raises a clear error unless a kernel runs at the temperature of the noise.
+
+    Args:
+        kernel: The transition of conditional chains.
+
+    Raises:
+        ValueError: If its temperature is not 1.
+    """
+    temperature = kernel(flat).temperature
+    if temperature != 1:
+        raise ValueError(
+            f"conditional chains run at temperature 1, for that of the noise is; the kernel's was {temperature}"
+        )
+
+
+class Descending(NamedTuple):
+    """Where chains stand on their way down.
+
+    Args:
+        x: Positions, ``(C, *)``.
+        energy: Energies there at the level that they are on, ``(C,)``.
+        score: Minus those energies' gradients, ``(C, *)``.
+        anchor: The points of the level above that they recover from, ``(C, *)``.
+        steps: Steps taken since the start, one number for all chains, ``()``.
+    """
+
+    x: Tensor
+    energy: Tensor
+    score: Tensor
+    anchor: Tensor
+    steps: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class RecoveryDescent(Kernel[Descending]):
+    r"""Samples from noise, by one conditional chain a level.
+
+    .. math::
+        x_L = x + \sigma_L z, \qquad
+        x_i \sim p(x_i \mid x_{i+1}) \propto
+        \exp\Bigl( -E(x_i, \sigma_i) - \frac{\|x_{i+1} - x_i\|^2}{2 (\sigma_{i+1}^2 - \sigma_i^2)} \Bigr),
+        \qquad i = L - 1, \ldots, 0
+
+    It needs no chain that crosses from mode to mode, nor one that is long: each level only recovers what one level's
+    noise has hidden, beginning at the noised point itself. The ladder must be the one that the energies were trained
+    on, and :math:`\sigma_L` beyond the data's size, for where the chains begin is forgotten only in its noise: they are
+    exact if they begin at data, and nearly so anywhere among them.
+
+    The steps are shared out evenly to the levels. Once down, chains go on: noised up to :math:`\sigma_1` and recovered
+    again, by turns, which leaves the law of the lowest level invariant. That law is of data noised at :math:`\sigma_0`.
+
+    Args:
+        energy: At the lowest level, :math:`\sigma_0`; it knows the others.
+        kernel: The transition of the conditional chains. It carries nothing but its position, its lengths are in units
+            of :math:`s_i = \sigma_i \tau_i / \sigma_{i+1}`, and it leaves its law invariant if samples are to be exact.
+        sigma_max: :math:`\sigma_L > \sigma_0`, in units of ``x``.
+        levels: Number of levels below it, :math:`L`; they are spaced geometrically.
+        steps: In which to arrive, at least one a level.
+
+    Raises:
+        UserError: If the energy is no energy denoiser's, or there are fewer steps than levels.
+        ValueError: If ``sigma_max`` or ``levels`` is out of its range, or the kernel's temperature is not 1.
+
+    Examples:
+        >>> from functools import partial
+        >>> from energyscape.models import ScalarEnergyDenoiser
+        >>> from energyscape.samplers import HMC, run
+        >>> model = ScalarEnergyDenoiser(lambda u, noise: 0 * noise, data_std=1.0)
+        >>> kernel = partial(HMC, step_size=0.5, leapfrog_steps=4)
+        >>> descent = RecoveryDescent(model.at(0.1), kernel, sigma_max=3.2, levels=5, steps=15)
+        >>> run(descent, torch.zeros(8, 2), steps=15)[0].x.shape
+        torch.Size([8, 2])
+
+    References:
+        Learning energy-based models by diffusion recovery likelihood (Gao et al., 2021), algorithm 2.
+        https://arxiv.org/abs/2012.08125
+
+        Structured logconcave sampling with a restricted Gaussian oracle (Lee, Shen & Tian, 2021), section 1.2: the
+        turns. https://arxiv.org/abs/2010.03106
+    """
+
+    energy: EnergyFn
+    kernel: KernelFactory
+    _: KW_ONLY
+    sigma_max: float
+    levels: int = 6
+    steps: int
+    temperature: float = field(default=1.0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.steps < self.levels:
+            raise UserError(f"{self.levels} noise levels need at least as many steps; there were {self.steps}")
+        if self.energy is not flat:
+            geometric(self._bottom.sigma, self.sigma_max, self.levels)
+        elif not self.sigma_max > 0 or self.levels < 1:
+            raise ValueError(f"sigma_max is positive, levels at least 1; they were {self.sigma_max} and {self.levels}")
+        check_temperature(self.kernel)
+
+    def init(self, x: Tensor) -> Descending:
+        top = self._rungs(x).of(torch.tensor(self.levels - 1)).sigma
+        point = at(lambda y: self._bottom.denoiser.energy(y, top.expand(len(y))), x)
+        return Descending(*point, anchor=point.x, steps=torch.zeros((), dtype=torch.long, device=x.device))
+
+    def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return *self.kernel(flat).draw(x, generator=generator), normal_like(x, generator=generator)
+
+    def move(self, state: Descending, randomness: tuple[Tensor, ...]) -> tuple[Descending, Info]:
+        *rest, z = randomness
+        rung, arrived, noise = self._whereabouts(state)
+        anchor = torch.where(arrived, state.x + noise * z, state.anchor)
+        each = Rung(*(value.expand(len(anchor)) for value in rung))
+        kernel = self.kernel(conditional(self._bottom.denoiser.energy, anchor, each))
+        start = kernel.init(torch.where(arrived, 0, (state.x - anchor) / rung.unit))
+        if not isinstance(start, Point):
+            raise UserError(f"the conditional chains' kernel carries its position only; it was {kernel}")
+        inner, told = kernel.move(start, tuple(rest))
+        u, pull = inner.x, (rung.unit / rung.noise).square()
+        energy = inner.energy - pull * u.flatten(1).square().sum(1) / 2
+        score = (inner.score + pull * u) / rung.unit
+        told = told._replace(drift=told.drift * rung.unit, noise=told.noise * rung.unit)
+        return Descending(anchor + rung.unit * u, energy, score, anchor, state.steps + 1), told
+
+    @property
+    def _bottom(self) -> AtLevel:
+        if not isinstance(self.energy, AtLevel):
+            raise UserError(
+                "a descent goes down the noise levels of an energy denoiser, which it is given at the lowest of them "
+                f"(model.at(sigma)); it was given {type(self.energy).__name__}, which has no levels"
+            )
+        return self.energy
+
+    def _rungs(self, like: Tensor) -> Rung:
+        return rungs(geometric(self._bottom.sigma, self.sigma_max, self.levels), like=like)
+
+    def _whereabouts(self, state: Descending) -> tuple[Rung, Tensor, Tensor]:
+        """Returns the rung of the next step, whether it is the first one there, and the noise that begins it."""
+        k, each = state.steps, self.steps // self.levels
+        down = k >= self.steps
+        turn = (k * self.levels // self.steps).clamp(max=self.levels - 1)
+        last = ((k - 1) * self.levels).div(self.steps, rounding_mode="floor")
+        arrived = torch.where(down, (k - self.steps) % each == 0, turn != last)
+        rung = self._rungs(state.x).of(self.levels - 1 - turn)
+        noise = torch.where(down, rung.noise, torch.where(k == 0, self.sigma_max, 0))
+        return rung, arrived, noise.to(state.x.dtype)

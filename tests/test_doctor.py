@@ -1,0 +1,554 @@
+"""The doctor: every rule on either side of its threshold, probes against closed forms, the order, the command."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from energyscape.cli import main
+from energyscape.doctor import RULES, Chains, Probes, Record, diagnose, probe
+from energyscape.doctor.finding import growth
+from energyscape.doctor.probes import energies
+from energyscape.doctor.record import autocorrelation, jitter
+
+
+def columns(n=100, **more):
+    """A quiet record: the gap hovers about a level, with an autocorrelation near 0."""
+    z = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    quiet = {
+        "samples": [128.0 * 10 * (i + 1) for i in range(n)],
+        "loss": [-each for each in z],
+        "gap": list(z),
+        "spread": [10.0] * n,
+        "spread_model": [10.0] * n,
+        "grad_norm": [1.0] * n,
+        "energy_data": [-50.0] * n,
+        "energy_model": [-50.0] * n,
+        "auc": [0.5] * n,
+        "drift": [0.07] * n,
+        "noise": [0.18] * n,
+        "move": [0.3] * n,
+        "data_std": [0.6] * n,
+        "accept_prob": [1.0] * n,
+        "saturated": [0.0] * n,
+        "brightness": [0.0] * n,
+        "lineages": [1024.0] * n,
+        "age": [60.0] * n,
+    }
+    told = {name: value if isinstance(value, list) else [float(value)] * n for name, value in more.items()}
+    return quiet | told
+
+
+SETTINGS = {
+    "objective": "cd",
+    "kernel": "langevin",
+    "step_size": 0.015625,
+    "temperature": 1.0,
+    "drift_clip": 0.5,
+    "steps": 3,
+    "sampler_steps": 250,
+    "start": "buffer",
+    "capacity": 1024,
+    "refresh": 0.01,
+    "data_noise": 0.25,
+    "reference_std": 0.25,
+    "alpha": 0.0,
+    "regulariser": "squared",
+    "batch_size": 128,
+    "learning_rate": 3e-3,
+    "beta1": 0.0,
+    "clip": 100.0,
+    "activation": "silu",
+}
+PROBES = Probes(
+    finite=1.0,
+    sound=1.0,
+    data_std=0.6,
+    narrowest=0.25,
+    degenerate=0.0,
+    ratio=2.8,
+    ratio_data=2.7,
+    accept=0.7,
+    clipped=0.0,
+    steepest=6.6,
+    long=-0.3,
+    fresh=0.04,
+    arrived=1.0,
+    outside=0.0,
+    shift=0.0,
+    duplicates=0.0,
+    diversity=1.0,
+    spread=8.0,
+    held_out=0.6,
+    kinks=0.1,
+    bends=0.02,
+    near=0.4,
+    far=200.0,
+    noise_gap=80.0,
+)
+
+
+def record(**changes):
+    settings = {name: changes.pop(name) for name in list(changes) if name in Record.__dataclass_fields__}
+    return Record(columns=columns(**changes), **(SETTINGS | settings))
+
+
+def at(**changes):
+    return PROBES._replace(**changes)
+
+
+def skipped(reason, action="", times=1):
+    return [{"step": 5, "samples": 640, "verdict": "SKIP", "reason": reason, "action": action}] * times
+
+
+def swinging(phi, n=100):
+    """A series whose lag-1 autocorrelation is near phi."""
+    z = torch.randn(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64).tolist()
+    values = [z[0]]
+    for each in z[1:]:
+        values.append(phi * values[-1] + math.sqrt(1 - phi**2) * each)
+    return values
+
+
+def bare(**settings):
+    return Record(**({"chains": "sampler", "step_size": 0.015625, "kernel": "langevin"} | settings))
+
+
+def closing(ratio, n=100):
+    """A gap that is -10 until half of the record and then ratio times that."""
+    return [-10.0] * (n // 2) + [-10.0 * ratio] * (n - n // 2)
+
+
+def ending(n=100):
+    return [1.0] * 60 + [math.nan] * (n - 60)
+
+
+def exploding(n=100):
+    return [10.0] * 60 + [10.0 * 3.0 ** (i + 1) for i in range(n - 60)]
+
+
+def spike(height, n=100):
+    return [1.0] * (n - 10) + [height] + [1.0] * 9
+
+
+# Rule: (what provokes it), (its neighbour across the threshold).
+CASES = {
+    "spoiled_data": ((record(), at(finite=0.999)), (record(), at(finite=1.0))),
+    "spoiled_data by guards": (
+        (record(interventions=skipped("1 of the batch's 128 data points are not finite: mend the data")), PROBES),
+        (record(interventions=skipped("gradient norm 7 is 101 times the usual")), PROBES),
+    ),
+    "spoiled_data by a sudden end": (
+        (record(loss=ending(), grad_norm=ending()), PROBES),
+        (record(loss=ending(), grad_norm=[1.0] * 50 + [99.0] * 10 + [math.nan] * 40), PROBES),
+    ),
+    # 2 α rms(E) with rms √(50² + 10²) = 51: 0.31 and 0.29.
+    "strong_regulariser": (
+        (record(alpha=0.31 / 2 / math.hypot(50, 10)), PROBES),
+        (record(alpha=0.29 / 2 / math.hypot(50, 10)), PROBES),
+    ),
+    "degenerate_data": ((record(), at(degenerate=0.021)), (record(), at(degenerate=0.019))),
+    # R = √(2 v / η), v = 1/16: 1.5 at η = 1/18.
+    "long_step": ((record(step_size=1.01 / 18), PROBES), (record(step_size=0.99 / 18), PROBES)),
+    "long_step of an adjusted kernel": (
+        (record(kernel="mala", accept_prob=0.29), PROBES),
+        (record(kernel="mala", accept_prob=0.31), PROBES),
+    ),
+    "long_step by drift and noise": ((record(drift=0.18 / 1.24), PROBES), (record(drift=0.18 / 1.26), PROBES)),
+    "cold_chains": ((record(temperature=0.63), PROBES), (record(temperature=0.65), PROBES)),
+    "cold_chains by noise": (
+        (record(temperature=None, noise=0.79 * 0.03125**0.5), PROBES),
+        (record(temperature=None, noise=0.81 * 0.03125**0.5), PROBES),
+    ),
+    # √(2 η 3) / 0.6 = 0.1 at η = 0.0006.
+    "short_step": ((record(step_size=0.00059), PROBES), (record(step_size=0.00061), PROBES)),
+    "small_batch": (
+        (record(batch_size=16, gap=[3.7 * each for each in columns()["gap"]]), PROBES),
+        (record(batch_size=17, gap=[3.7 * each for each in columns()["gap"]]), PROBES),
+    ),
+    "straight_pieces": ((record(), at(kinks=0.9e-4)), (record(), at(kinks=1.1e-4))),
+    "stale_chains": (
+        (record(refresh=0.0, capacity=1024, age=0.81 * 125), PROBES),
+        (record(refresh=0.0, capacity=1024, age=0.79 * 125), PROBES),
+    ),
+    "stale_chains by age": ((record(age=1001), PROBES), (record(age=999), PROBES)),
+    "easy_noise": (
+        (record(objective="nce", accuracy=0.991, loss=0.1), PROBES),
+        (record(objective="nce", accuracy=0.989, loss=0.1), PROBES),
+    ),
+    "hybrid_conflict": (
+        (record(accuracy=[0.9] * 75 + [0.889] * 25, grad_ratio=3.1), PROBES),
+        (record(accuracy=[0.9] * 75 + [0.891] * 25, grad_ratio=3.1), PROBES),
+    ),
+    "one_noise_level": ((bare(), at(far=0.99, arrived=2.1)), (bare(), at(far=0.99, arrived=1.9))),
+    "unbounded_drift": ((record(drift_clip=None), at(steepest=2.9)), (record(drift_clip=None), at(steepest=2.7))),
+    "high_rate": (
+        (record(interventions=skipped("the gradient", "learning rate × 0.3 (now × 0.3)")), PROBES),
+        (record(interventions=skipped("the gradient")), PROBES),
+    ),
+    "high_rate by swings": ((record(gap=swinging(-0.6)), PROBES), (record(gap=swinging(-0.25)), PROBES)),
+    "hot_chains": ((record(temperature=1.6), PROBES), (record(temperature=1.5), PROBES)),
+    "hot_chains by drift": ((record(drift=0.18 / 31), PROBES), (record(drift=0.18 / 29), PROBES)),
+    "no_signal": ((bare(objective="dsm"), at(near=0.99)), (bare(objective="dsm"), at(near=0.97))),
+    "divergence": ((record(gap=exploding()), PROBES), (record(gap=[10.0] * 100), PROBES)),
+    "divergence by gradients": ((record(grad_norm=spike(101.0)), PROBES), (record(grad_norm=spike(99.0)), PROBES)),
+    "oscillation": ((record(gap=swinging(-0.45)), PROBES), (record(gap=swinging(-0.1)), PROBES)),
+    "easy_negatives": ((record(auc=0.76), PROBES), (record(auc=0.74), PROBES)),
+    "contraction": (
+        (record(auc=0.04, gap=closing(0.81)), PROBES),
+        (record(auc=0.04, gap=closing(0.79)), PROBES),
+    ),
+    "saturation": ((record(saturated=0.21), PROBES), (record(saturated=0.19), PROBES)),
+    "saturation by brightness": ((record(brightness=-0.51), PROBES), (record(brightness=-0.49), PROBES)),
+    "saturation by the clip": ((record(), at(clipped=0.51)), (record(), at(clipped=0.49))),
+    "cold_gradient": (
+        (record(drift=1.0, noise=0.19, temperature=0.7**2), PROBES),
+        (record(drift=1.0, noise=0.21, temperature=0.7**2), PROBES),
+    ),
+    "rejecting": ((record(), at(accept=0.29)), (record(), at(accept=0.31))),
+    "long_run": ((record(), at(long=-1.01)), (record(), at(long=-0.99))),
+    "unreached_from_noise": ((record(), at(fresh=-2.01)), (record(), at(fresh=-1.99))),
+    "buffer_collapse": ((record(lineages=0.049 * 1024), PROBES), (record(lineages=0.051 * 1024), PROBES)),
+    "buffer_collapse by copies": ((record(), at(duplicates=0.06)), (record(), at(duplicates=0.04))),
+    "buffer_collapse by distance": ((record(), at(diversity=0.29)), (record(), at(diversity=0.31))),
+    "mode_collapse": ((record(class_entropy=0.79), PROBES), (record(class_entropy=0.81), PROBES)),
+    "mode_collapse by a class": ((record(rarest_class=0.19), PROBES), (record(rarest_class=0.21), PROBES)),
+    "blind_to_weights": ((record(), at(worst_mode=2.1)), (record(), at(worst_mode=1.9))),
+    "energy_drift": (
+        (record(energy_data=[-30.0 * i for i in range(100)]), PROBES),
+        (record(energy_data=[-10.0 * i for i in range(100)]), PROBES),
+    ),
+    "memorised": ((record(), at(held_out=2.1)), (record(), at(held_out=1.9))),
+    "chosen_by_noise": (
+        (record(selected_by="noise_gap", auc=0.24), PROBES),
+        (record(selected_by="noise_gap", auc=0.26), PROBES),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_rule_speaks_on_one_side_of_its_threshold(name):
+    rule = name.split()[0]
+    ill, well = CASES[name]
+    finding = RULES[rule](*ill)
+    assert finding is not None
+    assert finding.rule == rule
+    assert finding.severity in ("warn", "act")
+    assert any(each.isdigit() for each in finding.evidence), finding.evidence
+    assert finding.symptom
+    assert finding.cause
+    assert finding.remedy
+    assert finding.numbers
+    assert RULES[rule](*well) is None
+
+
+def test_every_rule_has_a_case():
+    assert {name.split()[0] for name in CASES} == set(RULES)
+    assert len(RULES) >= 21
+
+
+def test_a_healthy_record_has_no_finding():
+    assert diagnose(record(), PROBES) == []
+    assert diagnose(Record(), Probes()) == []
+    assert diagnose(bare(), Probes()) == []
+
+
+def test_remedies_are_computed_from_the_present_settings():
+    # η = v / 4 makes noise over drift √8; and so it should, whatever the wrong step was.
+    for eta in (0.156, 0.0003):
+        told = diagnose(record(step_size=eta), PROBES)
+        assert told[0].remedy == "--objective.kernel.step_size 0.016"
+    (told,) = diagnose(record(refresh=0.0, age=125), PROBES)
+    assert told.remedy == "--objective.start.refresh 0.01"
+    assert RULES["degenerate_data"](record(), at(degenerate=0.2)).remedy == "--objective.data_noise 0.25"
+    assert RULES["small_batch"](*CASES["small_batch"][0]).remedy == "--train.batch_size 128"
+    (told,) = diagnose(record(alpha=0.1), PROBES)
+    # 0.03 / (2 rms(E)): the weight it would have.
+    assert float(told.remedy.split()[1].rstrip(",")) == pytest.approx(0.03 / 2 / math.hypot(50, 10), rel=0.05)
+
+
+LOST = {"gap": exploding(), "auc": 0.99, "saturated": 0.4, "drift": 0.5}
+LOST_PROBES = at(
+    accept=0.0, clipped=1.0, long=-11.0, fresh=-12.0, steepest=1e6, ratio=1e-6, ratio_data=1e-6, spread=1e8
+)
+
+PLANTED = {
+    "spoiled_data": ({"loss": ending()}, {"finite": 0.99}),
+    "strong_regulariser": ({"alpha": 0.1}, {}),
+    "degenerate_data": ({"data_noise": 0.0}, {"degenerate": 0.25, "narrowest": 0.0}),
+    "long_step": ({"step_size": 0.156}, {}),
+    "short_step": ({"step_size": 0.0003}, {}),
+    "cold_chains": ({"temperature": 0.01}, {}),
+    "small_batch": ({"batch_size": 8}, {}),
+    "straight_pieces": ({}, {"kinks": 1e-7}),
+    "stale_chains": ({"refresh": 0.0, "age": 125}, {}),
+    "unbounded_drift": ({"drift_clip": None, "clip": None}, {}),
+    "high_rate": ({"learning_rate": 0.09}, {}),
+}
+
+
+@pytest.mark.parametrize("rule", PLANTED)
+def test_the_planted_cause_comes_before_what_it_causes(rule):
+    changes, probed = PLANTED[rule]
+    told = diagnose(record(**(LOST | changes)), LOST_PROBES._replace(**probed))
+    assert told[0].rule == rule
+    assert {"divergence", "easy_negatives", "saturation", "long_run"} <= {each.rule for each in told}
+    order = list(RULES)
+    assert [each.rule for each in told] == sorted((each.rule for each in told), key=order.index)
+
+
+def test_autocorrelation_and_jitter_of_known_series():
+    assert autocorrelation([1.0, 2.0, 3.0, 4.0]) == pytest.approx(0.25)  # (0.75 - 0.25 + 0.75) / 5
+    assert autocorrelation([2.0] * 10) is None
+    z = torch.randn(4000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    trend = torch.linspace(0, 50, 4000).double()
+    # The median of |N(0, 2)| over its quantile; its relative error is about 1.2 / √n for correlated differences.
+    assert jitter((3 * z + trend).tolist()) == pytest.approx(3.0, rel=5 * 1.6 / 4000**0.5)
+
+
+def test_growth_is_counted_from_the_calmest_five_lines():
+    gap = [100.0] * 50 + [1.0] * 5 + [100.0] * 44 + [500.0]
+    told = record(gap=gap, spread=0.0)
+    assert growth(told) == 500.0
+    assert growth(record(gap=[*gap[:50], 100.0, 100.0, 100.0, *gap[53:]], spread=0.0)) == 5.0  # two lines are no calm
+    assert growth(record(gap=[100.0] * 99 + [500.0], spread=0.0)) == 5.0
+
+
+# Probes against closed forms.
+
+D = 16
+
+
+def gaussian(v):
+    return lambda x: x.flatten(1).square().sum(1) / (2 * v)
+
+
+def normal(n, std, seed=0):
+    return std * torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+def probed(v, eta, *, std=None, n=512, steps=5, generator=3, **more):
+    how = Chains(step_size=eta, steps=steps, sampler_steps=20, temperature=more.pop("temperature", 1.0))
+    draws = torch.Generator().manual_seed(generator)
+    return probe(gaussian(v), normal(n, std or math.sqrt(v)), how, generator=draws, **more)
+
+
+@pytest.mark.parametrize("v", [0.25, 4.0])
+def test_noise_over_drift_is_one_where_the_step_becomes_unstable(v):
+    # R = √(2 v / η): the mean square of n D normal numbers is known to √(2 / n D), R to half of it.
+    for eta, truth in ((2 * v, 1.0), (v / 2, 2.0), (v / 4, math.sqrt(8))):
+        told = probed(v, eta)
+        assert told.ratio_data == pytest.approx(truth, rel=5 * 0.5 * (2 / (512 * D)) ** 0.5)
+
+
+def test_acceptance_rises_to_one_as_steps_get_short():
+    told = [probed(1.0, eta).accept for eta in (1.5, 0.3, 1e-4)]
+    assert told[0] < 0.1 < told[1] < told[2]
+    # The log ratio has a standard deviation of order √(D η³): at 1e-4 that is 4e-6.
+    assert told[2] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_chains_that_begin_too_hot_cool_by_the_exact_amount():
+    # x' = (1 - η/v) x + √(2η) z from x ~ N(0, h v): after k steps the variance is a + (h v - a) (1 - η/v)^2k, with
+    # a = v / (1 - η/2v); the energy is D/2 of it over v, and s_E = √(D/2) of data.
+    v, eta, h, steps = 1.0, 0.1, 3.0, 5
+    told = probed(v, eta, steps=steps, n=4000, chains=normal(64, math.sqrt(h * v), seed=1))
+    a = v / (1 - eta / (2 * v))
+    # Of few steps: chains and ends share their start, so the error is at most that of the start's own energy.
+    error = math.sqrt(D / 2) * h * v / math.sqrt(64) / math.sqrt(D / 2)
+    for steps, found in ((5, told.few), (55, told.long)):
+        variance = a + (h * v - a) * (1 - eta / v) ** (2 * steps)
+        truth = (variance - h * v) / v * (D / 2) / math.sqrt(D / 2)
+        assert found == pytest.approx(truth, abs=5 * error)
+    # Without noise each step shrinks x by 1 - η/v exactly, so that E falls by that square.
+    start = gaussian(v)(normal(64, math.sqrt(h * v), seed=1)).mean()
+    truth = float(start) * ((1 - eta / v) ** 10 - 1) / told.spread
+    assert told.quenched == pytest.approx(truth, rel=1e-4)
+
+
+def test_spread_and_widths_of_data():
+    data = normal(4000, 1.0)
+    data[:, 3] *= 0.1
+    how = Chains(step_size=0.02)
+    told = probe(None, data, how)
+    varied = data.double().std(0, correction=0)
+    assert told.narrowest == pytest.approx(float(varied.min()))
+    assert told.data_std == pytest.approx(float(varied.square().mean().sqrt()))
+    assert told.degenerate == 1 / D  # 0.1 is below the step's noise of 0.2 and a quarter of the others'
+    noised = probe(None, data, how, level=0.5)
+    assert noised.narrowest == pytest.approx(math.hypot(told.narrowest, 0.5), rel=1e-6)
+    assert noised.degenerate == 0
+    data[7, 2] = math.nan
+    assert probe(None, data, how).finite == pytest.approx(1 - 1 / 4000)
+
+
+def test_the_true_score_of_noised_data_and_one_of_zero():
+    # Data N(0, 1) noised at σ: E‖σ s + z‖² / d = 1 / (1 + σ²) with the true score, and 1 with none.
+    sigma, n = 0.5, 128
+    data = normal(512, 1.0)
+    draws = torch.Generator().manual_seed(0)
+    how = Chains(step_size=0.05, sampler_steps=5)
+    told = probe(gaussian(1 + sigma**2), data, how, level=sigma, noise=normal(64, 2.0, 9), generator=draws)
+    error = (2 / (n * D)) ** 0.5
+    assert told.near == pytest.approx(1 / (1 + sigma**2), rel=5 * error)
+    flat = probe(lambda x: 0 * gaussian(1.0)(x), data, how, level=sigma, generator=draws)
+    assert flat.near == pytest.approx(1.0, rel=5 * error)
+    assert flat.ratio_data is None
+    # Far away, at τ² = E n² + E x² = 5: s = -(x + τ z) / v gives τ² (1 / v)² + (1 - τ² / v)².
+    assert told.far == pytest.approx(5 / 1.25**2 + (1 - 5 / 1.25) ** 2, rel=0.1)
+
+
+def test_a_bare_score_is_asked_what_needs_no_energy():
+    v, eta = 1.0, 0.25
+    how = Chains(step_size=eta, steps=5, sampler_steps=20)
+    seeds = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    score = probe(None, normal(256, 1.0), how, slope=lambda x: -x / v, noise=normal(64, 2.0, 5), generator=seeds[0])
+    energy = probe(gaussian(v), normal(256, 1.0), how, noise=normal(64, 2.0, 5), generator=seeds[1])
+    for name in ("ratio", "ratio_data", "diversity", "data_std"):
+        assert getattr(score, name) == pytest.approx(getattr(energy, name), rel=1e-5)
+    assert score.arrived == pytest.approx(energy.arrived, rel=0.2)
+    assert score.long is score.spread is score.fresh is score.accept is None
+
+
+def test_straight_pieces_are_told_from_smooth_networks_and_from_a_gaussian():
+    told = {}
+    for name, unit in (("relu", torch.nn.ReLU()), ("silu", torch.nn.SiLU())):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(D, 64), unit, torch.nn.Linear(64, 1))
+        energy = lambda x, net=net: net(x).squeeze(1) * 4 + gaussian(1.0)(x)  # noqa: E731
+        told[name] = probe(energy, normal(256, 1.0), Chains(step_size=0.1, sampler_steps=5))
+    assert told["relu"].kinks < 1e-5 < 1e-2 < told["silu"].kinks
+    assert told["relu"].bends > 1e-2
+    smooth = probed(1.0, 0.1)
+    assert smooth.kinks < 1e-5
+    assert smooth.bends < 1e-5
+    names = [[each.rule for each in diagnose(bare(), each)] for each in (told["relu"], told["silu"], smooth)]
+    assert names == [["straight_pieces"], [], []]
+
+
+def test_copies_among_chains_and_chains_from_noise():
+    data = normal(256, 1.0)
+    chains = normal(64, 1.0, seed=2)
+    chains[32:48] = chains[0] + 1e-3 * normal(16, 1.0, seed=4)
+    draws = torch.Generator().manual_seed(0)
+    how = Chains(step_size=0.1, sampler_steps=100)
+    told = probe(gaussian(1.0), data, how, chains=chains, noise=normal(64, 5.0, 5), generator=draws)
+    assert told.duplicates == 17 / 64
+    # From noise to the same law: the mean of 64 energies of variance D/2 v², v = 1 / (1 - η / 2), less 64 others.
+    assert told.noise_gap == pytest.approx((25 - 1) * math.sqrt(D / 2), rel=0.2)
+    assert abs(told.fresh) < 5 * 1.06 * (2 / 64) ** 0.5 + 0.06 * math.sqrt(D / 2)
+    assert told.arrived == pytest.approx(1.0, abs=0.2)
+    # The same, were it asked after one step, is nowhere near.
+    early = probe(gaussian(1.0), data, how._replace(sampler_steps=1), noise=normal(64, 5.0, 5), generator=draws)
+    assert early.arrived > 2
+
+
+def test_probes_repeat_themselves_and_leave_torchs_generator_alone():
+    before = torch.get_rng_state()
+    first, second = (probed(1.0, 0.1, noise=normal(64, 2.0), held_out=normal(64, 1.0, 8)) for _ in range(2))
+    assert first == second
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(energies(gaussian(1.0), normal(600, 1.0)), gaussian(1.0)(normal(600, 1.0)))
+
+
+# The command.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("digits") / "run"
+    tiny = ["--train.budget", "15k", "--train.checkpoint_every", "10000", "--model.network.width", "32"]
+    short = ["--sampler.steps", "20", "--train.log_every", "2", "--objective.start.capacity", "256"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "digits-pcd", *tiny, *short, "--objective.kernel.temperature", "0.01", "--out", str(path)])
+    assert not exit_.value.code
+    return path
+
+
+def call(capsys, *words):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(word) for word in words])
+    told = capsys.readouterr()
+    return int(exit_.value.code or 0), told.out, told.err
+
+
+def test_the_command_names_a_planted_cause_and_exits_with_one(run, capsys):
+    status, out, _ = call(capsys, "doctor", run)
+    assert status == 1
+    assert "[cold_chains, act]" in out.split("\n2.")[0]
+    assert "--objective.kernel.temperature 1" in out
+    status, out, _ = call(capsys, "doctor", run, "--json")
+    told = json.loads(out)
+    assert status == 1
+    assert told["status"] == "findings"
+    assert told["findings"][0]["rule"] == "cold_chains"
+    assert told["findings"][0]["numbers"]["temperature"] == pytest.approx(0.01)
+    assert told["probes"]["finite"] == 1.0
+
+
+def test_what_guards_have_mended_is_still_named(tmp_path, capsys):
+    path = tmp_path / "run"
+    tiny = ["--train.budget", "5120", "--train.checkpoint_every", "2560", "--model.network.width", "32"]
+    words = ["train", "digits-pcd", *tiny, "--sampler.steps", "20", "--objective.start.capacity", "256"]
+    assert call(capsys, *words, "--objective.data_noise", "0.0", "--out", path)[0] == 0
+    assert "data noised at" in (path / "interventions.jsonl").read_text()
+    status, out, _ = call(capsys, "doctor", path, "--json")
+    finding = json.loads(out)["findings"][0]
+    assert status == 1
+    assert finding["rule"] == "degenerate_data"
+    assert "guards have noised" in finding["evidence"]
+    assert finding["remedy"] == "--objective.data_noise 0.25"
+
+
+def test_a_run_that_died_early_is_judged_from_its_record(run, tmp_path, capsys):
+    import shutil
+
+    dead = tmp_path / "dead"
+    shutil.copytree(run, dead, ignore=shutil.ignore_patterns("checkpoints"))
+    status, out, _ = call(capsys, "doctor", dead)
+    assert status == 1
+    assert "cold_chains" in out
+    text = (dead / "recipe.toml").read_text().replace("temperature = 0.01", "temperature = 1.0")
+    (dead / "recipe.toml").write_text(text)
+    (dead / "metrics.jsonl").write_text("")
+    status, out, err = call(capsys, "doctor", dead)
+    assert (status, out) == (2, "")
+    assert "cannot tell" in err
+    assert json.loads(call(capsys, "doctor", dead, "--json")[1])["status"] == "unclear"
+
+
+def test_a_bare_energy(run, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    from energyscape.experiment import Run
+
+    weights = tmp_path / "energy.safetensors"
+    save_file(Run.open(run).experiment().energy.state_dict(), weights)
+    asked = ["doctor", "--model", weights, "--recipe", run / "recipe.toml"]
+    status, out, _ = call(capsys, *asked)
+    assert status == 1
+    assert "[cold_chains, act]" in out.split("\n2.")[0]
+    status, out, err = call(capsys, *asked, "--model.network.width", "8")
+    assert status == 2
+    assert "expected the weights" in err
+    assert call(capsys, *asked, "--objective.kernel.temperature", "1.0")[0] in (0, 1)
+    weights.write_bytes(b"no")
+    assert call(capsys, *asked)[0] == 2
+
+
+def test_mistakes_are_one_line(run, tmp_path, capsys):
+    for words in (["doctor"], ["doctor", tmp_path / "none"], ["doctor", run, "--recipe", "digits-pcd"]):
+        status, out, err = call(capsys, *words)
+        assert (status, out) == (2, "")
+        assert len(err.splitlines()) == 1
+
+
+def test_the_report_has_the_doctors_section(run):
+    from energyscape.experiment import Run
+    from energyscape.experiment.examination import examined
+
+    section = examined(Run.open(run))
+    assert section.title == "The doctor"
+    assert len(section.figures) >= 1
+    assert section.table[1][3].startswith("--objective.kernel.temperature 1")

@@ -1,0 +1,80 @@
+"""Denoising and completing held-out images with a small run, beside what needs no learning."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from energyscape.cli import main
+from energyscape.evaluation import psnr
+from energyscape.experiment import Experiment, Recipe, Run, Session
+from energyscape.experiment.restorations import denoised, denoising_section, inpainting_section, masks
+from energyscape.models import Gaussian
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """An experiment on digits whose energy is that of the Gaussian with the mean and covariance of noised digits."""
+    experiment = Experiment(Recipe.named("digits-pcd", {"model.network.width": "8", "sampler.steps": "20"}))
+    level, x = experiment.objective.level, experiment.source.floats().double()
+    covariance = x.flatten(1).mT.cov() + level**2 * torch.eye(64)
+    experiment.model, experiment.average = Gaussian(x.mean(0).float(), covariance.float()), None
+    return experiment
+
+
+def test_the_best_linear_prior_beats_the_median_filter(gaussian):
+    told = denoised(gaussian, 0.6, n=32, seed=0)
+    assert list(told.ways) == ["noisy", "restored", "one step", "median"]
+    assert float(told.gain().mean()) > 5 * float(told.gain().std()) / 32**0.5
+    for name, x in told.ways.items():
+        assert x.abs().max() <= 1
+        row = next(row for row in told.rows() if str(row[1]).startswith(name))
+        assert row[0] == 0.3
+        assert row[2] == pytest.approx(float(psnr(x, told.clean).mean()))
+    assert [figure.value for figure in told.figures()][2] == pytest.approx(float(told.gain().mean()))
+
+
+def test_the_report_shows_every_level_and_every_mask(gaussian):
+    section, figures = denoising_section(gaussian, n=4, seed=0)
+    assert len(section.table) == 1 + 3 * 4
+    assert len(section.figures) == 3
+    assert len(figures) == 9
+    section = inpainting_section(gaussian, draws=2, seed=0)
+    assert [caption.split(" is missing")[0] for _, caption in section.figures] == [
+        "The " + name for name in masks((1, 8, 8))
+    ]
+
+
+def test_masks_hide_a_part():
+    hidden = {name: float(mask.double().mean()) for name, mask in masks((1, 28, 28)).items()}
+    assert hidden["lower half"] == hidden["right half"] == 0.5
+    assert 0.1 < hidden["middle"] < 0.25
+
+
+def test_the_command_completes_a_picture(tmp_path, capsys):
+    settings = {"model.network.width": "8", "sampler.steps": "5", "train.budget": "256", "train.batch_size": "64"}
+    experiment = Experiment(Recipe.named("digits-pcd", settings | {"objective.start.capacity": "64"}))
+    run = Run.create(tmp_path / "run", experiment)
+    with Session(run, experiment) as session:
+        for _ in session:
+            pass
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "picture.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[4:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = ["inpaint", str(run.path), str(tmp_path / "picture.png"), "--mask", str(tmp_path / "mask.png"), "--n", "3"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--out", str(tmp_path / "out.npy")])
+    assert ended.value.code == 0
+    assert "3 completions of 32 missing pixels of 64" in capsys.readouterr().out
+    x = np.load(tmp_path / "out.npy")
+    known = np.asarray(Image.open(tmp_path / "picture.png")) / 127.5 - 1
+    assert x.shape == (3, 1, 8, 8)
+    np.testing.assert_allclose(x[:, 0, :4], np.broadcast_to(known[:4], (3, 4, 8)), atol=1e-6)
+    assert np.abs(x[0] - x[1]).max() > 0
+    Image.fromarray(0 * mask).save(tmp_path / "mask.png")
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "no pixel is missing" in capsys.readouterr().err
