@@ -24,6 +24,7 @@ from energyscape.models import (
     ScalarEnergyDenoiser,
 )
 from energyscape.objectives import (
+    Constant,
     ContrastiveDivergence,
     Data,
     DenoisingScoreMatching,
@@ -331,6 +332,7 @@ ENERGIES = {
 STARTS = {
     "data": Data,
     "noise": lambda: Noise(low=-2.0, high=0.5),
+    "constant": lambda: Constant(low=-2.0, high=0.5),
     "buffer": lambda: ReplayBuffer(32, refresh=0.2),
     "buffer:bytes": lambda: ReplayBuffer(32, refresh=0.2, stored="byte"),
     "buffer:from-data": lambda: ReplayBuffer(32, refresh=0.2, fresh=Data()),

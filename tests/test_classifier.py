@@ -78,7 +78,7 @@ def test_the_same_bits_twice_and_others_with_another_seed():
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("ENERGYSCAPE_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "SAMPLES", 256)
     return tmp_path
 
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_replaced_and_said(cache, caplog, damage):
 def test_without_a_place_for_it(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(module, "SAMPLES", 256)
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ENERGYSCAPE_DATA", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
         assert isinstance(classifier_for(digits()), Classifier)
     assert "not kept" in caplog.text

@@ -132,6 +132,10 @@ def spike(height, n=100):
     return [1.0] * (n - 10) + [height] + [1.0] * 9
 
 
+HALF = columns()["gap"][50:]
+UNIT = [each / jitter(HALF) for each in columns()["gap"]]
+"""A quiet gap that jitters by exactly 1 over the last half of the record."""
+
 # Rule: (what provokes it), (its neighbour across the threshold).
 CASES = {
     "spoiled_data": ((record(), at(finite=0.999)), (record(), at(finite=1.0))),
@@ -166,6 +170,10 @@ CASES = {
     "small_batch": (
         (record(batch_size=16, gap=[3.7 * each for each in columns()["gap"]]), PROBES),
         (record(batch_size=17, gap=[3.7 * each for each in columns()["gap"]]), PROBES),
+    ),
+    "small_batch by jitter": (
+        (record(batch_size=8, gap=[21 * scaled for scaled in UNIT], spread_model=0.0, spread=100.0), PROBES),
+        (record(batch_size=8, gap=[19 * scaled for scaled in UNIT], spread_model=0.0, spread=100.0), PROBES),
     ),
     "straight_pieces": ((record(), at(kinks=0.9e-4)), (record(), at(kinks=1.1e-4))),
     "stale_chains": (

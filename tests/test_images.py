@@ -17,7 +17,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from energyscape.data import DATASETS, EightGaussians, Images, Law, digits, fashion_mnist, image_folder, kmnist, mnist
-from energyscape.data.download import cache_folder, download
+from energyscape.data.download import cache_folder, download, learned_folder
 from energyscape.data.idx import read_idx
 from energyscape.data.published import PUBLISHED, Published
 from energyscape.errors import UserError
@@ -402,6 +402,15 @@ def test_cache_folder(monkeypatch):
     assert cache_folder("mnist") == Path("/somewhere/mnist")
     monkeypatch.delenv("ENERGYSCAPE_DATA")
     assert cache_folder("mnist") == Path.home() / ".cache" / "energyscape" / "mnist"
+
+
+def test_what_is_learned_is_kept_apart_from_the_data(monkeypatch):
+    monkeypatch.setenv("ENERGYSCAPE_DATA", "/somewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert learned_folder("classifiers") == Path("/elsewhere/energyscape/classifiers")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert learned_folder("classifiers") == Path.home() / ".cache" / "energyscape" / "classifiers"
+
 
 
 # Folders

@@ -8,7 +8,7 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.objectives import STARTS, Data, Mixture, Noise, ReplayBuffer
+from energyscape.objectives import STARTS, Constant, Data, Mixture, Noise, ReplayBuffer
 from energyscape.samplers import HMC, Langevin, run
 
 
@@ -52,6 +52,18 @@ def test_data_starts_at_the_data():
     assert torch.equal(x, data[:5])
     with pytest.raises(UserError, match="9 chains cannot start at 8"):
         Data().draw(9, like=data)
+
+
+def test_constant_points_have_uniform_levels():
+    x, _ = Constant(low=-1.0, high=3.0).draw(4_000, like=cases.normal(2, 1, 3, 3), generator=cases.generator(4))
+    assert torch.equal(x, x[:, :, :1, :1].expand_as(x))
+    level = x[:, 0, 0, 0].double()
+    # Uniform on [-1, 3]: mean 1, variance 16 / 12; five standard errors.
+    assert float(level.mean()) == pytest.approx(1, abs=5 * math.sqrt(16 / 12 / 4_000))
+    assert float(level.var()) == pytest.approx(16 / 12, rel=5 * math.sqrt(0.8 / 4_000))
+    assert -1 <= level.min() < level.max() <= 3
+    with pytest.raises(ValueError, match="low is below high"):
+        Constant(low=1.0, high=1.0)
 
 
 def test_chains_that_start_at_the_data_do_not_write_to_it():

@@ -39,6 +39,7 @@ from energyscape.models import NoiseConvNet as NoiseConvNet
 from energyscape.models import NoiseMLP as NoiseMLP
 from energyscape.models import ResidualEnergyNet as ResidualEnergyNet
 from energyscape.models import ScalarEnergyDenoiser as ScalarEnergyDenoiser
+from energyscape.objectives import Constant as Constant
 from energyscape.objectives import ContrastiveDivergence as ContrastiveDivergence
 from energyscape.objectives import Data as Data
 from energyscape.objectives import DenoisingScoreMatching as DenoisingScoreMatching

@@ -32,6 +32,17 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("ENERGYSCAPE_DATA") or "~/.cache/energyscape").expanduser() / name
 
 
+def learned_folder(name: str) -> Path:
+    """Returns where something trained is kept: ``energyscape/name`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+
+    Data may lie in a folder that is shared and not to be written to; this one is the user's own.
+
+    Args:
+        name: What is kept.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "energyscape" / name
+
+
 def download(name: str, folder: str | Path, *, mirrors: Sequence[str], md5: str, timeout: float = TIMEOUT) -> Path:
     """Fetches a file into a folder.
 

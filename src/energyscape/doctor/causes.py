@@ -23,7 +23,7 @@ from energyscape.doctor.finding import (
     volley,
 )
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record, autocorrelation, jitter, over
+from energyscape.doctor.record import Record, autocorrelation, jitter, median, over
 
 
 def spoiled_data(record: Record, probes: Probes) -> Finding | None:
@@ -268,14 +268,17 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
     r"""A batch so small that its gradient is mostly noise.
 
     The gap of a batch of :math:`B` is off by :math:`\sqrt{(s_+^2 + s_-^2) / B}`. Warn where from line to line it
-    jitters by more than 0.25 of :math:`\sqrt{s_+^2 + s_-^2}` and :math:`B \le 16`; act where the run has diverged.
+    jitters by more than 0.2 of :math:`\sqrt{s_+^2 + s_-^2}` and :math:`B \le 16`, over the last half of the record; act
+    where the run has diverged.
     """
     b = record.batch_size
-    noise, plus, minus = jitter(record.last("gap")), record.now("spread"), record.now("spread_model")
+    half = max(record.window, record.lines // 2)
+    noise = jitter(record.last("gap", window=half))
+    plus, minus = (median(record.last(name, window=half)) for name in ("spread", "spread_model"))
     if b is None or b > 16 or noise is None or plus is None:
         return None
     share = noise / max(math.hypot(plus, plus if minus is None else minus), 1e-12)
-    if share <= 0.25:
+    if share <= 0.2:
         return None
     return Finding(
         "small_batch",

@@ -76,7 +76,7 @@ def growth(record: Record) -> float | None:
     level = [abs(a) + b for a, b in zip(gaps, spreads, strict=False) if math.isfinite(a) and math.isfinite(b)]
     if len(level) < 10:
         return None
-    least = min(median(level[:5]) or math.inf for t in range(len(level) - 4))
+    least = min(median(level[t : t + 5]) or math.inf for t in range(len(level) - 4))
     return max(level[-record.window :]) / max(least, 1e-12)
 
 

@@ -21,7 +21,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from energyscape.data import Images, batches
-from energyscape.data.download import cache_folder
+from energyscape.data.download import learned_folder
 from energyscape.errors import UserError
 from energyscape.evaluation.recognition import rubbish
 from energyscape.noise import normal_like, uniform_like
@@ -240,7 +240,7 @@ def cached_at(images: Images, *, seed: int = 0) -> Path:
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=10)
     for tensor in (images.pixels, images.labels):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return cache_folder("classifiers") / f"{digest.hexdigest()}.safetensors"
+    return learned_folder("classifiers") / f"{digest.hexdigest()}.safetensors"
 
 
 def _loaded(path: Path, images: Images) -> Classifier | None:

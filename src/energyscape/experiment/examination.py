@@ -275,7 +275,7 @@ def _kept(experiment: Experiment, generator: Generator) -> Tensor | None:
     for module in experiment.objective.modules():
         if isinstance(module, ReplayBuffer) and module.chains.numel():
             order = torch.randperm(module.capacity, generator=generator, device=module.chains.device)
-            return module.chains[order[:POINTS]].float()
+            return module.positions(order[:POINTS], generator=generator)
     return None
 
 

@@ -30,7 +30,7 @@ from energyscape.objectives import ReplayBuffer
 from energyscape.registry import build
 from energyscape.report import Section
 
-MANY = 2_000
+MANY = 1_000
 """Images of each set, as far as there are any."""
 
 REFERENCE = 6_000

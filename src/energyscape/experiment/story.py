@@ -7,22 +7,24 @@ from torch import Tensor
 from energyscape import plotting
 from energyscape.calculus import score
 from energyscape.data import Images, Law
-from energyscape.evaluation import psnr
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.examination import examined
 from energyscape.experiment.generation import draw_data, energies_on_grid, generate
 from energyscape.experiment.measures import (
     MANY,
-    SIGMAS,
     Figure,
     acceptance_probe,
     against_truth,
-    of_restoration,
+    of_outliers,
     of_samples,
-    restore_held_out,
 )
+from energyscape.experiment.outliers import outlier_section, survey
+from energyscape.experiment.restorations import denoising_section, inpainting_section
 from energyscape.experiment.run import Run
 from energyscape.report import Section, page
+
+SURVEYED = 500
+"""Images of each set of outliers."""
 
 ARROWS = 21
 """Along each side of a score field."""
@@ -53,9 +55,8 @@ def story(run: Run, *, seed: int | None = None) -> str:
 def _of_images(experiment: Experiment, source: Images, seed: int | None) -> tuple[list[Figure], list[Section]]:
     generated = generate(experiment, MANY, seed=seed)
     real = draw_data(source, 40, generator=seeded(experiment, seed, "real", device="cpu"))
-    restorations = [restore_held_out(experiment, sigma, seed=seed) for sigma in SIGMAS]
-    figures = [*of_samples(experiment, generated.x, seed=seed), acceptance_probe(experiment, seed=seed)]
-    figures += [of_restoration(each) for each in restorations]
+    denoising, restorations = denoising_section(experiment, seed=seed)
+    figures = [*of_samples(experiment, generated.x, seed=seed), acceptance_probe(experiment, seed=seed), *restorations]
     path = plotting.evolution(generated.path, generated.at)
     steps = experiment.sampling.steps
     sections = [
@@ -73,18 +74,10 @@ def _of_images(experiment: Experiment, source: Images, seed: int | None) -> tupl
             figures=((path, "Chains from noise to image"),),
         ),
     ]
-    pictures = []
-    for each in restorations:
-        before = float(psnr(each.noisy, each.clean).mean())
-        after = before + float(each.gain().mean())
-        rows = {
-            "original": each.clean[:12],
-            f"noisy, {before:.1f} dB": each.noisy[:12].clamp(-1, 1),
-            f"restored, {after:.1f} dB": each.restored[:12],
-        }
-        pictures.append((plotting.side_by_side(rows), f"σ = {each.sigma:g}: {before:.1f} dB → {after:.1f} dB"))
-    text = "Held-out images, the same with noise, and the posterior mean of what they were; PSNR is over 64 images."
-    return figures, [*sections, Section("Denoising", text, figures=tuple(pictures))]
+    surveyed = survey(experiment, samples=generated.x, n=SURVEYED, seed=seed)
+    figures += of_outliers(surveyed)
+    sections += [denoising, inpainting_section(experiment, seed=seed), outlier_section(experiment, surveyed=surveyed)]
+    return figures, sections
 
 
 def _in_the_plane(experiment: Experiment, law: Law, seed: int | None) -> tuple[list[Figure], list[Section]]:

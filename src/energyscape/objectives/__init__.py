@@ -11,10 +11,14 @@ from energyscape.objectives.score_matching import (
     SlicedScoreMatching,
     SlicedScoreMatchingVR,
 )
-from energyscape.objectives.starts import Data, Mixture, Noise, ReplayBuffer, Start
+from energyscape.objectives.starts import Constant, Data, Mixture, Noise, ReplayBuffer, Start
 from energyscape.registry import Registry
 
-STARTS = Registry("start", {"data": Data, "noise": Noise, "buffer": ReplayBuffer, "mixture": Mixture}, kind=Start)
+STARTS = Registry(
+    "start",
+    {"data": Data, "noise": Noise, "constant": Constant, "buffer": ReplayBuffer, "mixture": Mixture},
+    kind=Start,
+)
 
 OBJECTIVES = Registry(
     "objective",
@@ -37,6 +41,7 @@ OBJECTIVES = Registry(
 __all__ = [
     "OBJECTIVES",
     "STARTS",
+    "Constant",
     "ContrastiveDivergence",
     "Data",
     "DenoisingScoreMatching",

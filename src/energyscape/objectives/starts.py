@@ -92,6 +92,32 @@ class Noise(Start):
         return like.new_empty(n, *like.shape[1:]).uniform_(self.low, self.high, generator=generator), None
 
 
+@final
+class Constant(Start):
+    """Chains start at points whose coordinates are all one number, drawn uniformly: grey images of every level.
+
+    Chains from noise pass these by, so that an energy trained with those alone may keep a valley at blank images that
+    no chain ever visits. Mixed into a buffer's restarts, they fill it.
+
+    Args:
+        low: Lowest level.
+        high: Highest level.
+
+    Raises:
+        ValueError: If ``low`` is not below ``high``.
+    """
+
+    def __init__(self, *, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__()
+        if not low < high:
+            raise ValueError(f"low is below high; they were {low} and {high}")
+        self.low, self.high = low, high
+
+    def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> tuple[Tensor, None]:
+        level = like.new_empty(n, *[1] * (like.ndim - 1)).uniform_(self.low, self.high, generator=generator)
+        return level.expand(n, *like.shape[1:]).clone(), None
+
+
 class Slots(NamedTuple):
     """Which chains of a buffer were drawn.
 
