@@ -9,7 +9,7 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.objectives import ContrastiveDivergence, Noise, ReplayBuffer
+from energyscape.objectives import ContrastiveDivergence, Data, Noise, ReplayBuffer
 from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.samplers import MALA, Langevin
 from energyscape.training import (
@@ -183,6 +183,15 @@ def test_data_that_hardly_vary_are_noised():
     told = [guard.look(report(degenerate=0.3, noise=0.2)) for _ in range(2)][1]
     assert told.verdict == Verdict.REMEDY
     assert told.treatment == Treatment(data_noise=0.283)
+
+
+@pytest.mark.parametrize(("size", "found"), [(64, 0.25), (8, 0.0)])
+def test_few_data_do_not_look_degenerate(size, found):
+    """One coordinate in four is black. Eight points may seem to vary less than they do, so they say nothing."""
+    x = 0.3 * cases.normal(size, 1, 2, 2, seed=4)
+    x[:, :, 0, 0] = -1
+    objective = ContrastiveDivergence(Data(), functools.partial(Langevin, step_size=0.02), steps=1)
+    assert float(objective(cases.Quadratic(1.0), x).facts["degenerate"]) == found
 
 
 def test_treatments_add_up():

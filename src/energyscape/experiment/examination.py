@@ -271,11 +271,12 @@ def step_of(kernel: Mapping[str, Any]) -> float | None:
 
 
 def _kept(experiment: Experiment, generator: Generator) -> Tensor | None:
-    """Returns some of the persistent chains, or none."""
+    """Returns some of the persistent chains, or none: of the older half, for the young are still on their way."""
     for module in experiment.objective.modules():
         if isinstance(module, ReplayBuffer) and module.chains.numel():
-            order = torch.randperm(module.capacity, generator=generator, device=module.chains.device)
-            return module.positions(order[:POINTS], generator=generator)
+            old = (module.age >= module.age.median()).nonzero().squeeze(1)
+            order = torch.randperm(len(old), generator=generator, device=old.device)
+            return module.positions(old[order[:POINTS]], generator=generator)
     return None
 
 
