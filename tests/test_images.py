@@ -412,7 +412,6 @@ def test_what_is_learned_is_kept_apart_from_the_data(monkeypatch):
     assert learned_folder("classifiers") == Path.home() / ".cache" / "energyscape" / "classifiers"
 
 
-
 # Folders
 
 

@@ -96,9 +96,9 @@ class Noise(Start):
 class Constant(Start):
     """Chains start at points whose coordinates are all one number, drawn uniformly: grey images of every level.
 
-    Chains from noise pass these by, so that an energy trained with those alone may keep a valley at blank images that no
-    chain ever visits. Mixed into a buffer's restarts they visit it; keep them to levels near the data's, because chains
-    from levels far from all data have energies that outweigh those of all others.
+    Chains from noise pass these by, so that an energy trained with those alone may keep a valley at blank images that
+    no chain ever visits. Mixed into a buffer's restarts they visit it; keep them to levels near the data's: chains from
+    levels far from all data have energies that outweigh those of all others.
 
     Args:
         low: Lowest level.
