@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
 from energyscape.noise import noised, tweedie, uniform_like
-from energyscape.samplers import MALA, Point, run
+from energyscape.samplers import MALA, Langevin, Point, run
 from energyscape.samplers.base import KernelFactory
 
 TARGET = 0.574
@@ -195,7 +195,7 @@ def restore(
         level: The noise level :math:`\ell \ge 0` of the data that the energy describes.
         temperature: :math:`T > 0` of the energy.
         steps: Steps of each chain, burn-in included.
-        burn_in: Steps before the average begins.
+        burn_in: Steps before the average begins; where the data are noised, as many of unadjusted chains go before.
         step_size: :math:`\eta`, in squared units of ``y``; none adapts it.
         generator: The stream to draw from.
 
@@ -228,13 +228,29 @@ def restore(
 
     guess = variance / y[0].numel() ** (1 / 3)
     kernel = MALA(posterior, step_size=guess if step_size is None else step_size)
-    kernel, state = _burnt_in(kernel, kernel.init(y), burn_in, adapt=step_size is None, generator=generator)
+    x = _settled(posterior, y, level=level, variance=variance, steps=burn_in, generator=generator)
+    kernel, state = _burnt_in(kernel, kernel.init(x), burn_in, adapt=step_size is None, generator=generator)
     total = torch.zeros_like(y)
     for _ in range(steps - burn_in):
         state, _ = kernel.step(state, generator=generator)
         score = state.score - (y - state.x) / variance  # that of the energy alone
         total += state.x + level**2 * score
     return total / (steps - burn_in)
+
+
+def _settled(
+    posterior: EnergyFn, y: Tensor, *, level: float, variance: float, steps: int, generator: Generator | None
+) -> Tensor:
+    """Returns where unadjusted chains come to from ``y``: far from the data, Metropolis tests can hold chains for ever.
+
+    Their step is a quarter of the posterior's own width where data are narrow: noise of variance l² and that of ``y``.
+    """
+    if not (level > 0 and steps > 0):
+        return y
+    step_size = 0.25 / (1 / level**2 + 1 / variance)
+    kernel = Langevin(posterior, step_size=step_size, drift_clip=2 * level)
+    x: Tensor = run(kernel, y, steps=steps, generator=generator)[0].x
+    return x
 
 
 def _burnt_in(

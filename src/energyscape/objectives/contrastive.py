@@ -9,6 +9,7 @@ and the second one is taken over negatives :math:`y` that a kernel has moved for
 decides the method's name: at the data (CD-k), at noise (short-run), where they were (persistent CD).
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal, final
@@ -167,7 +168,8 @@ def surely_below(std: Tensor, limit: Tensor, n: int) -> Tensor:
         limit: Of the standard deviation.
         n: How many numbers.
     """
-    return (std.square() < limit.square() * (1 - 5 * (2 / n) ** 0.5)).to(std.dtype).mean()
+    below: Tensor = std.square() < limit.square() * (1 - 5 * math.sqrt(2 / n))
+    return below.to(std.dtype).mean()
 
 
 def at_extremes(x: Tensor, like: Tensor) -> Tensor:
