@@ -526,7 +526,12 @@ def test_a_remedy_is_told_stays_and_is_resumed(verdict):
         return training(guards=[Once(11, remedy)])
 
     run = guarded()
-    told = [next(run) for _ in range(11)][-1]
+    list(itertools.islice(run, 10))
+    before, good = learned(run.snapshot(), "model"), learned(run.good, "model")
+    told = next(run)
+    # A remedy takes its step, a rollback goes back.
+    assert not same(learned(run.snapshot(), "model"), before)
+    assert same(learned(run.snapshot(), "model"), good) == (verdict == Verdict.ROLLBACK)
     assert (told.verdict, told.reason) == (verdict, "because")
     assert told.action.startswith("learning rate × 0.5 (now × 0.5), step size × 0.25 (now × 0.25), data noised at 0.3")
     assert told.outcome == ("" if verdict == Verdict.REMEDY else "back to sample 128")

@@ -17,9 +17,10 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
+from energyscape.doctor.chains import Chains
 from energyscape.evaluation import acceptance
 from energyscape.noise import noised, normal_like
-from energyscape.samplers import Langevin, run
+from energyscape.samplers import run
 from energyscape.samplers.base import Standing, at, finite, rms
 
 CHAINS: Final = 64
@@ -100,50 +101,6 @@ class Probes(NamedTuple):
     far: float | None = None
     worst_mode: float | None = None
     energies: dict[str, tuple[float, ...]] = {}  # noqa: RUF012
-
-
-class Chains(NamedTuple):
-    r"""How chains are made, in training or, without such, in generation.
-
-    Args:
-        step_size: :math:`\eta > 0`, in squared units of ``x``.
-        temperature: :math:`T \ge 0`.
-        drift_clip: Largest element of the drift, in units of ``x``.
-        bounds: Lowest and highest value of an element of ``x``.
-        steps: Transitions in a training step; those of generation where training has none.
-        sampler_steps: Transitions from noise to a sample.
-    """
-
-    step_size: float
-    temperature: float = 1.0
-    drift_clip: float | None = None
-    bounds: tuple[float, float] | None = None
-    steps: int = 20
-    sampler_steps: int = 200
-
-    @property
-    def noise(self) -> float:
-        r"""Standard deviation :math:`\sqrt{2 \eta T}` of one step's noise."""
-        return math.sqrt(2 * self.step_size * self.temperature)
-
-    @property
-    def long(self) -> int:
-        """Steps of a long chain: ten times as many as in training, and no fewer than a sample takes."""
-        return min(max(10 * self.steps, self.sampler_steps), LONGEST)
-
-    def kernel(self, energy: EnergyFn, *, temperature: float | None = None) -> Langevin:
-        """Returns the transition.
-
-        Args:
-            energy: Maps ``(C, *)`` to ``(C,)``.
-            temperature: Another one than its own.
-        """
-        t = self.temperature if temperature is None else temperature
-        return Langevin(energy, step_size=self.step_size, temperature=t, drift_clip=self.drift_clip, bounds=self.bounds)
-
-
-LONGEST: Final = 600
-"""Steps of a probe's longest chain."""
 
 
 def probe(

@@ -15,7 +15,7 @@ from energyscape.errors import UserError
 from energyscape.objectives import Start
 from energyscape.samplers import DescentFactory, KernelFactory
 from energyscape.samplers.base import flat
-from energyscape.training import Finite, GradientNorm, Guard, RunawayEnergies, StandingChains
+from energyscape.training import Guard
 from energyscape.training.guards import usual
 
 MOST_THREADS: Final = 4 * (os.cpu_count() or 1)
@@ -219,10 +219,9 @@ class Guarding:
         """Returns the guards."""
         if not self.enabled:
             return []
-        chosen = [
-            Finite(patience=self.patience),
-            GradientNorm(factor=self.gradient_factor),
-            RunawayEnergies(factor=self.energy_factor),
-            StandingChains(least=self.least_acceptance),
-        ]
-        return [*chosen, *(each for each in usual() if not isinstance(each, tuple(map(type, chosen))))]
+        return usual(
+            patience=self.patience,
+            gradient_factor=self.gradient_factor,
+            energy_factor=self.energy_factor,
+            least_acceptance=self.least_acceptance,
+        )

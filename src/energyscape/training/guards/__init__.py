@@ -5,13 +5,26 @@ from energyscape.training.guards.chains import CollapsedChains, DegenerateData, 
 from energyscape.training.guards.numbers import Finite, GradientNorm, RunawayEnergies
 
 
-def usual() -> list[Guard]:
-    """Returns one of each guard, with its defaults."""
+def usual(
+    *,
+    patience: int = 3,
+    gradient_factor: float = 100.0,
+    energy_factor: float = 10_000.0,
+    least_acceptance: float = 0.02,
+) -> list[Guard]:
+    """Returns one of each guard.
+
+    Args:
+        patience: Steps in a row with numbers that are not finite before a rollback; see `Finite`.
+        gradient_factor: How many times the usual gradient norm is too much; see `GradientNorm`.
+        energy_factor: How many times the smallest energies are too much; see `RunawayEnergies`.
+        least_acceptance: Acceptance probability below which chains stand still; see `StandingChains`.
+    """
     return [
-        Finite(),
-        GradientNorm(),
-        RunawayEnergies(),
-        StandingChains(),
+        Finite(patience=patience),
+        GradientNorm(factor=gradient_factor),
+        RunawayEnergies(factor=energy_factor),
+        StandingChains(least=least_acceptance),
         StepSize(),
         LostChains(),
         CollapsedChains(),

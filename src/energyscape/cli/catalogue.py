@@ -1,0 +1,49 @@
+"""What there is: recipes, data sets and components, with their settings."""
+
+from typing import Literal
+
+from energyscape.cli.terminal import app
+
+
+@app.command(name="list")
+def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives", "samplers", "starts"], /) -> int:
+    """List what there is, with its settings.
+
+    Args:
+        what: Which family.
+    """
+    from inspect import getdoc
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from energyscape.data import DATASETS
+    from energyscape.experiment import recipe_header, recipe_names
+    from energyscape.experiment.recipe import CONTEXT
+    from energyscape.models import MODELS, NETWORKS, NOISE_NETWORKS
+    from energyscape.objectives import OBJECTIVES, STARTS
+    from energyscape.registry import Registry, schema
+    from energyscape.samplers import DESCENTS, KERNELS
+
+    console = Console()
+    if what == "recipes":
+        table = Table("recipe", "what it is", box=None)
+        for name in recipe_names():
+            table.add_row(name, recipe_header(name))
+        console.print(table)
+        return 0
+    registry = {
+        "datasets": DATASETS,
+        "models": MODELS,
+        "networks": Registry("network", {**NETWORKS, **NOISE_NETWORKS}),
+        "objectives": OBJECTIVES,
+        "samplers": Registry("sampler", {**KERNELS, **DESCENTS}, late=DESCENTS.late),
+        "starts": STARTS,
+    }[what]
+    table = Table(registry.family, "what it is", "settings", box=None)
+    for name, component in registry.items():
+        fields = [field for field in schema(component).values() if field.name not in (*CONTEXT, *registry.late)]
+        settings = ", ".join(each.name if each.required else f"{each.name}={each.default}" for each in fields)
+        table.add_row(name, (getdoc(component) or "").split("\n")[0], settings)
+    console.print(table)
+    return 0

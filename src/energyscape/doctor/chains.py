@@ -1,0 +1,50 @@
+"""How a run's chains are made, as the doctor tries them out."""
+
+import math
+from typing import Final, NamedTuple
+
+from energyscape.calculus import EnergyFn
+from energyscape.samplers import Langevin
+
+LONGEST: Final = 600
+"""Steps of a probe's longest chain."""
+
+
+class Chains(NamedTuple):
+    r"""How chains are made, in training or, without such, in generation.
+
+    Args:
+        step_size: :math:`\eta > 0`, in squared units of ``x``.
+        temperature: :math:`T \ge 0`.
+        drift_clip: Largest element of the drift, in units of ``x``.
+        bounds: Lowest and highest value of an element of ``x``.
+        steps: Transitions in a training step; those of generation where training has none.
+        sampler_steps: Transitions from noise to a sample.
+    """
+
+    step_size: float
+    temperature: float = 1.0
+    drift_clip: float | None = None
+    bounds: tuple[float, float] | None = None
+    steps: int = 20
+    sampler_steps: int = 200
+
+    @property
+    def noise(self) -> float:
+        r"""Standard deviation :math:`\sqrt{2 \eta T}` of one step's noise."""
+        return math.sqrt(2 * self.step_size * self.temperature)
+
+    @property
+    def long(self) -> int:
+        """Steps of a long chain: ten times as many as in training, and no fewer than a sample takes."""
+        return min(max(10 * self.steps, self.sampler_steps), LONGEST)
+
+    def kernel(self, energy: EnergyFn, *, temperature: float | None = None) -> Langevin:
+        """Returns the transition.
+
+        Args:
+            energy: Maps ``(C, *)`` to ``(C,)``.
+            temperature: Another one than its own.
+        """
+        t = self.temperature if temperature is None else temperature
+        return Langevin(energy, step_size=self.step_size, temperature=t, drift_clip=self.drift_clip, bounds=self.bounds)
