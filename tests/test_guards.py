@@ -11,7 +11,8 @@ import cases
 from energyscape.errors import UserError
 from energyscape.objectives import ContrastiveDivergence, Data, Noise, ReplayBuffer
 from energyscape.objectives.base import Loss, Objective, Treatment
-from energyscape.samplers import MALA, Langevin
+from energyscape.samplers import MALA, GradientDescent, Langevin
+from energyscape.samplers.base import treated
 from energyscape.training import (
     CollapsedChains,
     DegenerateData,
@@ -610,3 +611,52 @@ def test_a_snapshot_of_another_version_s_guards_is_refused(guards):
     snapshot.tree["guards"][:] = guards
     with pytest.raises(UserError, match="not those of this version: begin anew"):
         run.restore(snapshot)
+
+
+# --- the facts that guards look at ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("regulariser", "factor"), [("squared", 1.0), ("mean", 1.0), ("mean", 0.5)])
+def test_contrastive_divergence_tells_the_facts(regulariser, factor):
+    """Gradient descent on p |x|² / 2 shrinks every chain by 1 - η p, so that each fact is known."""
+    x, y0 = cases.normal(40, 3, seed=1), 2 * cases.normal(40, 3, seed=2)
+    start = ReplayBuffer(40, refresh=0.0)
+    start.chains = y0.clone()
+    kernel = functools.partial(GradientDescent, step_size=0.1)
+    objective = ContrastiveDivergence(start, kernel, steps=1, alpha=0.3, regulariser=regulariser)
+    objective.treat(Treatment(alpha=factor))
+    loss = objective(cases.Quadratic(2.0), x, generator=cases.generator(3))
+    facts = {name: float(value) for name, value in loss.facts.items()}
+    y = 0.8 * y0
+    of_data, of_model = x.square().sum(1), y.square().sum(1)  # p = 2
+    if regulariser == "mean":
+        penalty = 0.3 * factor * float(of_data.mean() + of_model.mean()) ** 2
+    else:
+        penalty = 0.3 * float(of_data.square().mean() + of_model.square().mean())
+    beyond = ((y <= x.min()) | (y >= x.max())).float().mean() - 2 / x.numel()
+    expected = {
+        "gap": of_model.mean() - of_data.mean(),
+        "spread_model": of_model.std(correction=0),
+        "auc": (of_model.unsqueeze(1) > of_data).float().mean(),
+        "move": (0.2 * y0).square().mean().sqrt(),
+        "saturated": beyond,
+        "brightness": y.mean() - x.mean(),
+        "data_std": x.std(0, correction=0).square().mean().sqrt(),
+        "model_std": y.std(0, correction=0).square().mean().sqrt(),
+        "penalty": penalty,
+        "temperature": 0.0,
+    }
+    assert {name: facts[name] for name in expected} == pytest.approx(
+        {k: float(v) for k, v in expected.items()}, rel=1e-5
+    )
+    assert float(loss.value.detach()) == pytest.approx(penalty - facts["gap"], rel=1e-5)
+    assert facts["auc"] > 0.55  # so that the other way round would differ
+
+
+@pytest.mark.parametrize(("clip", "drift_clip"), [(None, 0.7), (3.0, 3 * math.sqrt(2 * 0.01 * 2)), (9.0, 0.7)])
+def test_a_treated_kernel_has_a_shorter_step_and_the_stricter_clip(clip, drift_clip):
+    kernel = Langevin(lambda x: x.sum(1), step_size=0.02, temperature=2.0, drift_clip=0.7)
+    new = treated(kernel, step=0.5, clip=clip)
+    assert (new.step_size, new.temperature) == (0.01, 2.0)
+    assert new.drift_clip == pytest.approx(drift_clip)
+    assert treated(kernel) is kernel
