@@ -21,6 +21,9 @@ from torch import Tensor, nn
 EnergyFn = Callable[[Tensor], Tensor]
 """Maps points ``(B, *)`` to energies ``(B,)``; low is likely."""
 
+DenoiseFn = Callable[[Tensor, Tensor], Tensor]
+r"""Maps noised points ``(B, *)`` and their noise levels ``(B,)`` to what was there before the noise, ``(B, *)``."""
+
 Box = tuple[tuple[float, float], tuple[float, float]]
 """A rectangle ``((x0, x1), (y0, y1))``."""
 
