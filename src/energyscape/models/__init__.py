@@ -10,13 +10,32 @@ from energyscape.models.denoiser import (
     ScalarEnergyDenoiser,
 )
 from energyscape.models.energy import Energy, Network, NeuralEnergy
+from energyscape.models.exact_denoisers import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
 from energyscape.models.networks import MLP, ConvEnergyNet, NoiseMLP, ResidualEnergyNet
 from energyscape.models.noise_networks import NoiseConvNet
+from energyscape.models.preconditioning import (
+    EDM,
+    Clean,
+    DenoisingNetwork,
+    Epsilon,
+    Flow,
+    NetworkDenoiser,
+    Preconditioning,
+    Score,
+    Velocity,
+)
 from energyscape.registry import Registry
 
 ENERGIES = Registry("model", {"neural": NeuralEnergy}, kind=Energy)
 DENOISERS = Registry(
-    "model", {"energy-denoiser": ScalarEnergyDenoiser, "clean-denoiser": CleanEnergyDenoiser}, kind=Denoiser
+    "model",
+    {"denoiser": NetworkDenoiser, "energy-denoiser": ScalarEnergyDenoiser, "clean-denoiser": CleanEnergyDenoiser},
+    kind=Denoiser,
+)
+PRECONDITIONINGS = Registry(
+    "preconditioning",
+    {"edm": EDM, "epsilon": Epsilon, "velocity": Velocity, "clean": Clean, "score": Score, "flow": Flow},
+    kind=Preconditioning,
 )
 MODELS = Registry("model", {**ENERGIES, **DENOISERS})
 """Whatever an objective may train."""
@@ -27,25 +46,38 @@ NOISE_NETWORKS = Registry("network", {"noise-mlp": NoiseMLP, "noise-conv": Noise
 
 __all__ = [
     "DENOISERS",
+    "EDM",
     "ENERGIES",
     "MLP",
     "MODELS",
     "NETWORKS",
     "NOISE_NETWORKS",
+    "PRECONDITIONINGS",
     "AtLevel",
+    "Clean",
     "CleanEnergyDenoiser",
     "ConvEnergyNet",
     "Denoiser",
+    "DenoisingNetwork",
+    "EmpiricalDenoiser",
     "Energy",
     "EnergyDenoiser",
+    "Epsilon",
+    "Flow",
     "Gaussian",
     "GaussianBernoulliRBM",
+    "GaussianDenoiser",
     "GaussianMixture",
+    "MixtureDenoiser",
     "Network",
+    "NetworkDenoiser",
     "NeuralEnergy",
     "NoiseConvNet",
     "NoiseMLP",
     "NoiseNetwork",
+    "Preconditioning",
     "ResidualEnergyNet",
     "ScalarEnergyDenoiser",
+    "Score",
+    "Velocity",
 ]
