@@ -70,7 +70,7 @@ class EnergyDenoiser(Denoiser, ABC):
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         # Where autograd records, it records through the gradient too, so that D can be trained like any network.
         s = score(lambda y: self.energy(y, sigma, label), x, create_graph=torch.is_grad_enabled())
-        return x + _column(sigma, x).square() * s
+        return x + column(sigma, x).square() * s
 
     @final
     def at(self, sigma: float) -> "AtLevel":
@@ -167,7 +167,7 @@ class ScalarEnergyDenoiser(EnergyDenoiser):
 
     def energy(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         variance, tau = self.data_std**2 + sigma.square(), (self.detail**2 + sigma.square()).sqrt()
-        u, noise = x / _column(variance.sqrt(), x), tau.log() / 4
+        u, noise = x / column(variance.sqrt(), x), tau.log() / 4
         f = self.network(u, noise) if label is None else self.network(u, noise, label)
         f = f.squeeze(1) if f.shape == (len(x), 1) else f
         return x.flatten(1).square().sum(1) / (2 * variance) + self.data_std / tau * f
@@ -219,12 +219,17 @@ class CleanEnergyDenoiser(EnergyDenoiser):
 
     def energy(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         size = (self.data_std**2 + sigma.square()).sqrt()
-        u, noise = x / _column(size, x), sigma.log() / 4
+        u, noise = x / column(size, x), sigma.log() / 4
         f = self.network(u, noise) if label is None else self.network(u, noise, label)
         f = f.squeeze(1) if f.shape == (len(x), 1) else f
         return (x.flatten(1).square().sum(1) / 2 + self.data_std * size * f) / sigma.square()
 
 
-def _column(values: Tensor, x: Tensor) -> Tensor:
-    """Returns one number a point, ``(B,)``, in a shape that multiplies points ``(B, *)``."""
+def column(values: Tensor, x: Tensor) -> Tensor:
+    """Returns one number a point, ``(B,)``, in a shape that multiplies points ``(B, *)``.
+
+    Args:
+        values: The numbers.
+        x: Points, for their shape.
+    """
     return values.reshape(-1, *[1] * (x.ndim - 1))

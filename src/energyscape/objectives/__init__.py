@@ -2,7 +2,28 @@
 
 from energyscape.objectives.base import Loss, Objective
 from energyscape.objectives.contrastive import ContrastiveDivergence
-from energyscape.objectives.denoising import DenoisingScoreMatching, MultiscaleDenoisingScoreMatching
+from energyscape.objectives.denoising import (
+    Denoising,
+    DenoisingScoreMatching,
+    MultiscaleDenoisingScoreMatching,
+    UncertaintyWeightedDenoising,
+)
+from energyscape.objectives.levels import (
+    Chain,
+    CleanWeight,
+    CosineLevels,
+    EDMWeight,
+    FlowLevels,
+    FlowWeight,
+    Ladder,
+    Levels,
+    LogNormal,
+    LogUniform,
+    MinSNRWeight,
+    NoiseWeight,
+    VelocityWeight,
+    Weight,
+)
 from energyscape.objectives.noise_contrastive import EnergyDiscrepancy, NoiseContrastiveEstimation, RankingNCE
 from energyscape.objectives.recovery import DiffusionRecoveryLikelihood
 from energyscape.objectives.score_matching import (
@@ -20,12 +41,39 @@ STARTS = Registry(
     kind=Start,
 )
 
+LEVELS = Registry(
+    "law of noise levels",
+    {
+        "log-normal": LogNormal,
+        "log-uniform": LogUniform,
+        "ladder": Ladder,
+        "chain": Chain,
+        "cosine": CosineLevels,
+        "flow": FlowLevels,
+    },
+    kind=Levels,
+)
+WEIGHTS = Registry(
+    "weight",
+    {
+        "edm": EDMWeight,
+        "noise": NoiseWeight,
+        "velocity": VelocityWeight,
+        "clean": CleanWeight,
+        "flow": FlowWeight,
+        "min-snr": MinSNRWeight,
+    },
+    kind=Weight,
+)
+
 OBJECTIVES = Registry(
     "objective",
     {
         "cd": ContrastiveDivergence,
         "dsm": DenoisingScoreMatching,
         "msdsm": MultiscaleDenoisingScoreMatching,
+        "denoising": Denoising,
+        "uncertain-denoising": UncertaintyWeightedDenoising,
         "drl": DiffusionRecoveryLikelihood,
         "sm": ScoreMatching,
         "ssm": SlicedScoreMatching,
@@ -39,20 +87,35 @@ OBJECTIVES = Registry(
 )
 
 __all__ = [
+    "LEVELS",
     "OBJECTIVES",
     "STARTS",
+    "WEIGHTS",
+    "Chain",
+    "CleanWeight",
     "Constant",
     "ContrastiveDivergence",
+    "CosineLevels",
     "Data",
+    "Denoising",
     "DenoisingScoreMatching",
     "DiffusionRecoveryLikelihood",
+    "EDMWeight",
     "EnergyDiscrepancy",
     "FiniteDifferenceScoreMatching",
+    "FlowLevels",
+    "FlowWeight",
+    "Ladder",
+    "Levels",
+    "LogNormal",
+    "LogUniform",
     "Loss",
+    "MinSNRWeight",
     "Mixture",
     "MultiscaleDenoisingScoreMatching",
     "Noise",
     "NoiseContrastiveEstimation",
+    "NoiseWeight",
     "Objective",
     "RankingNCE",
     "ReplayBuffer",
@@ -60,4 +123,7 @@ __all__ = [
     "SlicedScoreMatching",
     "SlicedScoreMatchingVR",
     "Start",
+    "UncertaintyWeightedDenoising",
+    "VelocityWeight",
+    "Weight",
 ]

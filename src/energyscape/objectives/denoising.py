@@ -16,10 +16,11 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import score
-from energyscape.models.denoiser import EnergyDenoiser
+from energyscape.models.denoiser import Denoiser, EnergyDenoiser, column
 from energyscape.models.energy import Energy
 from energyscape.noise import noised, normal_like
 from energyscape.objectives.base import Loss, Objective
+from energyscape.objectives.levels import Levels, Weight
 
 BANDS = ("low", "middle", "high")
 """Thirds of the range of noise levels, on a logarithmic scale."""
@@ -119,6 +120,136 @@ class MultiscaleDenoisingScoreMatching(Objective[EnergyDenoiser]):
         relative = ((model(y, sigma) - x) / column).flatten(1).square()
         weight = 1 if self.data_std is None else 1 + (sigma / self.data_std).square()
         return Loss((weight * relative.sum(1)).mean() / 2, _by_band(relative.detach().mean(1), share))
+
+
+@final
+class Denoising(Objective[Denoiser]):
+    r"""Denoising score matching at all levels of a law: NCSN, DDPM, EDM and flow matching.
+
+    .. math:: L(\theta) = E_{\sigma} \frac{\lambda(\sigma)}{d} E\, \| D_\theta(x + \sigma z, \sigma) - x \|^2
+
+    The names of the literature are rows of levels, weight and preconditioning: a ladder with :math:`1 / \sigma^2` is
+    NCSN, the chain's levels with it DDPM, log-normal levels with EDM's weight EDM.
+
+    The levels of a batch are one random shift of an even grid of quantiles, so that none of them is left out by chance;
+    the value differs less from batch to batch than that of independent levels, its expectation is the same.
+
+    Args:
+        levels: The law of :math:`\sigma`, in units of ``x``.
+        weight: :math:`\lambda(\sigma)`.
+        label_dropout: Probability with which a point's class is withheld, so that one network learns the conditional
+            and the unconditional denoiser; none uses no classes at all.
+
+    Raises:
+        ValueError: If ``label_dropout`` is no probability.
+
+    References:
+        Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), equation 6.
+        https://arxiv.org/abs/1907.05600
+
+        Denoising diffusion probabilistic models (Ho, Jain & Abbeel, 2020), equation 14.
+        https://arxiv.org/abs/2006.11239
+
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), equation 8.
+        https://arxiv.org/abs/2206.00364
+
+        Classifier-free diffusion guidance (Ho & Salimans, 2022), algorithm 1: the dropout.
+        https://arxiv.org/abs/2207.12598
+    """
+
+    def __init__(self, *, levels: Levels, weight: Weight, label_dropout: float | None = None) -> None:
+        super().__init__()
+        _check_dropout(label_dropout)
+        self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
+
+    def forward(
+        self, model: Denoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Loss:
+        u = shifted_grid(x, generator=generator)
+        sigma = self.levels(u)
+        squared = _squared_error(model, x, sigma, _withheld(label, self.label_dropout, generator), generator)
+        weighted = self.weight(sigma) * squared
+        return Loss(weighted.mean(), _by_band((squared / sigma.square()).detach(), u))
+
+
+@final
+class UncertaintyWeightedDenoising(Objective[Denoiser]):
+    r"""The same, each level weighed by how well it can be done at all.
+
+    .. math:: L(\theta, w) = E_\sigma \Bigl[ \frac{\lambda(\sigma)}{d\, e^{w(\sigma)}}
+              E\, \| D_\theta(x + \sigma z, \sigma) - x \|^2 + w(\sigma) \Bigr]
+
+    At the best :math:`w` every level's term is one, so that the levels' gradients are of one size however hard each of
+    them is. Beyond the levels of training :math:`w` says nothing. What the value is falls below zero as training goes
+    on; the fact ``loss`` is the weighted error without :math:`w`.
+
+    Args:
+        levels: The law of :math:`\sigma`, in units of ``x``.
+        weight: :math:`\lambda(\sigma)`, from which :math:`w` departs.
+        label_dropout: Probability with which a point's class is withheld; none uses no classes at all.
+        frequencies: Pairs of waves in :math:`\tfrac14 \ln \sigma` that :math:`w` is a sum of.
+
+    Raises:
+        ValueError: If ``label_dropout`` is no probability or ``frequencies`` is not positive.
+
+    References:
+        Analyzing and improving the training dynamics of diffusion models (Karras et al., 2024), equations 14 to 16.
+        https://arxiv.org/abs/2312.02696
+
+        Multi-task learning using uncertainty to weigh losses (Kendall, Gal & Cipolla, 2018), equation 5.
+        https://arxiv.org/abs/1705.07115
+    """
+
+    def __init__(
+        self, *, levels: Levels, weight: Weight, label_dropout: float | None = None, frequencies: int = 8
+    ) -> None:
+        super().__init__()
+        _check_dropout(label_dropout)
+        if frequencies < 1:
+            raise ValueError(f"frequencies is at least 1; it was {frequencies}")
+        self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
+        self.waves = torch.nn.Parameter(torch.zeros(2 * frequencies + 1))
+
+    def uncertainty(self, sigma: Tensor) -> Tensor:
+        r"""Returns :math:`w(\sigma)`, ``(B,)``.
+
+        Args:
+            sigma: Noise levels, ``(B,)``.
+        """
+        angle = (sigma.log() / 4).unsqueeze(1) * torch.arange(1, len(self.waves) // 2 + 1).to(sigma)
+        waves = torch.cat([torch.ones_like(angle[:, :1]), angle.cos(), angle.sin()], 1)
+        return waves @ self.waves.to(sigma)
+
+    def forward(
+        self, model: Denoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Loss:
+        u = shifted_grid(x, generator=generator)
+        sigma = self.levels(u)
+        squared = _squared_error(model, x, sigma, _withheld(label, self.label_dropout, generator), generator)
+        weighted, w = self.weight(sigma) * squared, self.uncertainty(sigma)
+        facts = _by_band((squared / sigma.square()).detach(), u) | {"loss": weighted.detach().mean()}
+        return Loss((weighted / w.exp() + w).mean(), facts)
+
+
+def _check_dropout(label_dropout: float | None) -> None:
+    if label_dropout is not None and not 0 <= label_dropout <= 1:
+        raise ValueError(f"label_dropout is a probability or none; it was {label_dropout}")
+
+
+def _withheld(label: Tensor | None, dropout: float | None, generator: Generator | None) -> Tensor | None:
+    """Returns the classes with some of them replaced by -1, which means none; no classes where none are wanted."""
+    if label is None or dropout is None:
+        return None
+    u = torch.empty(len(label), device=label.device).uniform_(generator=generator)
+    return torch.where(u < dropout, -1, label)
+
+
+def _squared_error(
+    model: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, generator: Generator | None
+) -> Tensor:
+    """Returns the denoiser's mean squared error over the coordinates of each point, ``(B,)``."""
+    y = x + column(sigma, x) * normal_like(x, generator=generator)
+    return (model(y, sigma, label) - x).flatten(1).square().mean(1)
 
 
 def shifted_grid(x: Tensor, *, generator: Generator | None = None) -> Tensor:
