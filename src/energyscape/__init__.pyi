@@ -29,6 +29,8 @@ from energyscape.models import MLP as MLP
 from energyscape.models import CleanEnergyDenoiser as CleanEnergyDenoiser
 from energyscape.models import ConvEnergyNet as ConvEnergyNet
 from energyscape.models import Denoiser as Denoiser
+from energyscape.models import DenoisingMLP as DenoisingMLP
+from energyscape.models import DenoisingResNet as DenoisingResNet
 from energyscape.models import Energy as Energy
 from energyscape.models import EnergyDenoiser as EnergyDenoiser
 from energyscape.models import Gaussian as Gaussian
@@ -39,6 +41,7 @@ from energyscape.models import NoiseConvNet as NoiseConvNet
 from energyscape.models import NoiseMLP as NoiseMLP
 from energyscape.models import ResidualEnergyNet as ResidualEnergyNet
 from energyscape.models import ScalarEnergyDenoiser as ScalarEnergyDenoiser
+from energyscape.models import UNet as UNet
 from energyscape.objectives import Constant as Constant
 from energyscape.objectives import ContrastiveDivergence as ContrastiveDivergence
 from energyscape.objectives import Data as Data

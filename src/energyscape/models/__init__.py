@@ -24,6 +24,8 @@ from energyscape.models.preconditioning import (
     Score,
     Velocity,
 )
+from energyscape.models.score_networks import DenoisingMLP, DenoisingResNet
+from energyscape.models.unet import UNet
 from energyscape.registry import Registry
 
 ENERGIES = Registry("model", {"neural": NeuralEnergy}, kind=Energy)
@@ -43,9 +45,14 @@ MODELS = Registry("model", {**ENERGIES, **DENOISERS})
 NETWORKS = Registry("network", {"mlp": MLP, "conv": ConvEnergyNet, "residual": ResidualEnergyNet}, kind=Network)
 NOISE_NETWORKS = Registry("network", {"noise-mlp": NoiseMLP, "noise-conv": NoiseConvNet}, kind=NoiseNetwork)
 """Networks that are told the noise level."""
+DENOISING_NETWORKS = Registry(
+    "network", {"unet": UNet, "resnet": DenoisingResNet, "mlp": DenoisingMLP}, kind=DenoisingNetwork
+)
+"""Networks from points to points, told the noise level and the class."""
 
 __all__ = [
     "DENOISERS",
+    "DENOISING_NETWORKS",
     "EDM",
     "ENERGIES",
     "MLP",
@@ -58,7 +65,9 @@ __all__ = [
     "CleanEnergyDenoiser",
     "ConvEnergyNet",
     "Denoiser",
+    "DenoisingMLP",
     "DenoisingNetwork",
+    "DenoisingResNet",
     "EmpiricalDenoiser",
     "Energy",
     "EnergyDenoiser",
@@ -79,5 +88,6 @@ __all__ = [
     "ResidualEnergyNet",
     "ScalarEnergyDenoiser",
     "Score",
+    "UNet",
     "Velocity",
 ]

@@ -1,0 +1,141 @@
+r"""What denoising networks share: layers that are told the noise level and the class.
+
+The level's number :math:`t` is read by sines and cosines whose frequencies fall from 8 to 1/1000 in equal ratios,
+
+.. math:: e = A_2\, \phi\bigl( A_1 (\cos \omega_k t, \sin \omega_k t)_k + b_1 + c_{\text{label}} \bigr) + b_2,
+
+so that EDM's :math:`\tfrac14 \ln \sigma`, which spans about three, and DDPM's :math:`0, \ldots, 999` are both told
+apart. Each layer then has its channels scaled and shifted (FiLM), :math:`h \odot (1 + C \phi(e)) + B \phi(e)`.
+"""
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+silu = nn.functional.silu
+frequencies = 32
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class Conditioning(nn.Module):
+    r"""The embedding of a noise level and a class.
+
+    A label of −1 and no label at all are the same class of their own, which is told like any other.
+
+    Args:
+        width: Numbers in the embedding.
+        classes: Number of classes; 0 for a network that takes no label.
+
+    Raises:
+        ValueError: If ``classes`` is negative; on a call, if there is a label and the network has no classes.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        if classes < 0:
+            raise ValueError(f"classes is at least 0; it was {classes}")
+        self.classes = classes
+        self.first = nn.Linear(2 * frequencies, width)
+        self.last = nn.Linear(width, width)
+        # As large as what is told of the level, so that neither has to be found under the other.
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        if label is not None and self.label is None:
+            raise ValueError("the network was made without classes and takes no label")
+        k = torch.linspace(math.log(8), math.log(1e-3), frequencies, dtype=noise.dtype, device=noise.device)
+        angle = k.exp() * noise.unsqueeze(1)
+        e = self.first(torch.cat([angle.cos(), angle.sin()], 1))
+        if self.label is not None:
+            none = torch.full_like(noise, self.classes, dtype=torch.int64)
+            e = e + self.label(none if label is None else label.where(label >= 0, none))
+        return silu(self.last(silu(e)))
+
+
+class Block(nn.Module):
+    r"""A residual block of two convolutions, told the level between them.
+
+    .. math:: h' = h + A_2\, \phi\bigl( N(A_1\, \phi(N(h))) \odot (1 + C e) + B e \bigr)
+
+    :math:`N` is a group norm of each image by itself, and :math:`A_2` begins as zero: at first a block is the identity.
+
+    Args:
+        channels: Of the image, in and out.
+        told: Numbers in the embedding.
+        dropout: Probability that a unit is left out in training.
+        dilation: Distance of the pixels that a convolution sees.
+    """
+
+    def __init__(self, channels: int, told: int, *, dropout: float = 0.0, dilation: int = 1) -> None:
+        super().__init__()
+        self.normed = group_norm(channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.told = nn.Linear(told, 2 * channels)
+        self.normed_again = group_norm(channels, affine=False)
+        self.dropout = nn.Dropout(dropout)
+        self.last = zeroed(nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation))
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        scale, shift = self.told(e)[:, :, None, None].chunk(2, 1)
+        change = self.first(silu(self.normed(h)))
+        change = torch.addcmul(shift, self.normed_again(change), 1 + scale)
+        f: Tensor = h + self.last(self.dropout(silu(change)))
+        return f
+
+
+class Attention(nn.Module):
+    r"""Each pixel looks at all others, :math:`h' = h + A_o\, V \operatorname{softmax}(K^\top Q / \sqrt d)`.
+
+    The products are written out: PyTorch's fused attention has no second derivative, and these networks are energies.
+
+    Args:
+        channels: Of the image, in and out; heads have up to 64.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = next(heads for heads in range(-(-channels // 64), channels + 1) if channels % heads == 0)
+        self.normed = group_norm(channels)
+        self.read = nn.Conv2d(channels, 3 * channels, 1)
+        self.last = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = self.read(self.normed(h)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
+        weights = (k.transpose(2, 3) @ q / math.sqrt(q.shape[2])).softmax(2)  # of pixel, for pixel
+        f: Tensor = h + self.last((v @ weights).flatten(1, 2).unflatten(2, h.shape[2:]))
+        return f
+
+
+def group_norm(channels: int, *, affine: bool = True) -> nn.GroupNorm:
+    """Returns a norm over up to 32 groups of at least four channels each."""
+    groups = max(each for each in range(1, 33) if channels % each == 0 and (each == 1 or channels // each >= 4))
+    return nn.GroupNorm(groups, channels, affine=affine)
+
+
+def linear(inside: int, outside: int, window: int, *, stride: int = 1) -> nn.Conv2d:
+    """Returns a convolution with no activation behind it, which keeps the size of what it is given."""
+    layer = nn.Conv2d(inside, outside, window, stride=stride, padding=window // 2)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def zeroed(layer: Layer) -> Layer:
+    """Returns the layer with its parameters set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def into_patches(u: Tensor, patch: int) -> Tensor:
+    """Returns images whose ``patch`` × ``patch`` pixels are channels of one, padded with zeros to whole ones."""
+    u = nn.functional.pad(u, (0, -u.shape[3] % patch, 0, -u.shape[2] % patch))
+    return nn.functional.pixel_unshuffle(u, patch)
+
+
+def out_of_patches(h: Tensor, patch: int, like: Tensor) -> Tensor:
+    """Returns the images that `into_patches` made patches of, cut to the size they had."""
+    return nn.functional.pixel_shuffle(h, patch)[:, :, : like.shape[2], : like.shape[3]]
