@@ -5,17 +5,25 @@ points, Tweedie's formula gives the mean of what was there before the noise,
 
 .. math:: E[x \mid y] = y + \sigma^2 \nabla_y \log p_\sigma(y).
 
+A `Grid` is the levels that a solver visits on its way from noise to data. Whatever scales a paper's points have, its
+levels are those of :math:`y`: :math:`\sigma = \sqrt{(1 - \bar\alpha) / \bar\alpha}` where its points are
+:math:`\sqrt{\bar\alpha}\, y`, and :math:`t / (1 - t)` where they are :math:`(1 - t)\, y`.
+
 References:
     An empirical Bayes approach to statistics (Robbins, 1956); Tweedie's formula and selection bias (Efron, 2011),
     equation 2.8. https://doi.org/10.1198/jasa.2011.tm11181
 """
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, final
 
 import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
+from energyscape.registry import Registry
 
 
 def normal_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -85,3 +93,277 @@ def tweedie(energy: EnergyFn, y: Tensor, sigma: float, *, temperature: float = 1
         temperature: :math:`T` of the energy.
     """
     return y + sigma**2 / temperature * score(energy, y)
+
+
+class Grid(ABC):
+    """The noise levels between noise and data."""
+
+    @abstractmethod
+    def __call__(self, steps: int) -> list[float]:
+        """Returns ``steps + 1`` levels, falling, the last of them 0.
+
+        Args:
+            steps: How many, at least one.
+
+        Raises:
+            ValueError: If there are fewer, or more than the grid has levels.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Karras(Grid):
+    r"""EDM's levels: short steps where the noise is low.
+
+    .. math::
+        \sigma_i = \Bigl( \sigma_{\max}^{1/\rho}
+        + \tfrac{i}{N - 1} \bigl( \sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho} \bigr) \Bigr)^\rho,
+        \qquad i < N, \qquad \sigma_N = 0
+
+    Args:
+        sigma_min: The lowest level but 0, in units of ``x``; below the data's finest detail.
+        sigma_max: The highest; far above the data's size.
+        rho: :math:`\rho > 0`; 1 is evenly spaced, and the limit of high ones is geometric.
+
+    Raises:
+        ValueError: If the levels do not rise from ``sigma_min`` to ``sigma_max``, or ``rho`` is not positive.
+
+    Examples:
+        >>> [round(sigma, 3) for sigma in Karras(sigma_min=0.002, sigma_max=80.0)(5)]
+        [80.0, 17.528, 2.515, 0.17, 0.002, 0.0]
+
+    References:
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), equation 5.
+        https://arxiv.org/abs/2206.00364
+    """
+
+    _: KW_ONLY
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        geometric(self.sigma_min, self.sigma_max, 1)
+        if not self.rho > 0:
+            raise ValueError(f"rho is positive; it was {self.rho}")
+
+    def __call__(self, steps: int) -> list[float]:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        share = [i / (_at_least_one(steps) - 1 or 1) for i in range(steps)]
+        return [*((high + each * (low - high)) ** self.rho for each in share), 0.0]
+
+
+@final
+@dataclass(frozen=True)
+class Geometric(Grid):
+    r"""The ladder of noise-conditional score networks: levels with one ratio, and then none.
+
+    .. math::
+        \sigma_i = \sigma_{\max} (\sigma_{\min} / \sigma_{\max})^{i / (N - 1)}, \qquad i < N, \qquad \sigma_N = 0
+
+    Args:
+        sigma_min: The lowest level but 0, in units of ``x``.
+        sigma_max: The highest; about the largest distance between two data points.
+
+    Raises:
+        ValueError: If the levels do not rise from ``sigma_min`` to ``sigma_max``.
+
+    Examples:
+        >>> [round(sigma, 9) for sigma in Geometric(sigma_min=0.5, sigma_max=4.0)(4)]
+        [4.0, 2.0, 1.0, 0.5, 0.0]
+
+    References:
+        Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), section 4.2.
+        https://arxiv.org/abs/1907.05600
+    """
+
+    _: KW_ONLY
+    sigma_min: float
+    sigma_max: float
+
+    def __post_init__(self) -> None:
+        geometric(self.sigma_min, self.sigma_max, 1)
+
+    def __call__(self, steps: int) -> list[float]:
+        if _at_least_one(steps) == 1:
+            return [self.sigma_max, 0.0]
+        return [*reversed(geometric(self.sigma_min, self.sigma_max, steps - 1)), 0.0]
+
+
+@final
+@dataclass(frozen=True)
+class LinearBeta(Grid):
+    r"""Some levels of DDPM's chain, whose :math:`\beta` are evenly spaced.
+
+    .. math::
+        \sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}, \qquad \bar\alpha_t = \prod_{s \le t} (1 - \beta_s),
+        \qquad t \in \{0, \dots, T - 1\}
+
+    Which steps :math:`t` of the chain are visited, from the noise's side:
+
+    - ``"trailing"``: :math:`\operatorname{round}(T - i\, T / N) - 1`, from the chain's end;
+    - ``"leading"``: :math:`\lfloor T / N \rfloor (N - 1 - i)`, down to its beginning: with few steps it sets out from
+      a level far below the one that was trained as pure noise;
+    - ``"linspace"``: evenly from the end to the beginning, both included.
+
+    Args:
+        beta_min: :math:`\beta` of the first step.
+        beta_max: Of the last.
+        chain: :math:`T`, steps of the chain.
+        spacing: Which of them are visited.
+
+    Raises:
+        ValueError: If the settings do not make rising levels.
+
+    Examples:
+        >>> [round(sigma, 3) for sigma in LinearBeta()(4)]
+        [157.407, 17.247, 3.424, 0.953, 0.0]
+
+    References:
+        Denoising diffusion probabilistic models (Ho, Jain & Abbeel, 2020), equation 4 and section 4.
+        https://arxiv.org/abs/2006.11239
+
+        Common diffusion noise schedules and sample steps are flawed (Lin et al., 2024), table 2: the spacings.
+        https://arxiv.org/abs/2305.08891
+    """
+
+    _: KW_ONLY
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    chain: int = 1000
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+
+    def __post_init__(self) -> None:
+        chain_levels(self.beta_min, self.beta_max, self.chain)
+
+    def __call__(self, steps: int) -> list[float]:
+        if not 1 <= steps <= self.chain:
+            raise ValueError(f"the chain has {self.chain} levels, of which from 1 to all are visited; it was {steps}")
+        levels = chain_levels(self.beta_min, self.beta_max, self.chain)
+        return [*(levels[t] for t in self.times(steps)), 0.0]
+
+    def times(self, steps: int) -> list[int]:
+        """Returns the steps of the chain that are visited, falling.
+
+        Args:
+            steps: How many.
+        """
+        if self.spacing == "trailing":
+            return [round(self.chain - i * self.chain / steps) - 1 for i in range(steps)]
+        if self.spacing == "leading":
+            return [self.chain // steps * i for i in reversed(range(steps))]
+        return [round((self.chain - 1) * (i / (steps - 1 or 1))) for i in reversed(range(steps))]
+
+
+@final
+@dataclass(frozen=True)
+class Cosine(Grid):
+    r"""The levels of the cosine schedule, evenly spaced in its time.
+
+    .. math::
+        \sigma(t) = \sqrt{1 / \bar\alpha - 1}, \qquad \sqrt{\bar\alpha} = \frac{\cos \phi(t)}{\cos \phi(0)}, \qquad
+        \phi(t) = \frac{\pi}{2} \frac{t + s}{1 + s}, \quad s = 0.008
+
+    At :math:`t = 1` they are infinite: the grid begins where they are ``sigma_max``.
+
+    Args:
+        sigma_max: The highest level, in units of ``x``.
+
+    Raises:
+        ValueError: If it is not a positive number.
+
+    Examples:
+        >>> [round(sigma, 3) for sigma in Cosine(sigma_max=100.0)(4)]
+        [100.0, 2.384, 1.002, 0.422, 0.0]
+
+    References:
+        Improved denoising diffusion probabilistic models (Nichol & Dhariwal, 2021), equation 17.
+        https://arxiv.org/abs/2102.09672
+    """
+
+    _: KW_ONLY
+    sigma_max: float = 160.0
+
+    def __post_init__(self) -> None:
+        _check_highest(self.sigma_max)
+
+    def __call__(self, steps: int) -> list[float]:
+        offset = 0.008
+        lowest = offset / (1 + offset) * math.pi / 2
+        highest = math.acos(math.cos(lowest) / math.hypot(1, self.sigma_max))
+        angles = [lowest + (highest - lowest) * i / _at_least_one(steps) for i in range(steps - 1, 0, -1)]
+        return [self.sigma_max, *(math.sqrt((math.cos(lowest) / math.cos(each)) ** 2 - 1) for each in angles), 0.0]
+
+
+@final
+@dataclass(frozen=True)
+class RectifiedFlow(Grid):
+    r"""The levels of flow matching, evenly spaced in its time.
+
+    .. math:: \sigma = \frac{t}{1 - t}
+
+    At :math:`t = 1` they are infinite: the grid begins where they are ``sigma_max``. Time runs from data at 0 to noise.
+
+    Args:
+        sigma_max: The highest level, in units of ``x``.
+
+    Raises:
+        ValueError: If it is not a positive number.
+
+    Examples:
+        >>> [round(sigma, 3) for sigma in RectifiedFlow(sigma_max=9.0)(3)]
+        [9.0, 1.5, 0.429, 0.0]
+
+    References:
+        Flow straight and fast: learning to generate and transfer data with rectified flow (Liu, Gong & Liu, 2023),
+        equation 1. https://arxiv.org/abs/2209.03003
+    """
+
+    _: KW_ONLY
+    sigma_max: float = 100.0
+
+    def __post_init__(self) -> None:
+        _check_highest(self.sigma_max)
+
+    def __call__(self, steps: int) -> list[float]:
+        highest = self.sigma_max / (1 + self.sigma_max)
+        times = [highest * i / _at_least_one(steps) for i in range(steps - 1, 0, -1)]
+        return [self.sigma_max, *(t / (1 - t) for t in times), 0.0]
+
+
+GRIDS = Registry(
+    "grid",
+    {"karras": Karras, "geometric": Geometric, "ddpm": LinearBeta, "cosine": Cosine, "flow": RectifiedFlow},
+    kind=Grid,
+)
+
+
+def chain_levels(beta_min: float, beta_max: float, chain: int) -> list[float]:
+    r"""Returns the levels of DDPM's chain, rising: :math:`\sigma_t^2 = \prod_{s \le t} (1 - \beta_s)^{-1} - 1`.
+
+    Args:
+        beta_min: :math:`\beta` of the first step.
+        beta_max: Of the last; those between are evenly spaced.
+        chain: Number of steps.
+
+    Raises:
+        ValueError: If the settings do not make rising levels.
+    """
+    if not 0 < beta_min <= beta_max < 1 or chain < 2:
+        raise ValueError(f"0 < beta_min ≤ beta_max < 1 and chain ≥ 2; they were {beta_min}, {beta_max} and {chain}")
+    levels, lost = [], 0.0
+    for t in range(chain):
+        lost -= math.log1p(-(beta_min + t / (chain - 1) * (beta_max - beta_min)))
+        levels.append(math.sqrt(math.expm1(lost)))
+    return levels
+
+
+def _at_least_one(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"a grid has at least one step; it was {steps}")
+    return steps
+
+
+def _check_highest(sigma_max: float) -> None:
+    if not 0 < sigma_max < math.inf:
+        raise ValueError(f"sigma_max is positive and finite; it was {sigma_max}")
