@@ -3,9 +3,11 @@
 from energyscape.registry import Registry
 from energyscape.samplers.annealed import AnnealedLangevin
 from energyscape.samplers.base import Chain, Info, Kernel, KernelFactory, Point, run, sample, simulate
+from energyscape.samplers.diffusion import DDIM, DDPM, Euler, Solution, Solver, SolverFactory, solve
 from energyscape.samplers.hmc import HMC
 from energyscape.samplers.langevin import MALA, GradientDescent, Langevin
 from energyscape.samplers.recovery import DescentFactory, RecoveryDescent
+from energyscape.samplers.second_order import DPMSolver, DPMSolverSDE, Heun
 from energyscape.samplers.tempering import ParallelTempering
 from energyscape.samplers.underdamped import UnderdampedLangevin
 from energyscape.samplers.warmup import Adapted, warmup
@@ -27,16 +29,31 @@ KERNELS = Registry(
 DESCENTS = Registry("descent", {"recovery": RecoveryDescent}, kind=DescentFactory, late=("energy", "steps"))
 """Kernels that come down the noise levels of an energy denoiser."""
 
+SOLVERS = Registry(
+    "solver",
+    {"euler": Euler, "ddim": DDIM, "ddpm": DDPM, "heun": Heun, "dpm++": DPMSolver, "dpm++-sde": DPMSolverSDE},
+    kind=SolverFactory,
+    late=("denoise", "sigmas"),
+)
+"""Ways down the noise levels of any denoiser."""
+
 __all__ = [
+    "DDIM",
+    "DDPM",
     "DESCENTS",
     "HMC",
     "KERNELS",
     "MALA",
+    "SOLVERS",
     "Adapted",
     "AnnealedLangevin",
     "Chain",
+    "DPMSolver",
+    "DPMSolverSDE",
     "DescentFactory",
+    "Euler",
     "GradientDescent",
+    "Heun",
     "Info",
     "Kernel",
     "KernelFactory",
@@ -44,9 +61,13 @@ __all__ = [
     "ParallelTempering",
     "Point",
     "RecoveryDescent",
+    "Solution",
+    "Solver",
+    "SolverFactory",
     "UnderdampedLangevin",
     "run",
     "sample",
     "simulate",
+    "solve",
     "warmup",
 ]

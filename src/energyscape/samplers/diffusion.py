@@ -1,0 +1,335 @@
+r"""Solvers: down the noise levels, from noise to data.
+
+With a denoiser :math:`D(y, \sigma) = E[x \mid y]` of points :math:`y = x + \sigma z`, noise becomes data along
+
+.. math::
+    dy = \frac{y - D(y, \sigma)}{\sigma}\, d\sigma
+    \qquad \text{or} \qquad
+    dy = 2\, \frac{y - D(y, \sigma)}{\sigma}\, d\sigma + \sqrt{2 \sigma}\, dW,
+
+an ordinary and a stochastic differential equation whose laws at every level are those of noised data. Below,
+:math:`\sigma` is the level that a step sets out from, :math:`\sigma' < \sigma` the one where it arrives, and
+:math:`y`, :math:`D` are there at :math:`\sigma`. The papers' points are often :math:`y / \sqrt{1 + \sigma^2}`; their
+steps are here in the coordinates of :math:`y`, where some that look different are the same.
+
+As with kernels, `Solver.draw` takes all randomness of a step from a generator and `Solver.move` is pure tensor code.
+Chains know nothing of each other, unless a solver says so; one that becomes non-finite stays so and is seen in the
+result, for there is nothing that could be rejected.
+"""
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple, Protocol, final
+
+import torch
+from torch import Generator, Tensor
+
+from energyscape.calculus import DenoiseFn
+from energyscape.noise import normal_like
+
+
+class Solution(NamedTuple):
+    """Where chains stand on their way down.
+
+    Args:
+        x: Positions, ``(C, *)``.
+        denoised: What the last evaluation of the denoiser took for clean, ``(C, *)``; the start before the first.
+        steps: Steps taken, the index of the level where they stand.
+    """
+
+    x: Tensor
+    denoised: Tensor
+    steps: int
+
+
+class Solver(ABC):
+    """One way down the noise levels, of many chains at once; a frozen value."""
+
+    denoise: DenoiseFn
+    sigmas: Sequence[float]
+
+    @property
+    @abstractmethod
+    def nfe(self) -> int:
+        """How often the denoiser is evaluated on the whole way."""
+
+    @abstractmethod
+    def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        """Returns all randomness of one step.
+
+        Args:
+            state: Where the chains stand.
+            generator: The stream to draw from.
+        """
+
+    @abstractmethod
+    def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
+        """Returns where the chains stand after one step.
+
+        Args:
+            state: Where they stand.
+            randomness: What `draw` returned.
+        """
+
+    @final
+    @property
+    def steps(self) -> int:
+        """How many steps lead all the way down."""
+        return len(self.sigmas) - 1
+
+    @final
+    def start(self, noise: Tensor) -> Tensor:
+        r"""Returns points at the highest level, :math:`\sigma_{\max} z`.
+
+        That the data's own mean and variance are missing there is an error of their size over :math:`\sigma_{\max}`.
+
+        Args:
+            noise: Standard normal numbers :math:`z`, ``(C, *)``.
+        """
+        return self.sigmas[0] * noise
+
+    @final
+    def init(self, x: Tensor) -> Solution:
+        """Returns the state of chains that stand at the highest level.
+
+        Args:
+            x: Positions, ``(C, *)``.
+        """
+        return Solution(x, x, 0)
+
+    @final
+    def step(self, state: Solution, *, generator: Generator | None = None) -> Solution:
+        """Draws and moves.
+
+        Args:
+            state: Where the chains stand.
+            generator: The stream to draw from.
+        """
+        return self.move(state, self.draw(state, generator=generator))
+
+    @final
+    def interval(self, state: Solution) -> tuple[float, float]:
+        r"""Returns the levels :math:`\sigma` and :math:`\sigma'` between which the next step leads.
+
+        Args:
+            state: Where the chains stand.
+        """
+        return self.sigmas[state.steps], self.sigmas[state.steps + 1]
+
+    @final
+    def clean(self, x: Tensor, sigma: float) -> Tensor:
+        r"""Returns :math:`D(x, \sigma)` without recording a graph.
+
+        Args:
+            x: Positions, ``(C, *)``.
+            sigma: Their noise level.
+        """
+        with torch.no_grad():
+            return self.denoise(x, x.new_full((len(x),), sigma))
+
+
+class SolverFactory(Protocol):
+    """A solver whose denoiser and levels are still to come."""
+
+    def __call__(self, denoise: DenoiseFn, sigmas: Sequence[float]) -> Solver:
+        """Returns the solver.
+
+        Args:
+            denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
+            sigmas: Falling levels, the last of them 0.
+        """
+
+
+def solve(solver: Solver, x: Tensor, *, generator: Generator | None = None) -> Iterator[Solution]:
+    """Goes all the way down; yields the state after every step.
+
+    Args:
+        solver: The way.
+        x: Positions at the highest level, ``(C, *)``; see `Solver.start`.
+        generator: The stream to draw from.
+
+    Examples:
+        >>> from energyscape.noise import Karras
+        >>> solver = Euler(lambda y, sigma: y / (1 + sigma**2).unsqueeze(1), Karras()(20))
+        >>> *_, last = solve(solver, solver.start(torch.randn(8, 2)))
+        >>> last.steps, last.x.shape
+        (20, torch.Size([8, 2]))
+    """
+    state = solver.init(x)
+    while state.steps < solver.steps:
+        state = solver.step(state, generator=generator)
+        yield state
+
+
+@final
+@dataclass(frozen=True)
+class Euler(Solver):
+    r"""Euler's method for the ordinary differential equation; order 1.
+
+    .. math:: y' = y + (\sigma' - \sigma)\, \frac{y - D}{\sigma} = D + \frac{\sigma'}{\sigma}\, (y - D)
+
+    In these coordinates it is DDIM without noise, and also the first-order DPM-Solver++.
+
+    Args:
+        denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
+        sigmas: Falling levels, the last of them 0.
+
+    Raises:
+        ValueError: If the levels do not fall to 0.
+
+    References:
+        Denoising diffusion implicit models (Song, Meng & Ermon, 2021), equation 13. https://arxiv.org/abs/2010.02502
+    """
+
+    denoise: DenoiseFn
+    sigmas: Sequence[float]
+
+    def __post_init__(self) -> None:
+        check_levels(self.sigmas)
+
+    @property
+    def nfe(self) -> int:
+        return self.steps
+
+    def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return ()
+
+    def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
+        sigma, below = self.interval(state)
+        d = self.clean(state.x, sigma)
+        return Solution(d + below / sigma * (state.x - d), d, state.steps + 1)
+
+
+@final
+@dataclass(frozen=True)
+class DDIM(Solver):
+    r"""Denoising diffusion implicit models, between the ordinary and the stochastic equation; order 1.
+
+    .. math::
+        y' = D + \sqrt{\sigma'^2 - \tau^2}\, \frac{y - D}{\sigma} + \tau z, \qquad
+        \tau = \eta\, \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}
+
+    :math:`\eta = 0` is `Euler`, :math:`\eta = 1` is `DDPM` with its smaller variance.
+
+    Args:
+        denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
+        sigmas: Falling levels, the last of them 0.
+        eta: :math:`\eta` in [0, 1], the share of fresh noise.
+
+    Raises:
+        ValueError: If the levels do not fall to 0, or ``eta`` is out of its range.
+
+    References:
+        Denoising diffusion implicit models (Song, Meng & Ermon, 2021), equations 12 and 16.
+        https://arxiv.org/abs/2010.02502
+    """
+
+    denoise: DenoiseFn
+    sigmas: Sequence[float]
+    _: KW_ONLY
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_levels(self.sigmas)
+        check_share(eta=self.eta)
+
+    @property
+    def nfe(self) -> int:
+        return self.steps
+
+    def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return (normal_like(state.x, generator=generator),) if self.eta else ()
+
+    def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
+        sigma, below = self.interval(state)
+        d = self.clean(state.x, sigma)
+        tau = self.eta * below * math.sqrt(1 - (below / sigma) ** 2)
+        x = d + math.sqrt(below**2 - tau**2) / sigma * (state.x - d)
+        return Solution(x + sum(tau * z for z in randomness), d, state.steps + 1)
+
+
+@final
+@dataclass(frozen=True)
+class DDPM(Solver):
+    r"""DDPM's chain, turned round: ancestral sampling; order 1.
+
+    .. math::
+        y' = D + \frac{\sigma'^2}{\sigma^2} (y - D) + \tau z, \qquad
+        \tau^2 = \Bigl( \frac{\sigma'^2}{\sigma^2} \Bigr)^{1 - v} \Bigl( \frac{1 + \sigma'^2}{1 + \sigma^2} \Bigr)^v
+        (\sigma^2 - \sigma'^2)
+
+    At :math:`v = 0` the variance is the paper's :math:`\tilde\beta`, right where the data are one point, at
+    :math:`v = 1` its :math:`\beta`, right where they are standard normal. The last step adds no noise.
+
+    A step of the paper's chain is one between neighbouring levels of it; a grid of fewer levels is its respacing.
+
+    Args:
+        denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
+        sigmas: Falling levels, the last of them 0.
+        upper: :math:`v` in [0, 1], on the way, in logarithm, from the lower to the upper variance.
+
+    Raises:
+        ValueError: If the levels do not fall to 0, or ``upper`` is out of its range.
+
+    References:
+        Denoising diffusion probabilistic models (Ho, Jain & Abbeel, 2020), algorithm 2, equation 7 and section 3.2.
+        https://arxiv.org/abs/2006.11239
+
+        Improved denoising diffusion probabilistic models (Nichol & Dhariwal, 2021), equation 15.
+        https://arxiv.org/abs/2102.09672
+    """
+
+    denoise: DenoiseFn
+    sigmas: Sequence[float]
+    _: KW_ONLY
+    upper: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_levels(self.sigmas)
+        check_share(upper=self.upper)
+
+    @property
+    def nfe(self) -> int:
+        return self.steps
+
+    def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return (normal_like(state.x, generator=generator),)
+
+    def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
+        (z,), (sigma, below) = randomness, self.interval(state)
+        d = self.clean(state.x, sigma)
+        kept = (below / sigma) ** 2
+        largest = (1 + below**2) / (1 + sigma**2)
+        tau = math.sqrt(kept ** (1 - self.upper) * largest**self.upper * (sigma**2 - below**2)) if below else 0.0
+        return Solution(d + kept * (state.x - d) + tau * z, d, state.steps + 1)
+
+
+def check_levels(sigmas: Sequence[float]) -> None:
+    """Raises a clear error unless levels fall to 0.
+
+    Args:
+        sigmas: The levels.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    falling = all(high > low for high, low in itertools.pairwise(sigmas))
+    if len(sigmas) < 2 or not falling or sigmas[-1] != 0 or not sigmas[0] < math.inf:
+        raise ValueError(f"noise levels fall, from a finite one to 0; they were {list(sigmas)}")
+
+
+def check_share(**settings: float) -> None:
+    """Raises a clear error unless every setting is in [0, 1].
+
+    Args:
+        settings: Values by name.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in settings.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is in [0, 1]; it was {value}")

@@ -1,0 +1,201 @@
+r"""Solvers that look twice: their error falls with the square of the step.
+
+Heun's method evaluates the denoiser at both ends of a step. The multistep solvers remember what it said at the level
+before: in the time :math:`\lambda = -\ln \sigma` the ordinary equation is
+
+.. math:: \frac{dy}{d\lambda} = D - y, \qquad
+          y' = \frac{\sigma'}{\sigma}\, y + \sigma' \int_\lambda^{\lambda'} e^\mu\, D\, d\mu,
+
+of which all but :math:`D` is integrated exactly, and :math:`D` is taken for a straight line in :math:`\lambda`.
+
+References:
+    DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models (Lu et al., 2022), equation 8.
+    https://arxiv.org/abs/2211.01095
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import final
+
+from torch import Generator, Tensor
+
+from energyscape.calculus import DenoiseFn
+from energyscape.noise import normal_like
+from energyscape.samplers.diffusion import Solution, Solver, check_levels
+
+
+@final
+@dataclass(frozen=True)
+class Heun(Solver):
+    r"""EDM's sampler: Heun's method for the ordinary differential equation, with or without churn; order 2.
+
+    .. math::
+        \hat\sigma &= (1 + \gamma)\, \sigma, \qquad
+        \hat y = y + \sqrt{\hat\sigma^2 - \sigma^2}\, S_{\text{noise}}\, z, \qquad
+        g = \frac{\hat y - D(\hat y, \hat\sigma)}{\hat\sigma} \\
+        \tilde y &= \hat y + (\sigma' - \hat\sigma)\, g, \qquad
+        g' = \frac{\tilde y - D(\tilde y, \sigma')}{\sigma'}, \qquad
+        y' = \hat y + (\sigma' - \hat\sigma)\, \frac{g + g'}{2}
+
+    with :math:`\gamma = \min(S_{\text{churn}} / N, \sqrt 2 - 1)` where
+    :math:`S_{\text{tmin}} \le \sigma \le S_{\text{tmax}}`, and 0 elsewhere. The step to :math:`\sigma' = 0` is one of
+    Euler's: there the denoiser has nothing to say. A step costs two evaluations.
+
+    Churn makes up for errors of the denoiser by forgetting them; with an exact one there is nothing to gain.
+
+    Args:
+        denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
+        sigmas: Falling levels, the last of them 0.
+        churn: :math:`S_{\text{churn}} \ge 0`.
+        churn_from: :math:`S_{\text{tmin}}`, the lowest level that is churned, in units of ``x``.
+        churn_to: :math:`S_{\text{tmax}}`, the highest.
+        churn_noise: :math:`S_{\text{noise}}`, a little above 1 where the denoiser removes too much.
+
+    Raises:
+        ValueError: If the levels do not fall to 0, or a setting is out of its range.
+
+    References:
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), algorithm 2.
+        https://arxiv.org/abs/2206.00364
+    """
+
+    denoise: DenoiseFn
+    sigmas: Sequence[float]
+    _: KW_ONLY
+    churn: float = 0.0
+    churn_from: float = 0.0
+    churn_to: float = math.inf
+    churn_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_levels(self.sigmas)
+        if not self.churn >= 0 or not self.churn_noise > 0 or not 0 <= self.churn_from <= self.churn_to:
+            raise ValueError(
+                "churn ≥ 0, churn_noise > 0 and 0 ≤ churn_from ≤ churn_to; they were "
+                f"{self.churn}, {self.churn_noise}, {self.churn_from} and {self.churn_to}"
+            )
+
+    @property
+    def nfe(self) -> int:
+        return 2 * self.steps - 1
+
+    def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return (normal_like(state.x, generator=generator),) if self.churn else ()
+
+    def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
+        sigma, below = self.interval(state)
+        churned = self.churn_from <= sigma <= self.churn_to
+        high = sigma * (1 + min(self.churn / self.steps, math.sqrt(2) - 1) * churned)
+        x = state.x + sum(math.sqrt(high**2 - sigma**2) * self.churn_noise * z for z in randomness)
+        d = self.clean(x, high)
+        slope = (x - d) / high
+        new = x + (below - high) * slope
+        if below:
+            d = self.clean(new, below)
+            new = x + (below - high) * (slope + (new - d) / below) / 2
+        return Solution(new, d, state.steps + 1)
+
+
+@final
+@dataclass(frozen=True)
+class DPMSolver(Solver):
+    r"""DPM-Solver++(2M): a multistep solver of the ordinary equation in the time :math:`-\ln \sigma`; order 2.
+
+    .. math::
+        y' = \frac{\sigma'}{\sigma}\, y + \Bigl( 1 - \frac{\sigma'}{\sigma} \Bigr)
+        \Bigl( D + \frac{D - D_-}{2 r} \Bigr), \qquad
+        r = \frac{\ln (\sigma_- / \sigma)}{\ln (\sigma / \sigma')}
+
+    where :math:`D_-` was told at the level :math:`\sigma_-` before. It costs one evaluation a step. The first step,
+    which has no past, and the last, which has no logarithm, are of order 1.
+
+    Args:
+        denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
+        sigmas: Falling levels, the last of them 0.
+
+    Raises:
+        ValueError: If the levels do not fall to 0.
+
+    References:
+        DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models (Lu et al., 2022), algorithm 2.
+        https://arxiv.org/abs/2211.01095
+    """
+
+    denoise: DenoiseFn
+    sigmas: Sequence[float]
+
+    def __post_init__(self) -> None:
+        check_levels(self.sigmas)
+
+    @property
+    def nfe(self) -> int:
+        return self.steps
+
+    def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return ()
+
+    def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
+        sigma, below = self.interval(state)
+        d = self.clean(state.x, sigma)
+        target = extrapolated(self.sigmas, state, d)
+        return Solution(target + below / sigma * (state.x - target), d, state.steps + 1)
+
+
+@final
+@dataclass(frozen=True)
+class DPMSolverSDE(Solver):
+    r"""SDE-DPM-Solver++(2M): the multistep solver of the stochastic equation.
+
+    .. math::
+        y' = \frac{\sigma'^2}{\sigma^2}\, y + \Bigl( 1 - \frac{\sigma'^2}{\sigma^2} \Bigr)
+        \Bigl( D + \frac{D - D_-}{2 r} \Bigr) + \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}\, z
+
+    with :math:`D_-` and :math:`r` as for `DPMSolver`. Without the past it is `DDPM` with its smaller variance.
+
+    Args:
+        denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
+        sigmas: Falling levels, the last of them 0.
+
+    Raises:
+        ValueError: If the levels do not fall to 0.
+
+    References:
+        DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models (Lu et al., 2022), equation 19.
+        https://arxiv.org/abs/2211.01095
+    """
+
+    denoise: DenoiseFn
+    sigmas: Sequence[float]
+
+    def __post_init__(self) -> None:
+        check_levels(self.sigmas)
+
+    @property
+    def nfe(self) -> int:
+        return self.steps
+
+    def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        return (normal_like(state.x, generator=generator),)
+
+    def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
+        (z,), (sigma, below) = randomness, self.interval(state)
+        d = self.clean(state.x, sigma)
+        target, kept = extrapolated(self.sigmas, state, d), (below / sigma) ** 2
+        x = target + kept * (state.x - target) + below * math.sqrt(1 - kept) * z
+        return Solution(x, d, state.steps + 1)
+
+
+def extrapolated(sigmas: Sequence[float], state: Solution, d: Tensor) -> Tensor:
+    r"""Returns :math:`D + (D - D_-) / 2 r`, what the denoiser will say half-way through a step.
+
+    Args:
+        sigmas: The levels.
+        state: Where the chains stand, with :math:`D_-`.
+        d: What the denoiser says there, ``(C, *)``.
+    """
+    i = state.steps
+    if i == 0 or not sigmas[i + 1]:
+        return d
+    r = math.log(sigmas[i - 1] / sigmas[i]) / math.log(sigmas[i] / sigmas[i + 1])
+    return d + (d - state.denoised) / (2 * r)
