@@ -6,6 +6,7 @@ from energyscape.samplers.base import Chain, Info, Kernel, KernelFactory, Point,
 from energyscape.samplers.diffusion import DDIM, DDPM, Euler, Solution, Solver, SolverFactory, solve
 from energyscape.samplers.hmc import HMC
 from energyscape.samplers.langevin import MALA, GradientDescent, Langevin
+from energyscape.samplers.noise_langevin import ConsistentAnnealedLangevin, NoiseAnnealedLangevin, PredictorCorrector
 from energyscape.samplers.recovery import DescentFactory, RecoveryDescent
 from energyscape.samplers.second_order import DPMSolver, DPMSolverSDE, Heun
 from energyscape.samplers.tempering import ParallelTempering
@@ -31,7 +32,17 @@ DESCENTS = Registry("descent", {"recovery": RecoveryDescent}, kind=DescentFactor
 
 SOLVERS = Registry(
     "solver",
-    {"euler": Euler, "ddim": DDIM, "ddpm": DDPM, "heun": Heun, "dpm++": DPMSolver, "dpm++-sde": DPMSolverSDE},
+    {
+        "euler": Euler,
+        "ddim": DDIM,
+        "ddpm": DDPM,
+        "heun": Heun,
+        "dpm++": DPMSolver,
+        "dpm++-sde": DPMSolverSDE,
+        "pc": PredictorCorrector,
+        "ald": NoiseAnnealedLangevin,
+        "ald-consistent": ConsistentAnnealedLangevin,
+    },
     kind=SolverFactory,
     late=("denoise", "sigmas"),
 )
@@ -48,6 +59,7 @@ __all__ = [
     "Adapted",
     "AnnealedLangevin",
     "Chain",
+    "ConsistentAnnealedLangevin",
     "DPMSolver",
     "DPMSolverSDE",
     "DescentFactory",
@@ -58,8 +70,10 @@ __all__ = [
     "Kernel",
     "KernelFactory",
     "Langevin",
+    "NoiseAnnealedLangevin",
     "ParallelTempering",
     "Point",
+    "PredictorCorrector",
     "RecoveryDescent",
     "Solution",
     "Solver",
