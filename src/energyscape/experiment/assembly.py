@@ -11,9 +11,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from energyscape.data import DATASETS, Images, Law, batches
 from energyscape.errors import UserError
-from energyscape.experiment.recipe import Recipe
-from energyscape.experiment.settings import Budget, Guarding, Sampling, Training
-from energyscape.models import MODELS, Energy, EnergyDenoiser
+from energyscape.experiment.recipe import Recipe, plain
+from energyscape.experiment.settings import Budget, Guarding, Sampling, Solving, Training
+from energyscape.models import MODELS, Denoiser, Energy, EnergyDenoiser
 from energyscape.objectives import OBJECTIVES, Objective
 from energyscape.objectives.base import Treatment
 from energyscape.registry import build, construct, schema
@@ -37,7 +37,9 @@ class Experiment:
         self.recipe = recipe.resolved()
         tables = self.recipe.tables
         self.training: Training = construct(Training, "[train]", tables["train"])
-        self.sampling: Sampling = construct(Sampling, "[sampler]", tables["sampler"])
+        self.sampling: Sampling | Solving = construct(
+            plain("sampler", tables["sampler"]), "[sampler]", tables["sampler"]
+        )
         self.guarding: Guarding = construct(Guarding, "[guard]", tables["guard"])
         if self.training.threads is not None:
             torch.set_num_threads(self.training.threads)
@@ -83,11 +85,67 @@ class Experiment:
         return Budget.parse(self.training.budget, epoch=epoch)
 
     @property
+    def best(self) -> nn.Module:
+        """The model to use: with averaged weights where there are any."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def level(self) -> float:
+        """The noise level at which the model is nearest to the data; 0 where it learns data as they are."""
+        if isinstance(self.sampling, Solving) and isinstance(self.best, EnergyDenoiser):
+            return self.objective.level or self.sampling.levels()[-2]
+        return self.objective.level
+
+    @property
     def energy(self) -> Energy:
-        """The energy to use: averaged weights where there are any, at the noise level that was learned."""
-        best: Any = self.model if self.average is None else self.average.module
-        energy: Energy = best.at(self.objective.level) if isinstance(best, EnergyDenoiser) else best
-        return energy
+        """The energy to use, at the lowest noise level that was learned.
+
+        Raises:
+            UserError: If the model is a denoiser without energy.
+        """
+        best = self.best
+        if isinstance(best, EnergyDenoiser):
+            return best.at(self.level)
+        if not isinstance(best, Energy):
+            raise UserError(
+                f"this run's model is a denoiser ({type(best).__name__}), which has no energy: train one with "
+                "--model.name energy-denoiser for energies and what is made of them"
+            )
+        return best
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether the model is an energy, or one at each noise level."""
+        return isinstance(self.best, Energy | EnergyDenoiser)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The denoiser to use.
+
+        Raises:
+            UserError: If the model is none.
+        """
+        if not isinstance(self.best, Denoiser):
+            raise UserError(
+                f"this run's model is an energy ({type(self.best).__name__}) at one noise level, and no denoiser of all"
+            )
+        return self.best
+
+    @property
+    def has_chains(self) -> bool:
+        """Whether samples come from chains on an energy, and not from a solver."""
+        return isinstance(self.sampling, Sampling)
+
+    @property
+    def chains(self) -> Sampling:
+        """How chains are run on the energy.
+
+        Raises:
+            UserError: If samples come from a solver instead.
+        """
+        if not isinstance(self.sampling, Sampling):
+            raise UserError("this run's sampler comes down the noise levels with a solver: it has no chains")
+        return self.sampling
 
     def fit(self) -> Fit[Any]:
         """Returns the training run, at its beginning."""
@@ -133,7 +191,7 @@ class Experiment:
                     what = " ".join(str(error).split())[:200]
                     raise UserError(f"the checkpoint's {name} does not fit this run's recipe: {what}") from None
         self.objective.treat(Treatment(*tree["clock"].get("treatment", ())))
-        self.energy.eval()
+        self.best.eval()
 
     def _optimiser(self) -> Optimizer:
         parameters = [*self.model.parameters(), *self.objective.parameters()]

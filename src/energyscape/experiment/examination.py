@@ -162,7 +162,7 @@ def settings_of(recipe: Recipe, **more: Any) -> Record:
     """
     tables = recipe.tables
     objective, train, sampler = tables["objective"], tables["train"], tables["sampler"]
-    kernel = objective.get("kernel", sampler["kernel"])
+    kernel = objective.get("kernel", sampler.get("kernel", sampler.get("solver", {})))
     network = tables["model"].get("network", {})
     start = objective.get("start", {})
     trained: dict[str, Any] = {key: train.get(key) for key in TRAINED}
@@ -202,14 +202,14 @@ def ask(experiment: Experiment, *, learned: bool = True, seed: int | None = None
     generator = seeded(experiment, seed, "doctor")
     data = draw_data(experiment.source, POINTS, generator=seeded(experiment, seed, "doctor data", device="cpu"))
     planned = probe(None, data, chains_of(experiment, treated=False), level=planned_level(experiment))
-    if not learned:
-        return planned
+    if not learned or not experiment.has_chains:
+        return planned  # a solver has no chains to follow
     how = chains_of(experiment)
     probes = probe(
         experiment.energy,
         data.to(device),
         how,
-        level=experiment.objective.level,
+        level=experiment.level,
         temperature=experiment.objective.temperature or 1.0,
         chains=_kept(experiment, generator),
         noise=_noise(experiment, generator),
@@ -240,7 +240,7 @@ def chains_of(experiment: Experiment, *, treated: bool = True) -> Chains | None:
     """
     tables, trained = experiment.recipe.tables, experiment.objective
     objective, sampler = tables["objective"], tables["sampler"]
-    kernel = objective.get("kernel", sampler["kernel"])
+    kernel = objective.get("kernel", sampler.get("kernel", {}))
     step_size = step_of(kernel)
     if step_size is None:
         return None
@@ -282,9 +282,9 @@ def _kept(experiment: Experiment, generator: Generator) -> Tensor | None:
 
 def _noise(experiment: Experiment, generator: Generator) -> Tensor | None:
     """Returns where chains start that come from nowhere; none where they come from data, or down the noise levels."""
-    if experiment.sampling.descent is not None:
+    if experiment.chains.descent is not None:
         return None
-    starts = [*experiment.objective.modules(), experiment.sampling.start]
+    starts = [*experiment.objective.modules(), experiment.chains.start]
     noise = next((each for each in reversed(starts) if isinstance(each, Noise)), None)
     if noise is None:
         return None
@@ -305,7 +305,7 @@ def _unseen(experiment: Experiment, seed: int | None) -> Tensor | None:
 
 def _worst_mode(experiment: Experiment) -> float | None:
     law = experiment.source
-    if not isinstance(law, Law) or law.modes is None or experiment.objective.level > 0:
+    if not isinstance(law, Law) or law.modes is None or experiment.level > 0:
         return None
     shares = mode_masses(law, experiment.energy, temperature=experiment.objective.temperature or 1.0)
     off = shares / mode_masses(law, lambda x: -law.log_prob(x))

@@ -10,33 +10,16 @@ from energyscape.data import Images, Law
 from energyscape.errors import UserError
 from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.settings import Solving
+from energyscape.experiment.solving import BATCH, Generated, denoised, solved
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
 from energyscape.samplers import Kernel, simulate
 
 StartName = Literal["noise", "data", "buffer"]
 
-BATCH = 500
-"""Chains at a time."""
-
 GRID = 400
 """Points along each side of a landscape."""
-
-
-class Generated(NamedTuple):
-    """Samples of a trained energy.
-
-    Args:
-        x: The samples, ``(n, *)``.
-        path: Where the first chains were after each of ``at`` steps, ``(K, shown, *)``.
-        at: Those steps; the first is 0, where the chains begin.
-        diverged: Proposals that were not finite, in all.
-    """
-
-    x: Tensor
-    path: Tensor
-    at: list[int]
-    diverged: int
 
 
 def generate(
@@ -45,6 +28,7 @@ def generate(
     *,
     start: StartName = "noise",
     steps: int | None = None,
+    label: int | Tensor | None = None,
     shown: int = 8,
     frames: int = 9,
     seed: int | None = None,
@@ -56,6 +40,7 @@ def generate(
         n: How many samples.
         start: Where chains begin: the recipe's noise, the training data, or the replay buffer.
         steps: Transitions; the recipe's when left out.
+        label: Class of all samples, or of each, ``(n,)``; for denoisers that know classes.
         shown: Chains whose path is kept.
         frames: Points of the path, spread evenly in the logarithm of the step.
         seed: Of the chains; the run's when left out.
@@ -66,6 +51,12 @@ def generate(
     steps = experiment.sampling.steps if steps is None else steps
     if n < 1 or steps < 1:
         raise UserError(f"the numbers of samples and of steps are at least 1; they were {n} and {steps}")
+    if isinstance(experiment.sampling, Solving):
+        if start != "noise":
+            raise UserError(f"a solver begins at noise, not at {start}: leave --start out")
+        return solved(experiment, n, steps=steps, label=label, shown=shown, frames=frames, seed=seed)
+    if label is not None:
+        raise UserError("this run's energy knows no classes: leave --label out")
     generator = seeded(experiment, seed, f"generate {start}")
     pool = _pool(experiment, start, n, seed)
     like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
@@ -75,7 +66,7 @@ def generate(
     for first in range(0, n, BATCH):
         many = min(BATCH, n - first)
         if pool is None:
-            x, _ = experiment.sampling.start.draw(many, like=like, generator=generator)
+            x, _ = experiment.chains.start.draw(many, like=like, generator=generator)
         else:
             x = pool[first : first + many]
         path += [x[:shown]] if first == 0 else []
@@ -99,8 +90,8 @@ def _kernel(experiment: Experiment, start: StartName, steps: int) -> Kernel[Any]
 
 def _finished(experiment: Experiment, x: Tensor) -> Tensor:
     """Takes the noise away that the model has learned along with the data, and keeps images on their scale."""
-    level = experiment.objective.level
-    if experiment.sampling.tweedie and level > 0:
+    level = experiment.level
+    if experiment.chains.tweedie and level > 0:
         x = tweedie(experiment.energy, x, level, temperature=experiment.objective.temperature)
     return x.clamp(-1, 1) if len(experiment.shape) == 3 else x
 
@@ -108,7 +99,7 @@ def _finished(experiment: Experiment, x: Tensor) -> Tensor:
 def _pool(experiment: Experiment, start: StartName, n: int, seed: int | None) -> Tensor | None:
     """Returns the points that chains start at, or none where each batch draws its own noise."""
     device = experiment.training.torch_device
-    if start == "data" or (start == "noise" and isinstance(experiment.sampling.start, Data)):
+    if start == "data" or (start == "noise" and isinstance(experiment.chains.start, Data)):
         return draw_data(experiment.source, n, generator=seeded(experiment, seed, "data", device="cpu")).to(device)
     if start == "noise":
         return None
@@ -166,11 +157,13 @@ def restored(experiment: Experiment, y: Tensor, *, sigma: float, steps: int = 30
     if not sigma > 0 or steps < 2:
         raise UserError(f"sigma is positive and steps at least 2; they were {sigma} and {steps}")
     objective, device = experiment.objective, experiment.training.torch_device
+    if not experiment.has_chains:
+        return denoised(experiment, y, sigma=sigma)
     x = restore(
         experiment.energy,
         y.to(device),
         sigma=sigma,
-        level=objective.level,
+        level=experiment.level,
         temperature=objective.temperature,
         steps=steps,
         burn_in=steps // 4,
@@ -217,10 +210,10 @@ def completed(
         experiment.energy,
         copies,
         missing.to(device).broadcast_to(y.shape).repeat(n, *[1] * (y.ndim - 1)),
-        level=objective.level,
+        level=experiment.level,
         temperature=objective.temperature,
         steps=steps,
-        kernel=experiment.sampling.kernel,
+        kernel=experiment.chains.kernel,
         start=start,
         generator=generator,
     ).cpu()

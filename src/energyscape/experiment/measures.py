@@ -118,15 +118,16 @@ def measure(
         if inception_weights is not None:
             raise UserError("Inception's features are of images; this run's data are points in the plane")
         told = against_truth(experiment, experiment.source, n=n, steps=steps, seed=seed)
-        return [*told, acceptance_probe(experiment, seed=seed)]
+        return told + ([acceptance_probe(experiment, seed=seed)] if experiment.has_chains else [])
     network = None if inception_weights is None else read_inception(inception_weights)
     samples = generate(experiment, n, steps=steps, seed=seed).x
     figures = of_samples(experiment, samples, steps=steps, seed=seed)
     if network is not None:
         figures += of_features(experiment, samples, network, steps=steps, seed=seed)
-    figures += [acceptance_probe(experiment, seed=seed)]
+    if experiment.has_chains:
+        figures += [acceptance_probe(experiment, seed=seed)]
     figures += [of_restoration(restore_held_out(experiment, sigma, seed=seed)) for sigma in SIGMAS]
-    return figures + of_outliers(survey(experiment, samples=samples, seed=seed))
+    return figures + (of_outliers(survey(experiment, samples=samples, seed=seed)) if experiment.has_chains else [])
 
 
 def against_truth(
@@ -141,6 +142,8 @@ def against_truth(
         steps: Of the chains; the recipe's when left out.
         seed: Of the chains; the run's when left out.
     """
+    if not experiment.has_energy:
+        return [*_likely(experiment, law, seed), *_between(experiment, law, n, steps, seed)]
     energy, temperature = experiment.energy, experiment.objective.temperature
     divergence = kl(law, energy, temperature=temperature)
     variation = total_variation(law, energy, temperature=temperature)
@@ -162,7 +165,7 @@ def _between(experiment: Experiment, law: Law, n: int, steps: int | None, seed: 
     """Measures samples of the model against draws of the law, unbiased: zero is right."""
     x = generate(experiment, n, steps=steps, seed=seed).x
     y = law.sample(n, generator=seeded(experiment, seed, "law", device="cpu"))
-    how = f"{_made(experiment, n, steps)}, and {n:,} of the law; 0: alike"
+    how = f"{made(experiment, n, steps)}, and {n:,} of the law; 0: alike"
     slices = sliced_wasserstein(x, y, generator=seeded(experiment, seed, "slices", device="cpu"))
     told = {"MMD²": mmd(x, y), "energy distance": energy_distance(x, y), "sliced Wasserstein²": slices}
     return [Figure(name, each.value, each.error, how) for name, each in told.items()]
@@ -182,7 +185,7 @@ def of_samples(
     train, held_out = experiment.source, experiment.held_out
     assert isinstance(train, Images)
     assert isinstance(held_out, Images)
-    device, how = experiment.training.torch_device, _made(experiment, len(samples), steps)
+    how = made(experiment, len(samples), steps)
     figures: list[Figure] = []
     if train.labels is not None:
         judge = classifier_for(train) if len(train) >= ENOUGH else _judge(experiment, train, seed)
@@ -198,23 +201,33 @@ def of_samples(
         )
     )
     clean = real_images[: len(samples)]
-    level, stream = experiment.objective.level, seeded(experiment, seed, "auc", device="cpu")
+    return figures + ([_energies_alike(experiment, samples, clean, how, seed)] if experiment.has_chains else [])
+
+
+def _energies_alike(experiment: Experiment, samples: Tensor, clean: Tensor, how: str, seed: int | None) -> Figure:
+    """Measures whether samples have the energies of held-out images."""
+    device = experiment.training.torch_device
+    level, stream = experiment.level, seeded(experiment, seed, "auc", device="cpu")
     energy = experiment.energy
     # The energy is that of noised data: samples that were denoised at the end are noised again.
-    again = level if experiment.sampling.tweedie else 0.0
+    again = level if experiment.chains.tweedie else 0.0
     with torch.no_grad():
         e_model = energy(noised(samples, again, generator=stream)[0].to(device)).cpu()
         e_data = energy(noised(clean, level, generator=stream)[0].to(device)).cpu()
-    figures.append(
-        Figure("AUC of energies", auc(e_model, e_data), None, f"samples above held-out images; 0.5: alike; {how}")
-    )
-    return figures
+    return Figure("AUC of energies", auc(e_model, e_data), None, f"samples above held-out images; 0.5: alike; {how}")
 
 
-def _made(experiment: Experiment, n: int, steps: int | None) -> str:
-    """Returns how samples were made."""
+def made(experiment: Experiment, n: int, steps: int | None) -> str:
+    """Returns how samples were made, in words.
+
+    Args:
+        experiment: That made them.
+        n: How many.
+        steps: The recipe's when left out.
+    """
     weights = "averaged weights" if experiment.average is not None else "last weights"
-    denoised = ", denoised at the end" if experiment.sampling.tweedie and experiment.objective.level > 0 else ""
+    tweedie = experiment.has_chains and experiment.chains.tweedie
+    denoised = ", denoised at the end" if tweedie and experiment.level > 0 else ""
     return f"{n:,} samples from noise, {steps or experiment.sampling.steps} steps, {weights}{denoised}"
 
 
@@ -269,7 +282,7 @@ def of_features(
     real = draw_data(held_out, n, generator=seeded(experiment, seed, "held out", device="cpu"))
     x, floor, y = (network.features(each.to(real)) for each in (samples[:n], train, real))
     whose, mark = ("Inception's of 2015", ", Inception") if isinstance(network, Inception) else ("a classifier's", "")
-    how = f"{x.shape[1]:,} features, {whose}; {n:,} held-out images and {_made(experiment, n, steps)}"
+    how = f"{x.shape[1]:,} features, {whose}; {n:,} held-out images and {made(experiment, n, steps)}"
     same = "the same of training images: the floor at this size"
     figures = []
     for name, apart, least in (
@@ -309,9 +322,9 @@ def acceptance_probe(experiment: Experiment, *, seed: int | None = None) -> Figu
         experiment: With what was learned.
         seed: Of the chains.
     """
-    kernel = experiment.sampling.kernel(experiment.energy)
+    kernel = experiment.chains.kernel(experiment.energy)
     x = draw_data(experiment.source, 256, generator=seeded(experiment, seed, "probe", device="cpu"))
-    x, _ = noised(x, experiment.objective.level, generator=seeded(experiment, seed, "probe noise", device="cpu"))
+    x, _ = noised(x, experiment.level, generator=seeded(experiment, seed, "probe noise", device="cpu"))
     step_size = _eta(experiment.recipe.tables["sampler"]["kernel"])
     rate = acceptance(
         experiment.energy,

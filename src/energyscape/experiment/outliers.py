@@ -139,7 +139,7 @@ def survey(experiment: Experiment, *, samples: Tensor | None = None, n: int = MA
         found["negatives"] = torch.cat(parts) / experiment.objective.temperature
     if samples is not None:
         found["samples"] = energies(experiment, samples[:n], seed=seed)
-    return Survey(found, told, missing, experiment.objective.level)
+    return Survey(found, told, missing, experiment.level)
 
 
 def _states(x: Tensor, energy: Tensor, slope: Tensor) -> Tensor:

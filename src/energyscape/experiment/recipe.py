@@ -15,7 +15,7 @@ import tomli_w
 
 from energyscape.data import DATASETS
 from energyscape.errors import UserError, nearest
-from energyscape.experiment.settings import Guarding, Sampling, Training
+from energyscape.experiment.settings import Guarding, Sampling, Solving, Training
 from energyscape.models import MODELS
 from energyscape.objectives import OBJECTIVES
 from energyscape.registry import Registry, completed, schema
@@ -26,6 +26,16 @@ CONTEXT: Final = ("shape",)
 FAMILIES: Final[dict[str, Registry]] = {"data": DATASETS, "model": MODELS, "objective": OBJECTIVES}
 PLAIN: Final[dict[str, Callable[..., Any]]] = {"sampler": Sampling, "train": Training, "guard": Guarding}
 SECTIONS: Final = (*FAMILIES, *PLAIN)
+
+
+def plain(section: str, table: Mapping[str, Any]) -> Callable[..., Any]:
+    """Returns what a section that is no component is made of: samplers are of chains or of a solver.
+
+    Args:
+        section: One of `PLAIN`.
+        table: What a recipe says in it.
+    """
+    return Solving if section == "sampler" and "solver" in table else PLAIN[section]
 
 
 @final
@@ -71,13 +81,15 @@ class Recipe:
         A new ``name`` of a component drops the old component's settings.
 
         Args:
-            overrides: ``section.setting`` to TOML text; a setting of ``[train]`` may be given without its section.
+            overrides: ``section.setting`` to TOML text; a setting of ``[train]`` may be given without its section, and
+                ``epochs`` is a budget of so many.
 
         Raises:
             UserError: If a setting does not exist.
         """
         tables = _copied(self.tables)
-        names_first = sorted(overrides.items(), key=lambda item: (item[0].split(".")[-1] != "name", item[0].count(".")))
+        plainly = dict(_epochs(key, text) for key, text in overrides.items())
+        names_first = sorted(plainly.items(), key=lambda item: (item[0].split(".")[-1] != "name", item[0].count(".")))
         for key, text in names_first:
             *path, setting = _full(key).split(".")
             table = tables.setdefault(path[0], {})
@@ -110,9 +122,9 @@ class Recipe:
             if not isinstance(table, dict) or not isinstance(table.get("name"), str):
                 raise UserError(f"recipe {self.name!r}: [{section}] needs a name, one of {', '.join(registry)}")
             tables[section] = {"name": table["name"], **completed(registry[table["name"]], table, hidden=CONTEXT)}
-        for section, component in PLAIN.items():
+        for section in PLAIN:
             table = self.tables.get(section, {})
-            tables[section] = completed(component, table, hidden=CONTEXT)
+            tables[section] = completed(plain(section, table), table, hidden=CONTEXT)
         return Recipe(self.name, tables)
 
     def text(self) -> str:
@@ -199,10 +211,13 @@ def overrides_from(tokens: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _epochs(key: str, text: str) -> tuple[str, str]:
+    """Epochs are a way to say the budget."""
+    return ("train.budget", f"{text} epochs") if key in ("epochs", "train.epochs") else (key, text)
+
+
 def _full(key: str) -> str:
     """Completes a setting's name with its section."""
-    if key == "epochs":
-        raise UserError("give epochs as the budget: --train.budget '100 epochs'")
     section, dot, _ = key.partition(".")
     if dot:
         if section not in SECTIONS:

@@ -106,7 +106,7 @@ def denoising_section(experiment: Experiment, *, n: int = 64, seed: int | None =
         gain = float(told.gain().mean())
         caption = f"Noise of {told.sigma / 2:g} of the range: restored is {gain:+.1f} dB over the median filter"
         pictures.append((plotting.side_by_side(rows), caption))
-    level = experiment.objective.level
+    level = experiment.level
     text = (
         f"{n} held-out images with noise; its standard deviation is given on the range from black to white. "
         f"Restored: the posterior mean, and where the noise is at most the {level / 2:g} that the model has learned "

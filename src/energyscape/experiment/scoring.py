@@ -63,7 +63,7 @@ def slopes(experiment: Experiment, x: Tensor, *, draws: int = DRAWS, seed: int |
 def _averaged(
     experiment: Experiment, value: Callable[[Tensor], Tensor], x: Tensor, draws: int, seed: int | None
 ) -> Tensor:
-    level, temperature = experiment.objective.level, experiment.objective.temperature
+    level, temperature = experiment.level, experiment.objective.temperature
     generator = seeded(experiment, seed, "noise of scores")
     many = draws if level > 0 else 1
     parts = []

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, final
 
 import torch
+from torch import Tensor
 
 from energyscape.errors import UserError
+from energyscape.noise import Grid
 from energyscape.objectives import Start
-from energyscape.samplers import DescentFactory, KernelFactory
+from energyscape.samplers import DescentFactory, KernelFactory, SolverFactory
 from energyscape.samplers.base import flat
 from energyscape.training import Guard
 from energyscape.training.guards import usual
@@ -183,6 +185,46 @@ class Sampling:
         self.kernel(flat)  # a mistake in its settings is told before training, not after it
         if self.descent is not None:
             self.descent(flat, steps=self.steps)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Solving:
+    """The ``[sampler]`` section of a denoiser: how to come down the noise levels, from noise to data.
+
+    Args:
+        solver: The step from one level to the next.
+        grid: The levels.
+        steps: Of the solver; some evaluate the denoiser more than once in each.
+        guidance: How far beyond the conditional denoiser, away from the unconditional one, samples of a class are
+            taken; 1 is the conditional denoiser as it is, none the same at half the cost.
+        guided_from: Noise level above which there is no guidance, in units of ``x``; none guides all levels.
+    """
+
+    solver: SolverFactory
+    grid: Grid
+    steps: int = 18
+    guidance: float | None = None
+    guided_from: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is at least 1; it was {self.steps}")
+        if self.guidance is not None and not self.guidance >= 0:
+            raise ValueError(f"guidance is at least 0; it was {self.guidance}")
+        self.solver(denoise=_nothing, sigmas=self.levels())  # a mistake in its settings is told before training
+
+    def levels(self, steps: int | None = None) -> list[float]:
+        """Returns the noise levels, falling, the last one 0.
+
+        Args:
+            steps: How many steps; the section's own when left out.
+        """
+        return self.grid(self.steps if steps is None else steps)
+
+
+def _nothing(x: Tensor, sigma: Tensor) -> Tensor:
+    return x * 0
 
 
 @final

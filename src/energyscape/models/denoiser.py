@@ -27,6 +27,9 @@ NoiseNetwork = Callable[[Tensor, Tensor], Tensor]
 class Denoiser(nn.Module, ABC):
     """A function from noised points and their noise level to what was there before the noise."""
 
+    classes: int = 0
+    """How many classes of points it can be told apart by; 0 where it takes no labels."""
+
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         r"""Returns the posterior mean :math:`D(x, \sigma)`.
@@ -34,7 +37,7 @@ class Denoiser(nn.Module, ABC):
         Args:
             x: Noised points, ``(B, *)``.
             sigma: Standard deviation of the noise on each, ``(B,)``, in units of ``x``.
-            label: Class of each point, ``(B,)``, for conditional denoisers.
+            label: Class of each point, ``(B,)``, for conditional denoisers; -1 is that of none.
 
         Returns:
             Points, ``(B, *)``.

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from energyscape.models.denoiser import Denoiser, column
+from energyscape.noise import chain_levels
 
 DenoisingNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Any callable, usually a `torch.nn.Module`, from scaled points ``(B, *)``, what it is told of the noise ``(B,)`` and
@@ -142,9 +143,8 @@ class Epsilon(Preconditioning):
         Args:
             sigma: Noise levels, ``(B,)``.
         """
-        beta = torch.linspace(self.beta_min, self.beta_max, self.chain, dtype=torch.float64)
-        # In the accuracy of float64: the first levels are small differences from one.
-        level = ((-(-beta).log1p().cumsum(0)).expm1().log() / 2).to(sigma)
+        levels = chain_levels(self.beta_min, self.beta_max, self.chain)
+        level = torch.tensor(levels, dtype=sigma.dtype, device=sigma.device).log()
         above = torch.searchsorted(level, sigma.log()).clamp(1, self.chain - 1)
         low, high = level[above - 1], level[above]
         return (above - 1 + (sigma.log() - low) / (high - low)).clamp(0, self.chain - 1)
@@ -156,7 +156,8 @@ class Velocity(Preconditioning):
     r"""The network predicts :math:`v = \alpha \varepsilon - \sqrt{1 - \alpha^2}\, x_0`.
 
     .. math:: c_{\text{skip}} = \frac{1}{1 + \sigma^2}, \quad
-              c_{\text{out}} = -\frac{\sigma}{\sqrt{1 + \sigma^2}}, \quad c_{\text{in}} = \frac{1}{\sqrt{1 + \sigma^2}}, \quad c_{\text{noise}} = \tfrac14 \ln \sigma
+              c_{\text{out}} = -\frac{\sigma}{\sqrt{1 + \sigma^2}}, \quad
+              c_{\text{in}} = \frac{1}{\sqrt{1 + \sigma^2}}, \quad c_{\text{noise}} = \tfrac14 \ln \sigma
 
     It is EDM's row with :math:`\sigma_d = 1` and the opposite sign.
 
@@ -266,6 +267,7 @@ class NetworkDenoiser(Denoiser):
         super().__init__()
         self.network: DenoisingNetwork = network
         self.preconditioning = preconditioning
+        self.classes = int(getattr(network, "classes", 0))  # any callable may be a network
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         skip, out, inside, noise = self.preconditioning(sigma)

@@ -68,6 +68,7 @@ class DenoisingResNet(nn.Module):
             raise ValueError(f"width, patch and dilations are at least 1; they were {width}, {patch} and {dilations}")
         channels, told = shape[0] * patch**2, 4 * width
         self.patch = patch
+        self.classes = classes
         self.conditioning = Conditioning(told, classes)
         self.first = linear(channels, width, 3)
         self.blocks = nn.ModuleList(Block(width, told, dropout=dropout, dilation=each) for each in dilations)
@@ -119,6 +120,7 @@ class DenoisingMLP(nn.Module):
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth are at least 1; they were {width} and {depth}")
         inputs = shape if isinstance(shape, int) else math.prod(shape)
+        self.classes = classes
         self.conditioning = Conditioning(width, classes)
         self.first = nn.Linear(inputs, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))

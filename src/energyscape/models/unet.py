@@ -90,6 +90,7 @@ class UNet(nn.Module):
             raise ValueError(f"attention is at one of {heights}, the heights of the levels; it was {unmet.pop()}")
         channels, told, widths = shape[0] * patch**2, 4 * width, [width * each for each in multipliers]
         self.patch = patch
+        self.classes = classes
         self.conditioning = Conditioning(told, classes)
         self.first = linear(channels, widths[0], 3)
 

@@ -92,6 +92,9 @@ class Objective(nn.Module, ABC, Generic[Model]):
     level: float = 0.0
     """Standard deviation of the noise on the data whose law the model learns; 0 where data are taken as they are."""
 
+    conditional: bool = False
+    """Whether the model is told the classes of the data."""
+
     temperature: float = 1.0
     """:math:`T` of the law :math:`\\exp(-E / T)` that the model learns."""
 

@@ -161,6 +161,7 @@ class Denoising(Objective[Denoiser]):
         super().__init__()
         _check_dropout(label_dropout)
         self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
+        self.conditional = label_dropout is not None
 
     def forward(
         self, model: Denoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
@@ -208,6 +209,7 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
         if frequencies < 1:
             raise ValueError(f"frequencies is at least 1; it was {frequencies}")
         self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
+        self.conditional = label_dropout is not None
         self.waves = torch.nn.Parameter(torch.zeros(2 * frequencies + 1))
 
     def uncertainty(self, sigma: Tensor) -> Tensor:

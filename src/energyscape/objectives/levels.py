@@ -13,6 +13,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from energyscape.noise import chain_levels
+
 
 class Levels(ABC):
     """A law of noise levels."""
@@ -161,9 +163,7 @@ class Chain(Levels):
             )
 
     def __call__(self, u: Tensor) -> Tensor:
-        beta = torch.linspace(self.beta_min, self.beta_max, self.chain, dtype=torch.float64)
-        kept = (-beta).log1p().cumsum(0)  # the logarithm of ᾱ
-        sigma = ((-kept).expm1()).sqrt().to(u)
+        sigma = torch.tensor(chain_levels(self.beta_min, self.beta_max, self.chain), dtype=u.dtype, device=u.device)
         return sigma[(u * self.chain).long().clamp(max=self.chain - 1)]
 
 

@@ -192,7 +192,7 @@ def _clouds(experiment: Experiment, law: Law) -> tuple[Any, Any]:
 def _ess_per_second(experiment: Experiment) -> float:
     """Returns effective samples a second: 32 chains that begin in a generated sample, the worse coordinate."""
     x = generate(experiment, 32).x.to(experiment.training.torch_device)
-    kernel, generator = experiment.sampling.kernel(experiment.energy), seeded(experiment, None, "ess")
+    kernel, generator = experiment.chains.kernel(experiment.energy), seeded(experiment, None, "ess")
     begun = time.process_time()
     chain = sample(kernel, x, steps=200, generator=generator)
     return float(diagnose(chain).ess.min()) / (time.process_time() - begun)

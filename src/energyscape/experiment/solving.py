@@ -1,0 +1,159 @@
+"""Samples of a denoiser: down the noise levels, from noise to data."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from energyscape.calculus import DenoiseFn
+from energyscape.errors import UserError
+from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.settings import Solving
+from energyscape.noise import normal_like
+
+try:  # TEMPORARY
+    from energyscape.models import Guided
+except ImportError:
+    Guided = None
+from energyscape.samplers import solve
+
+BATCH = 500
+"""Chains at a time."""
+
+
+class Generated(NamedTuple):
+    """Samples of a trained energy.
+
+    Args:
+        x: The samples, ``(n, *)``.
+        path: Where the first chains were after each of ``at`` steps, ``(K, shown, *)``.
+        at: Those steps; the first is 0, where the chains begin.
+        diverged: Proposals that were not finite, in all.
+    """
+
+    x: Tensor
+    path: Tensor
+    at: list[int]
+    diverged: int
+
+
+def solved(
+    experiment: Experiment,
+    n: int,
+    *,
+    steps: int,
+    label: int | Tensor | None = None,
+    shown: int = 8,
+    frames: int = 9,
+    seed: int | None = None,
+) -> Generated:
+    """Draws samples with the recipe's solver.
+
+    Args:
+        experiment: With a denoiser.
+        n: How many samples.
+        steps: Of the solver.
+        label: Class of all samples, or of each, ``(n,)``; where the denoiser knows classes and none is given, each
+            class in turn.
+        shown: Samples whose path is kept.
+        frames: Points of the path, evenly spread over the steps.
+        seed: Of the noise; the run's when left out.
+
+    Raises:
+        UserError: If the denoiser does not know such a class.
+    """
+    sampling, generator = experiment.sampling, seeded(experiment, seed, "solve")
+    assert isinstance(sampling, Solving)
+    levels = sampling.levels(steps)
+    labels = class_of_each(experiment, n, label)
+    like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
+    at = sorted({round(k * steps / max(frames - 1, 1)) for k in range(frames)} | {0, steps})
+    xs, path, diverged = [], [], 0
+    with torch.no_grad():
+        for first in range(0, n, BATCH):
+            part = None if labels is None else labels[first : first + BATCH]
+            solver = sampling.solver(denoise=denoising(experiment, part), sigmas=levels)
+            x = levels[0] * normal_like(like.expand(min(BATCH, n - first), *experiment.shape), generator=generator)
+            path += [x[:shown] / levels[0]] if first == 0 else []
+            for step, state in enumerate(solve(solver, x, generator=generator), 1):
+                if first == 0 and step in at:
+                    path.append(_framed(experiment, state.x[:shown], last=step == steps))
+            diverged += int((~state.x.isfinite()).flatten(1).any(1).sum())
+            xs.append(_framed(experiment, state.x, last=True))
+    return Generated(torch.cat(xs).cpu(), torch.stack(path).cpu(), at, diverged)
+
+
+def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:
+    """Returns the denoiser as samplers see it: of points and noise levels alone, classes and guidance closed over.
+
+    Args:
+        experiment: With a denoiser.
+        labels: Class of each of the points that it will be given, or none.
+    """
+    denoiser, sampling = experiment.denoiser, experiment.sampling
+    assert isinstance(sampling, Solving)
+    if labels is None:
+        return denoiser
+    if sampling.guidance is not None:
+        below = float("inf") if sampling.guided_from is None else sampling.guided_from
+        return lambda x, sigma: Guided(denoiser, scale=sampling.guidance, interval=(0.0, below))(x, sigma, labels)
+    return lambda x, sigma: denoiser(x, sigma, labels)
+
+
+def denoised(experiment: Experiment, y: Tensor, *, sigma: float, label: Tensor | None = None) -> Tensor:
+    r"""Returns the posterior mean :math:`D(y, \sigma)` of clean points; images are kept on their scale.
+
+    Args:
+        experiment: With a denoiser.
+        y: Noisy points, ``(n, *)``.
+        sigma: Standard deviation of their noise, in units of ``y``.
+        label: Class of each, ``(n,)``, where it is known.
+    """
+    device = experiment.training.torch_device
+    parts = []
+    with torch.no_grad():
+        for first in range(0, len(y), BATCH):
+            part = y[first : first + BATCH].to(device)
+            labels = None if label is None else label[first : first + BATCH].to(device)
+            x = experiment.denoiser(part, torch.full((len(part),), sigma, dtype=part.dtype, device=device), labels)
+            parts.append(_framed(experiment, x, last=True).cpu())
+    return torch.cat(parts)
+
+
+def class_of_each(experiment: Experiment, n: int, label: int | Tensor | None) -> Tensor | None:
+    """Returns the class of each of some samples, ``(n,)``, or none where the denoiser knows no classes.
+
+    Args:
+        experiment: With a denoiser.
+        n: How many samples.
+        label: Of all, or of each; each class in turn when left out.
+
+    Raises:
+        UserError: If there is no such class.
+    """
+    classes = known_classes(experiment)
+    if not classes:
+        if label is not None:
+            raise UserError("this run's denoiser knows no classes: leave --label out")
+        return None
+    device = experiment.training.torch_device
+    if label is None:
+        return torch.arange(n, device=device) % classes
+    labels = torch.as_tensor(label, device=device).expand(n)
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        raise UserError(f"classes are 0 to {classes - 1}; {label} was asked for")
+    return labels
+
+
+def known_classes(experiment: Experiment) -> int:
+    """Returns how many classes the denoiser was trained to tell apart; 0 where it knows none.
+
+    Args:
+        experiment: With a denoiser.
+    """
+    return experiment.denoiser.classes if experiment.objective.conditional else 0
+
+
+def _framed(experiment: Experiment, x: Tensor, *, last: bool) -> Tensor:
+    """Keeps finished images on their scale; points on their way are as they are."""
+    return x.clamp(-1, 1) if last and len(experiment.shape) == 3 else x
