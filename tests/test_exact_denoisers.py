@@ -60,8 +60,9 @@ def test_a_mixture_of_images_is_a_weighing_of_regressions():
 
 def test_a_label_chooses_components():
     law = mixture()
-    model, y, sigma = MixtureDenoiser(law, classes=torch.tensor([0, 1, 0])), 2 * cases.normal(9, 2), sigmas(9)
+    model, y, sigma = MixtureDenoiser(law, labels=torch.tensor([0, 1, 0])), 2 * cases.normal(9, 2), sigmas(9)
     label = torch.tensor([-1, 0, 1]).repeat(3)
+    assert model.classes == 2
     parts = {
         -1: law,
         0: GaussianMixture(law.means[[0, 2]], std=law.std, weights=law.weights[[0, 2]]),
@@ -82,7 +83,7 @@ def test_a_data_set_is_a_mixture_without_width(shape):
     torch.testing.assert_close(model(y, sigma), limit(y, sigma))
     torch.testing.assert_close(model.energy(y, sigma), limit.energy(y, sigma))
     label, labels = torch.tensor([0, 1, -1] * 2), torch.tensor([0, 1, 1, 0, 1])
-    model, limit = EmpiricalDenoiser(points, labels=labels), MixtureDenoiser(limit.law, classes=labels)
+    model, limit = EmpiricalDenoiser(points, labels=labels), MixtureDenoiser(limit.law, labels=labels)
     torch.testing.assert_close(model(y, sigma, label), limit(y, sigma, label))
     torch.testing.assert_close(model.energy(y, sigma, label), limit.energy(y, sigma, label))
 
@@ -102,8 +103,8 @@ def test_mistakes_are_told():
     for wrong in (torch.eye(3), torch.diag(torch.tensor([1.0, -1.0])), torch.tensor([[1.0, 1.0], [0.0, 1.0]])):
         with pytest.raises(ValueError, match="covariance"):
             GaussianDenoiser(plane, wrong)
-    with pytest.raises(ValueError, match="as many classes"):
-        MixtureDenoiser(mixture(), classes=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="as many labels"):
+        MixtureDenoiser(mixture(), labels=torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="at least one point"):
         EmpiricalDenoiser(torch.zeros(0, 2))
     with pytest.raises(ValueError, match="as many labels"):

@@ -83,10 +83,10 @@ class MixtureDenoiser(EnergyDenoiser):
 
     Args:
         law: The mixture, of deviation :math:`s`.
-        classes: Class of each component, ``(M,)``; each is a class of its own when left out.
+        labels: Class of each component, ``(M,)``; each is a class of its own when left out.
 
     Raises:
-        ValueError: If there is not one class for each component.
+        ValueError: If there is not one label for each component.
 
     Examples:
         >>> law = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), std=0.5)
@@ -95,20 +95,20 @@ class MixtureDenoiser(EnergyDenoiser):
         tensor([[0.0000, 0.0000], [1.6000, 0.0000]])
     """
 
-    classes: Tensor
+    labels: Tensor
 
-    def __init__(self, law: GaussianMixture, *, classes: Tensor | None = None) -> None:
+    def __init__(self, law: GaussianMixture, *, labels: Tensor | None = None) -> None:
         super().__init__()
         count = len(law.means)
-        classes = torch.arange(count, device=law.means.device) if classes is None else classes
-        if classes.shape != (count,):
-            raise ValueError(f"there are {count} components, so as many classes; there were {tuple(classes.shape)}")
-        self.law = law
-        self.register_buffer("classes", classes)
+        labels = torch.arange(count, device=law.means.device) if labels is None else labels
+        if labels.shape != (count,):
+            raise ValueError(f"there are {count} components, so as many labels; there were {tuple(labels.shape)}")
+        self.law, self.classes = law, int(labels.max()) + 1
+        self.register_buffer("labels", labels)
 
     def energy(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         std = (self.law.std**2 + sigma.square()).sqrt().unsqueeze(1)
-        weights = self.law.weights if label is None else _within(label, self.classes, self.law.weights)
+        weights = self.law.weights if label is None else _within(label, self.labels, self.law.weights)
         return -mixture_log_prob(x.flatten(1), self.law.means.flatten(1), std, weights)
 
 
@@ -148,6 +148,7 @@ class EmpiricalDenoiser(EnergyDenoiser):
             raise ValueError("a data set has at least one point; there was none")
         if labels is not None and labels.shape != (len(points),):
             raise ValueError(f"there are {len(points)} points, so as many labels; there were {tuple(labels.shape)}")
+        self.classes = 0 if labels is None else int(labels.max()) + 1
         self.register_buffer("points", points)
         self.register_buffer("labels", labels)
 
@@ -162,8 +163,8 @@ class EmpiricalDenoiser(EnergyDenoiser):
         return y.square().sum(1) / (2 * variance) - log_sum + y.shape[1] / 2 * (2 * math.pi * variance).log()
 
 
-def _within(label: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
+def _within(label: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Returns the weights of components given each point's class, ``(B, M)``; zero for other classes than its own."""
-    of_class = (classes == label.unsqueeze(1)) | (label.unsqueeze(1) == -1)
+    of_class = (labels == label.unsqueeze(1)) | (label.unsqueeze(1) == -1)
     inside = weights * of_class
     return inside / inside.sum(1, keepdim=True)
