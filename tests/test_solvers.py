@@ -1,0 +1,417 @@
+"""Solvers of noise levels: exact on normal data by propagation, in law on mixtures, and the traps of the literature."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+import cases
+from energyscape.errors import UserError
+from energyscape.models import GaussianDenoiser, GaussianMixture, MixtureDenoiser
+from energyscape.noise import Geometric, Karras
+from energyscape.registry import build
+from energyscape.samplers import (
+    DDIM,
+    DDPM,
+    SOLVERS,
+    ConsistentAnnealedLangevin,
+    DPMSolver,
+    DPMSolverSDE,
+    Euler,
+    Heun,
+    NoiseAnnealedLangevin,
+    PredictorCorrector,
+    solve,
+)
+from energyscape.samplers.noise_langevin import balanced_step
+
+STEEP, EVEN = Karras(sigma_min=0.01), Geometric(sigma_min=0.01, sigma_max=40.0)
+
+SOLVING = {  # name → solver, grid, steps that are enough for a few thousand chains
+    "euler": (Euler, STEEP, 300),
+    "ddim": (DDIM, STEEP, 300),
+    "ddim:half": (partial(DDIM, eta=0.5), STEEP, 300),
+    "ddpm": (DDPM, STEEP, 300),
+    "ddpm:upper": (partial(DDPM, upper=1.0), STEEP, 200),
+    "heun": (Heun, STEEP, 50),
+    "heun:churn": (partial(Heun, churn=20.0), STEEP, 80),
+    "dpm++": (DPMSolver, STEEP, 60),
+    "dpm++-sde": (DPMSolverSDE, STEEP, 80),
+    "pc": (PredictorCorrector, EVEN, 200),
+    "ald": (partial(NoiseAnnealedLangevin, steps_each=5), EVEN, 80),
+    "ald-consistent": (partial(ConsistentAnnealedLangevin, step_size=0.04), EVEN, 250),
+}
+WEIGHTS = cases.tensor([0.5, 0.3, 0.2])
+
+
+def test_every_solver_is_in_the_table():
+    assert {name.split(":")[0] for name in SOLVING} == set(SOLVERS)
+
+
+# --- the law that comes out ------------------------------------------------------------------------------------------
+
+
+def plane_law():
+    return GaussianMixture(cases.tensor([[-2.0, 0.5], [1.0, 1.0], [0.0, -1.5]]), std=0.6, weights=WEIGHTS)
+
+
+def image_law():
+    return GaussianMixture(0.25 * cases.normal(3, 3, 8, 8, seed=3), std=0.2, weights=WEIGHTS)
+
+
+def end(factory, grid, steps, denoise, shape, n, seed=0):
+    solver = factory(denoise, grid(steps))
+    *_, last = solve(solver, solver.start(cases.normal(n, *shape, seed=seed)), generator=cases.generator(seed + 1))
+    return last.x
+
+
+def directions(law):
+    """Axes of the plane; of images, those between the modes and a few others."""
+    d = law.means[0].numel()
+    if d == 2:
+        return torch.eye(2).to(law.means)
+    between = (law.means[0] - law.means[1:]).flatten(1)
+    return torch.nn.functional.normalize(torch.cat([between, cases.normal(3, d, seed=9)]))
+
+
+def worst(x, law):
+    """Returns the largest of the z scores of mean, covariance and mode masses."""
+    x, means, axes = x.flatten(1), law.means.flatten(1), directions(law)
+    mean = law.weights @ means
+    centred = (means - mean) @ axes.mT
+    covariance = law.std**2 * axes @ axes.mT + centred.mT @ (law.weights[:, None] * centred)
+    u, k = (x - mean) @ axes.mT, len(axes)
+    # Under the law, a component's posterior probability is on average its weight.
+    belongs = (law.weights.log() - (x[:, None] - means).square().sum(2) / (2 * law.std**2)).softmax(1)
+    scores = [cases.z_score(u[:, i]) for i in range(k)]
+    scores += [cases.z_score(u[:, i] * u[:, j], covariance[i, j]) for i in range(k) for j in range(i + 1)]
+    scores += [cases.z_score(belongs[:, m], law.weights[m]) for m in range(len(means))]
+    return max(map(abs, scores))
+
+
+@pytest.mark.parametrize("name", SOLVING)
+def test_noise_becomes_a_mixture_in_the_plane(name):
+    law, (factory, grid, steps) = plane_law(), SOLVING[name]
+    assert worst(end(factory, grid, steps, MixtureDenoiser(law), (2,), 1000), law) < 5
+
+
+@pytest.mark.parametrize("name", SOLVING)
+def test_noise_becomes_images_of_a_subspace(name):
+    """Of rank 4 in 192 dimensions: what lies outside is the noise that is left, and none is."""
+    factory, grid, steps = SOLVING[name]
+    basis = torch.linalg.qr(cases.normal(192, 4, seed=2)).Q
+    stds = cases.tensor([2.0, 1.0, 0.5, 0.25])
+    mean = 0.5 * cases.normal(3, 8, 8, seed=4)
+    model = GaussianDenoiser(mean, (basis * stds**2) @ basis.mT)
+    steps = steps if name == "ald-consistent" else steps // 3
+    u = (end(factory, grid, steps, model, (3, 8, 8), 100) - mean).flatten(1)
+    torch.testing.assert_close(u, u @ basis @ basis.mT, rtol=0, atol=1e-9)
+    white = u @ basis / stds
+    assert max(abs(cases.z_score(white[:, i])) for i in range(4)) < 5
+    truth = torch.eye(4)
+    pairs = [(i, j) for i in range(4) for j in range(i + 1)]
+    assert max(abs(cases.z_score(white[:, i] * white[:, j], truth[i, j])) for i, j in pairs) < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plane", "image"])
+@pytest.mark.parametrize("name", SOLVING)
+def test_noise_becomes_a_mixture_on_a_fine_grid(name, kind):
+    law, n = (plane_law(), 20_000) if kind == "plane" else (image_law(), 1000)
+    factory, grid, steps = SOLVING[name]
+    if name == "ald":
+        factory = partial(NoiseAnnealedLangevin, steps_each=20, step_size=0.03)
+    if name == "ald-consistent":
+        factory = partial(ConsistentAnnealedLangevin, step_size=0.01)
+    scale = {"ald": 2, "ald-consistent": 4, "pc": 2, "ddpm": 3}.get(name, 2)
+    assert worst(end(factory, grid, scale * steps, MixtureDenoiser(law), law.means[0].shape, n), law) < 5
+
+
+# --- orders of accuracy, exactly, without chance ---------------------------------------------------------------------
+
+
+STD, MEAN, TOP = 1.3, 0.7, 40.0
+
+
+def normal_denoiser(std=STD):
+    mean = cases.tensor([MEAN])
+    return GaussianDenoiser(mean, cases.tensor([[std**2]]))
+
+
+def propagated(solver, steps=None):
+    """Returns b, A, B of the law y = b + A y_start + B z that a solver gives on normal data, where all is affine.
+
+    One chain is pushed at its start, and one at each noise; what comes of it is its coefficient.
+    """
+    steps = solver.steps if steps is None else steps
+    at_rest = [solver.init(cases.tensor([[0.0]]))._replace(steps=k) for k in range(steps)]
+    counts = [len(solver.draw(state)) for state in at_rest]
+    pushed = torch.eye(2 + sum(counts)).to(cases.tensor(0.0))[1:, :, None]
+    state, position = solver.init(pushed[0]), 1
+    for count in counts:
+        state = solver.move(state, tuple(pushed[position : position + count]))
+        position += count
+    b = state.x[0]
+    return float(b), float(state.x[1] - b), state.x[2:] - b
+
+
+def variance(solver, std, steps=None):
+    """Returns the variance after some steps, or all, if data of a deviation noised at the highest level go in."""
+    _, a, b = propagated(solver, steps)
+    return a**2 * (std**2 + solver.sigmas[0] ** 2) + float(b.square().sum())
+
+
+def fine(n):
+    """A grid of n intervals above 0; the step from the lowest level costs less than 10⁻⁶ of the variance."""
+    return Karras(sigma_min=1e-3, sigma_max=TOP)(n + 1)
+
+
+def order(error):
+    return math.log2(abs(error(80) / error(160)))
+
+
+ORDERS = {
+    "euler": (Euler, 1),
+    "ddim:half": (partial(DDIM, eta=0.5), 1),
+    "ddpm": (DDPM, 1),
+    "ddpm:upper": (partial(DDPM, upper=1.0), 1),
+    "ddpm:middle": (partial(DDPM, upper=0.5), 1),
+    "pc": (partial(PredictorCorrector, corrections=0), 1),
+    "heun": (Heun, 2),
+    "heun:churn": (partial(Heun, churn=10.0), 2),
+    "dpm++": (DPMSolver, 2),
+    "dpm++-sde": (DPMSolverSDE, 2),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_variance_converges_with_the_order_claimed(name):
+    factory, claimed = ORDERS[name]
+    measured = order(lambda n: variance(factory(normal_denoiser(), fine(n)), STD) - STD**2)
+    assert measured == pytest.approx(claimed, abs=0.12)  # the next order is an error of about 1 / 80 ln 2 · its share
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpm++"])
+def test_paths_converge_to_the_closed_form_of_the_ordinary_equation(name):
+    """y(σ) - μ is proportional to √(s² + σ²)."""
+    (factory, claimed), start = ORDERS[name], cases.tensor([[50.0], [-3.0]])
+    truth = MEAN + (start - MEAN) * STD / math.hypot(STD, TOP)
+
+    def error(n):
+        *_, last = solve(factory(normal_denoiser(), fine(n)), start)
+        return float((last.x - truth).abs().max())
+
+    assert order(error) == pytest.approx(claimed, abs=0.12)
+    assert error(160) < {1: 0.03, 2: 1e-3}[claimed]
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddpm:upper", "dpm++-sde", "pc"])
+def test_the_mean_of_the_stochastic_equation_is_exact(name):
+    """E[y(σ)] - μ is proportional to s² + σ², which ancestral steps follow exactly on any grid."""
+    b, a, _ = propagated(ORDERS[name][0](normal_denoiser(), fine(12)))
+    share = STD**2 / (STD**2 + TOP**2)
+    assert a == pytest.approx(share * (STD**2 + 1e-6) / STD**2, rel=1e-5)
+    assert b == pytest.approx(MEAN * (1 - share), rel=1e-5)
+
+
+def test_dpm_solver_guesses_what_will_be_said_half_way():
+    """Of a denoiser that is a straight line in ln σ the guess is right, on uneven levels too."""
+    sigmas = [8.0, 5.0, 1.5, 0.3, 0.0]
+    states = list(solve(DPMSolver(lambda y, sigma: 3 * sigma.log()[:, None], sigmas), cases.tensor([[2.0]])))
+    for before, after, high, low in zip(states, states[1:], sigmas[1:], sigmas[2:-1], strict=False):
+        guess = 3 * math.log(math.sqrt(high * low))
+        assert float(after.x) == pytest.approx(guess + low / high * (float(before.x) - guess), abs=1e-12)
+
+
+# --- what the docstrings claim ---------------------------------------------------------------------------------------
+
+
+POINT = {
+    "euler": Euler,
+    "ddim:half": partial(DDIM, eta=0.5),
+    "ddim:one": partial(DDIM, eta=1.0),
+    "ddpm": DDPM,
+    "heun": Heun,
+    "heun:churn": partial(Heun, churn=3.0),
+    "dpm++": DPMSolver,
+    "dpm++-sde": DPMSolverSDE,
+    "ald-consistent": partial(ConsistentAnnealedLangevin, step_size=0.8),
+}
+
+
+@pytest.mark.parametrize("name", POINT)
+def test_around_one_point_the_noise_is_that_of_the_level_after_every_step(name):
+    solver = POINT[name](normal_denoiser(std=0.0), Karras(sigma_max=8.0, sigma_min=0.5)(5))
+    for steps, sigma in enumerate(solver.sigmas):
+        assert variance(solver, 0.0, steps) == pytest.approx(sigma**2, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_the_upper_variance_is_right_for_standard_normal_data(steps):
+    solver = DDPM(normal_denoiser(std=1.0), Geometric(sigma_min=0.05, sigma_max=20.0)(steps), upper=1.0)
+    for taken, sigma in enumerate(solver.sigmas[:-1]):
+        assert variance(solver, 1.0, taken) == pytest.approx(1 + sigma**2, rel=1e-12)
+
+
+def test_ddim_runs_from_euler_to_ddpm():
+    start, z = 40 * cases.normal(5, 1), cases.normal(5, 1, seed=1)
+    sigmas = Karras(sigma_max=40.0)(6)
+    for eta, other in [(0.0, Euler), (1.0, DDPM)]:
+        one, two = DDIM(normal_denoiser(), sigmas, eta=eta), other(normal_denoiser(), sigmas)
+        a, b = one.init(start), two.init(start)
+        for _ in range(6):
+            a, b = one.move(a, (z,) if eta else ()), two.move(b, (z,) if eta else ())
+            torch.testing.assert_close(a.x, b.x, rtol=1e-12, atol=1e-12)
+
+
+def test_langevin_at_one_level_has_the_variance_of_its_docstring():
+    a, sigma = 0.4, 0.9
+    solver = NoiseAnnealedLangevin(normal_denoiser(), [sigma, sigma / 2, 0.0], steps_each=300, step_size=a)
+    v = STD**2 + sigma**2
+    assert variance(solver, STD, 1) == pytest.approx(v / (1 - a * sigma**2 / (2 * v)), rel=1e-9)
+
+
+def test_consistent_annealing_narrows_as_its_docstring_says():
+    a, ladder = 0.05, Geometric(sigma_min=1e-3, sigma_max=20.0)(800)
+    found = variance(ConsistentAnnealedLangevin(normal_denoiser(), ladder, step_size=a), STD)
+    assert found / STD**2 == pytest.approx(1 - a / 2, abs=a**2)
+
+
+def test_the_balanced_step_is_the_papers():
+    """NCSNv2 for CIFAR-10: 232 levels from 50 to 0.01, T = 5, ε = 6.2e-6 = a · 0.01²."""
+    assert balanced_step(Geometric(sigma_min=0.01, sigma_max=50.0)(232), 5) == pytest.approx(0.062, abs=5e-4)
+
+
+def test_predictor_corrector_takes_steps_of_the_ratio_asked_for():
+    r, n = 0.2, 4000
+    sigmas, x = [3.0, 1.0, 0.0], 3.3 * cases.normal(n, 1)
+    one, two = (PredictorCorrector(normal_denoiser(), sigmas, snr=r, corrections=k) for k in (0, 1))
+    first, second = cases.normal(n, 1, seed=1), cases.normal(n, 1, seed=2)
+    before, after = one.move(one.init(x), (first,)).x, two.move(two.init(x), (first, second)).x
+    g = (MEAN - before) / (STD**2 + 1.0)
+    epsilon = 2 * (r * second.abs().mean() / g.abs().mean()) ** 2
+    torch.testing.assert_close(after, before + epsilon * g + (2 * epsilon).sqrt() * second)
+
+
+# --- traps -----------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A denoiser that remembers the levels it was asked at."""
+
+    def __init__(self, denoise):
+        self.denoise, self.levels = denoise, []
+
+    def __call__(self, x, sigma):
+        assert sigma.shape == (len(x),)
+        assert not torch.is_grad_enabled()
+        self.levels.append(float(sigma[0]))
+        return self.denoise(x, sigma)
+
+
+@pytest.mark.parametrize("name", SOLVING)
+def test_evaluations_are_as_many_as_said_and_never_at_level_zero(name):
+    factory, grid, _ = SOLVING[name]
+    levels = grid(220 if "consistent" in name else 7)
+    watched = Watched(normal_denoiser())
+    solver = factory(watched, levels)
+    states = list(solve(solver, solver.start(cases.normal(3, 1)), generator=cases.generator()))
+    assert len(watched.levels) == solver.nfe
+    assert min(watched.levels) == levels[-2]
+    assert [state.steps for state in states] == list(range(1, len(levels)))
+    # Nothing is added after the last evaluation: what comes out is what the denoiser said, or Euler's step to 0.
+    torch.testing.assert_close(states[-1].x, states[-1].denoised)
+
+
+@pytest.mark.parametrize("name", SOLVING)
+def test_chains_know_nothing_of_each_other_and_the_generator_decides_all(name):
+    factory, grid, _ = SOLVING[name]
+    model = MixtureDenoiser(plane_law())
+    solver = factory(model, grid(220 if "consistent" in name else 7))
+    start = solver.start(cases.normal(4, 2))
+    *_, last = solve(solver, start, generator=cases.generator(3))
+    *_, again = solve(solver, start, generator=cases.generator(3))
+    assert torch.equal(last.x, again.x)
+    assert last.x.dtype == torch.float64
+    bad = start.clone()
+    bad[1] = math.nan
+    *_, other = solve(solver, bad, generator=cases.generator(3))
+    assert not other.x[1].isfinite().any()
+    assert other.x[[0, 2, 3]].isfinite().all()
+    if name != "pc":  # the one whose step sizes are means over the chains
+        torch.testing.assert_close(other.x[[0, 2, 3]], last.x[[0, 2, 3]], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SOLVING)
+def test_single_precision_stays_and_is_as_good(name):
+    factory, grid, _ = SOLVING[name]
+    levels, start = grid(220 if "consistent" in name else 20), cases.normal(4, 2)
+    law = plane_law()
+    ends = []
+    for dtype in (torch.float64, torch.float32):
+        model = MixtureDenoiser(GaussianMixture(law.means.to(dtype), std=law.std, weights=law.weights.to(dtype)))
+        solver, noise = factory(model, levels), cases.generator(3)
+        state = solver.init(solver.start(start).to(dtype))
+        for _ in range(solver.steps):
+            draws = solver.draw(state._replace(x=start), generator=noise)
+            state = solver.move(state, tuple(each.to(dtype) for each in draws))
+        assert state.x.dtype == dtype
+        ends.append(state.x)
+    # Rounding of y at the highest level, 80 · 6e-8, and its growth between the modes.
+    torch.testing.assert_close(ends[1].double(), ends[0], rtol=0, atol=1e-3)
+
+
+def test_churn_is_only_where_it_is_asked_for_and_limited():
+    sigmas, watched = [10.0, 4.0, 1.0, 0.0], Watched(normal_denoiser())
+    list(solve(Heun(watched, sigmas, churn=0.3, churn_from=2.0, churn_to=5.0), cases.normal(2, 1)))
+    assert watched.levels == pytest.approx([10.0, 4.0, 4.0 * 1.1, 1.0, 1.0])
+    watched.levels.clear()
+    list(solve(Heun(watched, sigmas, churn=1e6), cases.normal(2, 1)))
+    assert watched.levels[::2] == pytest.approx([each * math.sqrt(2) for each in sigmas[:3]])
+    z, x = cases.normal(2, 1, seed=1), cases.normal(2, 1)
+    solver = Heun(normal_denoiser(), [1.0, 0.0], churn=0.25, churn_noise=1.5)
+    noised = x + 0.75 * 1.5 * z
+    expected = normal_denoiser()(noised, noised.new_full((2,), 1.25)).detach()
+    torch.testing.assert_close(solver.move(solver.init(x), (z,)).x, expected)
+
+
+def test_clipping_what_is_taken_for_clean_is_a_denoiser_again():
+    """No solver needs a flag for it, and the bound holds at the end for each."""
+    law = plane_law()
+    model = MixtureDenoiser(law)
+    for name, (factory, grid, _) in SOLVING.items():
+        solver = factory(lambda y, sigma: model(y, sigma).clamp(-0.5, 0.5), grid(220 if "consistent" in name else 12))
+        *_, last = solve(solver, solver.start(cases.normal(64, 2)), generator=cases.generator())
+        assert last.denoised.abs().max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("ddim", {"eta": 1.5}, "eta is in"),
+        ("ddpm", {"upper": -1}, "upper is in"),
+        ("heun", {"churn": -1}, "churn ≥ 0"),
+        ("heun", {"churn_from": 2, "churn_to": 1}, "churn_from ≤ churn_to"),
+        ("pc", {"snr": 0}, "snr is positive"),
+        ("pc", {"corrections": -1}, "at least 0"),
+        ("ald", {"steps_each": 0}, "steps_each is positive"),
+        ("ald", {"step_size": -0.1}, "is positive"),
+        ("ald-consistent", {"step_size": 0.3}, "more than a step of"),
+        ("ald-consistent", {"step_size": 1.3}, r"in \(0, 1\]"),
+    ],
+)
+def test_mistakes_are_told(name, settings, said):
+    with pytest.raises(UserError, match=said):
+        build(SOLVERS, name, settings, denoise=normal_denoiser(), sigmas=[4.0, 2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("sigmas", [[], [0.0], [1.0, 0.5], [1.0, 1.0, 0.0], [0.5, 1.0, 0.0], [math.inf, 1.0, 0.0]])
+def test_levels_fall_to_zero(sigmas):
+    with pytest.raises(ValueError, match="noise levels fall"):
+        Euler(normal_denoiser(), sigmas)
+
+
+def test_settings_come_from_recipes():
+    factory = build(SOLVERS, "heun", {"churn": 3})
+    assert factory(normal_denoiser(), [1.0, 0.0]).churn == 3.0
