@@ -23,6 +23,12 @@ from energyscape.evaluation.discrepancies import (
 from energyscape.evaluation.distances import auc, nearest
 from energyscape.evaluation.exact import Divergence, LogZ, kl, log_z, mode_masses, total_variation
 from energyscape.evaluation.feature_distances import Frechet, frechet_distance, kernel_distance
+from energyscape.evaluation.flow_likelihood import (
+    FlowLikelihood,
+    ProbabilityFlow,
+    flow_likelihood,
+    image_likelihood,
+)
 from energyscape.evaluation.inception import Inception, read_inception
 from energyscape.evaluation.likelihood import Annealed, Bracket, bracket, forward_ais, reverse_ais
 from energyscape.evaluation.recognition import Judge, Recognition, recognise
@@ -38,11 +44,13 @@ __all__ = [
     "Diagnosis",
     "Discrepancy",
     "Divergence",
+    "FlowLikelihood",
     "Frechet",
     "Inception",
     "Judge",
     "LogZ",
     "Path",
+    "ProbabilityFlow",
     "Recognition",
     "SteinDiscrepancy",
     "acceptance",
@@ -53,9 +61,11 @@ __all__ = [
     "classifier_for",
     "diagnose",
     "energy_distance",
+    "flow_likelihood",
     "forward_ais",
     "fpr_at",
     "frechet_distance",
+    "image_likelihood",
     "inpaint",
     "kernel_distance",
     "kernel_stein",
