@@ -27,19 +27,24 @@ from energyscape.objectives import (
     Constant,
     ContrastiveDivergence,
     Data,
+    Denoising,
     DenoisingScoreMatching,
     DiffusionRecoveryLikelihood,
+    EDMWeight,
     EnergyDiscrepancy,
     FiniteDifferenceScoreMatching,
+    LogUniform,
     Mixture,
     MultiscaleDenoisingScoreMatching,
     Noise,
     NoiseContrastiveEstimation,
+    NoiseWeight,
     RankingNCE,
     ReplayBuffer,
     ScoreMatching,
     SlicedScoreMatching,
     SlicedScoreMatchingVR,
+    UncertaintyWeightedDenoising,
 )
 from energyscape.rng import global_seed
 from energyscape.samplers import (
@@ -340,9 +345,24 @@ STARTS = {
     "mixture:with-buffer": lambda: Mixture(Noise(), ReplayBuffer(32), share=0.3),
 }
 
+ALL_LEVELS = (
+    Denoising,
+    UncertaintyWeightedDenoising,
+    MultiscaleDenoisingScoreMatching,
+    DiffusionRecoveryLikelihood,
+)
+"""Objectives that train one model of all noise levels."""
+
+
+def span(scale):
+    return LogUniform(sigma_min=scale, sigma_max=6 * scale)
+
+
 OBJECTIVES = {
     "dsm": lambda scale=0.5: DenoisingScoreMatching(sigma=scale),
     "msdsm": lambda scale=0.5: MultiscaleDenoisingScoreMatching(sigma_min=scale, sigma_max=6 * scale, data_std=1.5),
+    "denoising": lambda scale=0.5: Denoising(levels=span(scale), weight=EDMWeight(data_std=1.5)),
+    "uncertain-denoising": lambda scale=0.5: UncertaintyWeightedDenoising(levels=span(scale), weight=NoiseWeight()),
     "msdsm:ncsn": lambda scale=0.5: MultiscaleDenoisingScoreMatching(sigma_min=scale, sigma_max=6 * scale),
     "drl": lambda scale=0.5: DiffusionRecoveryLikelihood(
         KERNELS["hmc:jittered"](0.5), steps=3, sigma_min=scale, sigma_max=6 * scale, levels=4
@@ -374,13 +394,13 @@ DETERMINISTIC = ("sm",)
 
 def learner(objective, shape=(2,), *, dtype=torch.float32):
     """Returns a network of the kind that an objective trains."""
-    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching | DiffusionRecoveryLikelihood)
+    denoising = isinstance(objective, ALL_LEVELS)
     return denoiser(shape, dtype=dtype) if denoising else neural(shape, dtype=dtype)
 
 
 def round_learner(objective, p):
     """Returns a model of the kind that an objective trains, whose law at the objective's level is N(0, I / p)."""
-    denoising = isinstance(objective, MultiscaleDenoisingScoreMatching | DiffusionRecoveryLikelihood)
+    denoising = isinstance(objective, ALL_LEVELS)
     return QuadraticDenoiser(p, objective.level) if denoising else Quadratic(p)
 
 

@@ -18,8 +18,18 @@ from energyscape import calculus
 from energyscape.data import EightGaussians, batches
 from energyscape.errors import UserError
 from energyscape.evaluation import kl, mode_masses
-from energyscape.models import DENOISERS, ENERGIES, MODELS, NOISE_NETWORKS, NoiseMLP, ScalarEnergyDenoiser
-from energyscape.objectives import OBJECTIVES, DenoisingScoreMatching, MultiscaleDenoisingScoreMatching, Objective
+from energyscape.models import DENOISERS, ENERGIES, MODELS, NOISE_NETWORKS, Denoiser, NoiseMLP, ScalarEnergyDenoiser
+from energyscape.objectives import (
+    OBJECTIVES,
+    Denoising,
+    DenoisingScoreMatching,
+    EDMWeight,
+    LogUniform,
+    MultiscaleDenoisingScoreMatching,
+    NoiseWeight,
+    Objective,
+    UncertaintyWeightedDenoising,
+)
 from energyscape.objectives.denoising import shifted_grid
 from energyscape.registry import build, schema
 from energyscape.rng import global_seed
@@ -385,3 +395,101 @@ def test_it_learns_eight_gaussians():
     # The noise costs 0.003 nats of it (a variance of 0.125 + 0.01); with detail = 0 masses drift, which costs 0.06.
     assert kl(law, energy).value < 0.04
     assert float((8 * mode_masses(law, energy) - 1).abs().max()) < 0.4
+
+
+# --- all levels of a law ----------------------------------------------------------------------------------------------
+
+
+class Shrinking(Denoiser):
+    """D = k y, and 100 away where the class is told."""
+
+    classes = 3
+
+    def __init__(self, k=0.6):
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(k, dtype=torch.float64))
+        self.seen = []
+
+    def forward(self, x, sigma, label=None):
+        self.seen.append(label)
+        return self.k * x
+
+
+SPAN = LogUniform(sigma_min=0.2, sigma_max=2.0)
+
+
+def exact_error(weight, k):
+    """E λ ((1 - k)² v + k² σ²), by quadrature over the law of levels."""
+    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    sigma = SPAN(u)
+    return weight(sigma) * ((1 - k) ** 2 * V + k**2 * sigma**2)
+
+
+@pytest.mark.parametrize("d", [2, 10])
+@pytest.mark.parametrize("weight", [EDMWeight(data_std=0.7), NoiseWeight()], ids=["edm", "noise"])
+def test_the_denoising_loss_has_its_exact_value(weight, d):
+    objective, model = Denoising(levels=SPAN, weight=weight), Shrinking()
+    told = [
+        objective(model, math.sqrt(V) * cases.normal(256, d, seed=i), generator=cases.generator(100 + i)).value.detach()
+        for i in range(64)
+    ]
+    assert abs(cases.z_score(torch.stack(told), float(exact_error(weight, 0.6).mean()))) < 5
+
+
+def test_the_uncertain_loss_is_the_plain_one_until_it_has_learned():
+    plain, weight = Denoising(levels=SPAN, weight=NoiseWeight()), NoiseWeight()
+    uncertain, model = UncertaintyWeightedDenoising(levels=SPAN, weight=weight), Shrinking()
+    x = cases.normal(64, 3)
+    one, other = (each(model, x, generator=cases.generator(1)) for each in (plain, uncertain))
+    assert torch.allclose(one.value, other.value, rtol=1e-12)
+    assert torch.allclose(other.facts["loss"], one.value.detach(), rtol=1e-12)
+
+
+def test_uncertainty_learns_the_logarithm_of_each_levels_error():
+    """At its minimum e^w is the level's own weighted error."""
+    objective, model = UncertaintyWeightedDenoising(levels=SPAN, weight=NoiseWeight()), Shrinking(0.9)
+    model.k.requires_grad_(False)
+    adam = torch.optim.Adam(objective.parameters(), lr=0.1)
+    for i in range(600):
+        adam.param_groups[0]["lr"] = 0.1 * (1 - i / 600)
+        x = math.sqrt(V) * cases.normal(256, 8, seed=i)
+        loss = objective(model, x, generator=cases.generator(i)).value
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    sigma = torch.tensor([0.3, 0.7, 1.5], dtype=torch.float64)
+    error = (0.01 * V + 0.81 * sigma**2) / sigma**2
+    # Errors of 2,048 squared numbers a batch scatter by 3 %; the rate averages over many batches.
+    assert objective.uncertainty(sigma).exp().tolist() == pytest.approx(error.tolist(), rel=0.05)
+
+
+def test_classes_are_withheld_as_often_as_asked():
+    model, label = Shrinking(), torch.full((20_000,), 2, device=cases.DEVICE)
+    x = cases.normal(20_000, 1)
+    Denoising(levels=SPAN, weight=NoiseWeight(), label_dropout=0.1)(model, x, label, generator=cases.generator())
+    (seen,) = model.seen
+    assert set(seen.unique().tolist()) == {-1, 2}
+    # The share of 20,000 draws has a standard error of 0.0021.
+    assert float((seen == -1).double().mean()) == pytest.approx(0.1, abs=5 * 0.0021)
+
+
+@pytest.mark.parametrize("kind", [Denoising, UncertaintyWeightedDenoising])
+def test_without_a_dropout_no_class_is_told(kind):
+    model, label = Shrinking(), torch.zeros(4, dtype=torch.int64, device=cases.DEVICE)
+    plain, knowing = kind(levels=SPAN, weight=NoiseWeight()), kind(levels=SPAN, weight=NoiseWeight(), label_dropout=0.0)
+    plain(model, cases.normal(4, 2), label, generator=cases.generator())
+    knowing(model, cases.normal(4, 2), label, generator=cases.generator())
+    assert model.seen[0] is None
+    assert model.seen[1].tolist() == [0, 0, 0, 0]
+    assert (plain.conditional, knowing.conditional) == (False, True)
+
+
+@pytest.mark.parametrize("kind", [Denoising, UncertaintyWeightedDenoising])
+def test_a_dropout_is_a_probability(kind):
+    with pytest.raises(ValueError, match="label_dropout is a probability"):
+        kind(levels=SPAN, weight=NoiseWeight(), label_dropout=1.5)
+
+
+def test_uncertainty_has_waves():
+    with pytest.raises(ValueError, match="frequencies is at least 1"):
+        UncertaintyWeightedDenoising(levels=SPAN, weight=NoiseWeight(), frequencies=0)
