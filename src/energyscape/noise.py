@@ -99,15 +99,29 @@ class Grid(ABC):
     """The noise levels between noise and data."""
 
     @abstractmethod
-    def __call__(self, steps: int) -> list[float]:
-        """Returns ``steps + 1`` levels, falling, the last of them 0.
+    def levels(self, steps: int) -> list[float]:
+        """Returns the levels that steps set out from, falling.
 
         Args:
             steps: How many, at least one.
 
         Raises:
-            ValueError: If there are fewer, or more than the grid has levels.
+            ValueError: If the grid has not so many.
         """
+
+    @final
+    def __call__(self, steps: int) -> list[float]:
+        """Returns ``steps + 1`` levels, falling, the last of them 0.
+
+        Args:
+            steps: How many.
+
+        Raises:
+            ValueError: If there is none, or the grid has not so many.
+        """
+        if steps < 1:
+            raise ValueError(f"a grid has at least one step; it was {steps}")
+        return [*self.levels(steps), 0.0]
 
 
 @final
@@ -147,10 +161,9 @@ class Karras(Grid):
         if not self.rho > 0:
             raise ValueError(f"rho is positive; it was {self.rho}")
 
-    def __call__(self, steps: int) -> list[float]:
+    def levels(self, steps: int) -> list[float]:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-        share = [i / (_at_least_one(steps) - 1 or 1) for i in range(steps)]
-        return [*((high + each * (low - high)) ** self.rho for each in share), 0.0]
+        return [(high + i / (steps - 1 or 1) * (low - high)) ** self.rho for i in range(steps)]
 
 
 @final
@@ -184,10 +197,10 @@ class Geometric(Grid):
     def __post_init__(self) -> None:
         geometric(self.sigma_min, self.sigma_max, 1)
 
-    def __call__(self, steps: int) -> list[float]:
-        if _at_least_one(steps) == 1:
-            return [self.sigma_max, 0.0]
-        return [*reversed(geometric(self.sigma_min, self.sigma_max, steps - 1)), 0.0]
+    def levels(self, steps: int) -> list[float]:
+        if steps == 1:
+            return [self.sigma_max]
+        return geometric(self.sigma_min, self.sigma_max, steps - 1)[::-1]
 
 
 @final
@@ -236,11 +249,11 @@ class LinearBeta(Grid):
     def __post_init__(self) -> None:
         chain_levels(self.beta_min, self.beta_max, self.chain)
 
-    def __call__(self, steps: int) -> list[float]:
-        if not 1 <= steps <= self.chain:
-            raise ValueError(f"the chain has {self.chain} levels, of which from 1 to all are visited; it was {steps}")
-        levels = chain_levels(self.beta_min, self.beta_max, self.chain)
-        return [*(levels[t] for t in self.times(steps)), 0.0]
+    def levels(self, steps: int) -> list[float]:
+        if steps > self.chain:
+            raise ValueError(f"the chain has {self.chain} levels, which is fewer than {steps}")
+        chain = chain_levels(self.beta_min, self.beta_max, self.chain)
+        return [chain[t] for t in self.times(steps)]
 
     def times(self, steps: int) -> list[int]:
         """Returns the steps of the chain that are visited, falling.
@@ -287,12 +300,12 @@ class Cosine(Grid):
     def __post_init__(self) -> None:
         _check_highest(self.sigma_max)
 
-    def __call__(self, steps: int) -> list[float]:
+    def levels(self, steps: int) -> list[float]:
         offset = 0.008
         lowest = offset / (1 + offset) * math.pi / 2
         highest = math.acos(math.cos(lowest) / math.hypot(1, self.sigma_max))
-        angles = [lowest + (highest - lowest) * i / _at_least_one(steps) for i in range(steps - 1, 0, -1)]
-        return [self.sigma_max, *(math.sqrt((math.cos(lowest) / math.cos(each)) ** 2 - 1) for each in angles), 0.0]
+        angles = [lowest + (highest - lowest) * i / steps for i in range(steps - 1, 0, -1)]
+        return [self.sigma_max, *(math.sqrt((math.cos(lowest) / math.cos(each)) ** 2 - 1) for each in angles)]
 
 
 @final
@@ -325,10 +338,10 @@ class RectifiedFlow(Grid):
     def __post_init__(self) -> None:
         _check_highest(self.sigma_max)
 
-    def __call__(self, steps: int) -> list[float]:
+    def levels(self, steps: int) -> list[float]:
         highest = self.sigma_max / (1 + self.sigma_max)
-        times = [highest * i / _at_least_one(steps) for i in range(steps - 1, 0, -1)]
-        return [self.sigma_max, *(t / (1 - t) for t in times), 0.0]
+        times = [highest * i / steps for i in range(steps - 1, 0, -1)]
+        return [self.sigma_max, *(t / (1 - t) for t in times)]
 
 
 GRIDS = Registry(
@@ -356,12 +369,6 @@ def chain_levels(beta_min: float, beta_max: float, chain: int) -> list[float]:
         lost -= math.log1p(-(beta_min + t / (chain - 1) * (beta_max - beta_min)))
         levels.append(math.sqrt(math.expm1(lost)))
     return levels
-
-
-def _at_least_one(steps: int) -> int:
-    if steps < 1:
-        raise ValueError(f"a grid has at least one step; it was {steps}")
-    return steps
 
 
 def _check_highest(sigma_max: float) -> None:

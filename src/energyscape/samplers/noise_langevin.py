@@ -173,7 +173,7 @@ class PredictorCorrector(Solver):
 
     References:
         Score-based generative modeling through stochastic differential equations (Song et al., 2021), algorithms 2
-        and 4; appendix F: the last step. https://arxiv.org/abs/2011.13456
+        and 4. https://arxiv.org/abs/2011.13456
     """
 
     denoise: DenoiseFn

@@ -161,7 +161,7 @@ class DPMSolverSDE(Solver):
         ValueError: If the levels do not fall to 0.
 
     References:
-        DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models (Lu et al., 2022), equation 19.
+        DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models (Lu et al., 2022), SDE form.
         https://arxiv.org/abs/2211.01095
     """
 
