@@ -11,6 +11,7 @@ from energyscape.doctor import RULES, Chains, Probes, Record, diagnose, probe
 from energyscape.doctor.finding import growth
 from energyscape.doctor.probes import energies
 from energyscape.doctor.record import autocorrelation, jitter
+from energyscape.models import GaussianMixture
 
 
 def columns(n=100, **more):
@@ -85,6 +86,7 @@ PROBES = Probes(
     bends=0.02,
     near=0.4,
     far=200.0,
+    noisy=0.02,
     noise_gap=80.0,
 )
 
@@ -190,14 +192,32 @@ CASES = {
         (record(accuracy=[0.9] * 75 + [0.891] * 25, grad_ratio=3.1), PROBES),
     ),
     "one_noise_level": ((bare(), at(far=0.99, arrived=2.1)), (bare(), at(far=0.99, arrived=1.9))),
+    "one_noise_level by noise": ((bare(), at(noisy=0.21)), (bare(), at(noisy=0.19))),
+    "one_noise_level by noise that stays": (
+        (bare(tweedie=False), at(noisy=0.21)),
+        (bare(tweedie=True), at(noisy=0.21)),
+    ),
+    "noise_kept": ((record(), at(noisy=0.041)), (record(), at(noisy=0.039))),
+    "noise_kept that stays": ((record(tweedie=False), at(noisy=0.3)), (record(tweedie=True), at(noisy=0.3))),
     "unbounded_drift": ((record(drift_clip=None), at(steepest=2.9)), (record(drift_clip=None), at(steepest=2.7))),
     "high_rate": (
         (record(interventions=skipped("the gradient", "learning rate × 0.3 (now × 0.3)")), PROBES),
         (record(interventions=skipped("the gradient")), PROBES),
     ),
     "high_rate by swings": ((record(gap=swinging(-0.6)), PROBES), (record(gap=swinging(-0.25)), PROBES)),
-    "hot_chains": ((record(temperature=1.6), PROBES), (record(temperature=1.5), PROBES)),
-    "hot_chains by drift": ((record(drift=0.18 / 31), PROBES), (record(drift=0.18 / 29), PROBES)),
+    "long_step by descent that climbs": ((bare(), at(quenched=1.01)), (bare(), at(quenched=0.99))),
+    # ν / √(2η) > 1.25 is T > 1.5625.
+    "hot_chains": ((record(temperature=1.57), PROBES), (record(temperature=1.55), PROBES)),
+    "hot_chains by noise": (
+        (record(temperature=None, noise=1.26 * 0.03125**0.5), PROBES),
+        (record(temperature=None, noise=1.24 * 0.03125**0.5), PROBES),
+    ),
+    "flat_energy": ((record(drift=0.18 / 31), PROBES), (record(drift=0.18 / 29), PROBES)),
+    # Three times √(2 / η) · 0.6 is 30 at η = 0.0072, and above it at shorter steps.
+    "flat_energy by Cramér and Rao": (
+        (record(drift=0.18 / 51, step_size=1.04 * 0.0072 * (30 / 51) ** 2), PROBES),
+        (record(drift=0.18 / 51, step_size=0.96 * 0.0072 * (30 / 51) ** 2), PROBES),
+    ),
     "no_signal": ((bare(objective="dsm"), at(near=0.99)), (bare(objective="dsm"), at(near=0.97))),
     "divergence": ((record(gap=exploding()), PROBES), (record(gap=[10.0] * 100), PROBES)),
     "divergence by gradients": ((record(grad_norm=spike(101.0)), PROBES), (record(grad_norm=spike(99.0)), PROBES)),
@@ -419,6 +439,61 @@ def test_a_bare_score_is_asked_what_needs_no_energy():
     assert score.long is score.spread is score.fresh is score.accept is None
 
 
+def test_how_much_of_the_samples_is_noise():
+    # A linear score takes the same share of any variance: σ⁴ / (T v)² of N(0, 1 + σ²), but for the mean of 64 chains.
+    sigma, t = 0.5, 2.0
+    v = (1 + sigma**2) / t
+    how = Chains(step_size=0.25, temperature=t, steps=5, sampler_steps=50)
+    for noise in (None, normal(64, 2.0, 9)):
+        told = probe(gaussian(v), normal(512, 1.0), how, level=sigma, temperature=t, noise=noise)
+        assert told.noisy == pytest.approx(sigma**4 / (t * v) ** 2, rel=5 / 64)
+        assert told.clean_std**2 + sigma**2 == pytest.approx(told.data_std**2)
+        assert told.size == pytest.approx(math.sqrt(D) * told.clean_std)
+    assert probe(gaussian(v), normal(512, 1.0), how).noisy is None
+
+
+def test_what_lies_at_the_bounds_is_counted_there():
+    data, start = normal(256, 1.0), 5 * normal(64, 1.0, 5).sign()
+    still = Chains(step_size=0.1, temperature=0.0, sampler_steps=1)
+    told = probe(lambda x: 0 * gaussian(1.0)(x), data, still._replace(bounds=(-1.0, 1.0)), noise=start)
+    assert told.outside == pytest.approx(1 - float((data.abs() >= 1).double().mean()))
+    assert probe(lambda x: 0 * gaussian(1.0)(x), data, still, noise=start / 5).outside == pytest.approx(
+        -2 / data.numel()
+    )
+
+
+# Bare landscapes.
+
+MODES = 4 * torch.tensor([[math.cos(a), math.sin(a)] for a in (0.3, 1.2, 2.5, 3.9, 5.4)])
+WIDTH = 0.35
+
+
+def attempt(sigma, step, **more):
+    """Five Gaussians noised at σ, exactly, sampled with a step that is some part of the landscape's width squared."""
+    draws = torch.Generator().manual_seed(4)
+    clean, v = GaussianMixture(MODES, std=WIDTH), WIDTH**2 + sigma**2
+    how = Chains(step_size=step * v, sampler_steps=400, **more)
+    start = 6 * (2 * torch.rand(64, 2, generator=draws) - 1)
+    data = clean.sample(512, generator=draws)
+    told = probe(GaussianMixture(MODES, std=math.sqrt(v)), data, how, level=sigma, noise=start, generator=draws)
+    return [each.rule for each in diagnose(how.record(objective="dsm", data_noise=sigma), told)]
+
+
+def test_three_ways_to_fail_on_a_landscape_that_is_right():
+    assert attempt(0.2, 1 / 4) == []
+    for step in (1e-3, 1 / 4):
+        assert attempt(0.2, step, temperature=50.0)[0] == "hot_chains"
+    for bounds in (None, (-6.0, 6.0)):
+        assert attempt(0.2, 80.0, temperature=0.0, bounds=bounds)[0] == "long_step"
+    assert attempt(0.2, 1 / 4, temperature=0.0)[0] == "cold_chains"
+    # The noise is a part of the landscape's law: first hardly, then visibly, then more than half of it.
+    assert attempt(1.2, 1 / 4) == ["noise_kept"]
+    assert attempt(2.5, 1 / 4) == ["one_noise_level"]
+    # What a hot or a thrown chain shows is no sign of what was learned.
+    for more in ({"temperature": 50.0}, {"temperature": 0.0, "bounds": (-6.0, 6.0)}):
+        assert "one_noise_level" not in attempt(2.5, 40.0 if "bounds" in more else 0.25, **more)
+
+
 def test_straight_pieces_are_told_from_smooth_networks_and_from_a_gaussian():
     told = {}
     for name, unit in (("relu", torch.nn.ReLU()), ("silu", torch.nn.SiLU())):
@@ -541,6 +616,16 @@ def test_a_bare_energy(run, tmp_path, capsys):
     assert status == 2
     assert "expected the weights" in err
     assert call(capsys, *asked, "--objective.kernel.temperature", "1.0")[0] in (0, 1)
+    # The same weights as the score of noised data that a sampler of its own follows.
+    scored = [*asked, "--objective.name", "dsm", "--objective.sigma", "0.5", "--sampler.steps", "20", "--json"]
+    for settings, rule in (
+        (("--sampler.kernel.temperature", "50.0"), "hot_chains"),
+        (("--sampler.kernel.temperature", "0.0", "--sampler.kernel.step_size", "20.0"), "long_step"),
+    ):
+        status, out, _ = call(capsys, *scored, *settings)
+        told = json.loads(out)["findings"][0]
+        assert (status, told["rule"]) == (1, rule)
+        assert "--sampler.kernel.temperature 1" in told["remedy"]
     weights.write_bytes(b"no")
     assert call(capsys, *asked)[0] == 2
 

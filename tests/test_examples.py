@@ -71,6 +71,17 @@ def test_samplers_fail_as_said(tmp_path, capsys):
         assert picture.height > 500
 
 
+def test_the_journey_through_failures_is_told(tmp_path, capsys):
+    out = tmp_path / "picture.png"
+    named = example("failure_journey").main(samples=10_000, steps=60, out=out)
+    assert named == {"noise": "hot_chains", "black and white": "long_step", "noise again": "one_noise_level"}
+    said = capsys.readouterr().out
+    assert "T = 50" in said
+    assert "--objective.name msdsm" in said
+    with Image.open(out) as picture:
+        assert picture.height > 500
+
+
 def test_the_notebook_on_replay_buffers_runs_and_draws(tmp_path, capsys):
     path = ROOT / "docs" / "notebooks" / "replay_buffer.py"
     settings = {"images": digits(), "samples": 1_280, "width": 4, "steps": (2, 16), "out": tmp_path}

@@ -1,27 +1,8 @@
-r"""Rules about causes: data that spoil, and settings that are out of line.
-
-What a step size should be is told by the data alone. Where data noised at :math:`\sigma` have a coordinate of variance
-:math:`v`, a true energy's curvature in it is at least :math:`1 / v`, and a Langevin step of :math:`\eta` keeps
-
-.. math:: R = \frac{\text{noise}}{\text{drift}} = \frac{\sqrt{2 \eta}}{\eta / \sqrt{v}} = \sqrt{2 v / \eta}
-
-at :math:`T = 1`: unstable at :math:`R \le 1`. :math:`K` steps without any drift reach :math:`\sqrt{2 \eta K}`. Neither
-needs the model, which may long be lost.
-"""
+"""Rules about causes that are no part of the chains' kernel: data, regulariser, batch, network, buffer, rate."""
 
 import math
 
-from energyscape.doctor.finding import (
-    CALM,
-    Finding,
-    adjusted,
-    calibrated,
-    diverged,
-    flag,
-    growth,
-    rate,
-    volley,
-)
+from energyscape.doctor.finding import Finding, diverged, growth, rate, volley
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record, autocorrelation, jitter, median, over
 
@@ -131,139 +112,6 @@ def degenerate_data(record: Record, probes: Probes) -> Finding | None:
     )
 
 
-def long_step(record: Record, probes: Probes) -> Finding | None:
-    r"""A step that is too long (row 6).
-
-    :math:`R = \sqrt{2 v_{\min} / \eta}` of the data: act at 1 (unstable), warn below 1.5. Kernels with a Metropolis
-    test: acceptance below 0.3, act below 0.1. Else the chains' own :math:`R` below 1.25 at :math:`T \approx 1` while
-    energies have not run away, act below 1.
-    """
-    eta = record.step_size
-    if eta is None:
-        return None
-    accept = record.now("accept_prob") if record.columns else probes.accept
-    blurred = (probes.degenerate or 0) <= 0.02 or bool(record.data_noise)
-    possible = math.sqrt(2 / eta) * probes.narrowest if probes.narrowest and blurred else None
-    r = record.ratio if record.columns else probes.ratio_data
-    if adjusted(record):
-        if accept is None or accept >= 0.3:
-            return None
-        evidence, bad = f"{accept:.2g} of the proposals are accepted", accept < 0.1
-        eta_new = eta / (16 if bad else 4)
-    elif possible is not None and possible < 1.5:
-        bad, eta_new = possible <= 1, eta * (possible / CALM) ** 2
-        evidence = (
-            f"noise over drift can be at most {possible:.2g} on these data (their narrowest coordinate varies by "
-            f"{probes.narrowest:.3g}); 1 is unstable"
-        )
-    elif r is not None and r < 1.25 and calibrated(record) and not diverged(record):
-        bad, eta_new = r < 1, eta * max(r / CALM, 0.1) ** 2
-        evidence = f"a step's noise is {r:.2g} times its drift; 1 is unstable"
-    else:
-        return None
-    if probes.accept is not None and not adjusted(record):
-        evidence += f"; a Metropolis test would accept {probes.accept:.0%} of such steps"
-    quiet = " and there is no noise" if record.temperature == 0 else ""
-    return Finding(
-        "long_step",
-        "act" if bad else "warn",
-        "chains overshoot: images go black, white or to noise, and energies run away",
-        evidence,
-        f"the chains' step (η = {eta:g}) is too large{quiet}",
-        flag(record, "step_size", eta_new) + (f" {flag(record, 'temperature', 1)}" if quiet else ""),
-        {k: v for k, v in {"possible": possible, "ratio": r, "accept": accept}.items() if v is not None},
-    )
-
-
-def short_step(record: Record, probes: Probes) -> Finding | None:
-    r"""A step that is too short for chains to get anywhere (row 5).
-
-    In a training step's :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the
-    model; warn below 0.1 of the data's standard deviation, act below 0.05, where also
-    :math:`\Delta E_{\text{long}} < -3`, or where the run has diverged.
-    """
-    eta, k = record.step_size, record.steps if record.chains == "objective" else record.sampler_steps
-    width = probes.data_std or record.began("data_std")
-    if eta is None or k is None or width is None or record.kernel not in ("langevin", "mala"):
-        return None
-    reach = math.sqrt(2 * eta * k) / width
-    if reach >= 0.1 or (record.now("accept_prob") or 1) < 0.9:
-        return None
-    moved = over(record.began("move"), record.began("data_std"))
-    sound = (probes.narrowest or 0) ** 2 / 4
-    eta_new = sound if sound > eta else eta * min((0.5 / reach) ** 2, 100)
-    evidence = f"{k} steps' noise reaches {reach:.2g} of the data's standard deviation"
-    evidence += "" if moved is None else f", and at the beginning chains moved by {moved:.2g} of it"
-    evidence += (
-        "" if probes.long is None else f"; ten times as many steps lower their energy by {-probes.long:.2g} s.d."
-    )
-    return Finding(
-        "short_step",
-        "act" if reach < 0.05 or (probes.long or 0) < -3 or diverged(record) else "warn",
-        "chains hardly move, and lie where the energy was low some time ago",
-        evidence,
-        f"the chains' step (η = {eta:g}) is too small",
-        flag(record, "step_size", eta_new),
-        {"reach": reach} | ({} if probes.long is None else {"long": probes.long}),
-    )
-
-
-def cold_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Less noise than the step asks for (row 7c).
-
-    :math:`\nu / \sqrt{2 \eta} < 0.8`, that is :math:`T = \nu^2 / 2 \eta < 0.64`: gap and autocorrelation look perfect
-    while chains sit in the deepest places. Act below 0.5, that is :math:`T < 0.25`.
-    """
-    share = _noise_share(record)
-    if share is None or share >= 0.8:
-        return None
-    t = share**2
-    diversity = "" if probes.diversity is None else f"; chains are {probes.diversity:.2g} times as far apart as data"
-    return Finding(
-        "cold_chains",
-        "act" if share < 0.5 else "warn",
-        "the gap looks well, and samples are few, sharp and alike",
-        f"a step's noise is {share:.2g} times √(2η), which is T = {t:.2g}{diversity}",
-        "chains are colder than T = 1: they seek the lowest energies and do not sample exp(−E)",
-        f"{flag(record, 'temperature', 1)}, or scale the energy by 1/T and say so",
-        {"noise_share": share, "temperature": t},
-    )
-
-
-def hot_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Noise far above the drift (row 7b).
-
-    :math:`\nu / \sqrt{2 \eta} > 1.25`, or at :math:`T \approx 1` noise over drift :math:`R > 30` at the chains (healthy
-    2.5 to 3.4). Act at :math:`R > 30`.
-    """
-    share = _noise_share(record)
-    r = record.ratio if record.columns else (probes.ratio_data or probes.ratio)
-    hot, drowned = (share or 1) > 1.25, (r or 0) > 30
-    if record.step_size is None or diverged(record) or not (hot or drowned):
-        return None
-    told = [f"a step's noise is {r:.3g} times its drift" if r else "", f"T = {share**2:.3g}" if hot and share else ""]
-    told += [f"energies of data spread by {probes.spread:.2g}" if drowned and not hot and probes.spread else ""]
-    cause = "the noise drowns the energy: chains are hotter than T = 1" if hot else "the noise drowns a flat energy"
-    remedy = flag(record, "temperature", 1) if hot else f"{rate(record, 3)} --objective.alpha 0, or a larger network"
-    return Finding(
-        "hot_chains",
-        "act" if drowned else "warn",
-        "samples are noise",
-        ", ".join(each for each in told if each),
-        cause,
-        remedy,
-        {"ratio": r or math.nan, "noise_share": share or math.nan},
-    )
-
-
-def _noise_share(record: Record) -> float | None:
-    r"""Returns :math:`\nu / \sqrt{2 \eta}`: what the setting says, else what the chains told."""
-    if record.temperature is not None:
-        return math.sqrt(record.temperature)
-    noise = record.began("noise")
-    return None if noise is None or record.step_size is None else noise / math.sqrt(2 * record.step_size)
-
-
 def small_batch(record: Record, _: Probes) -> Finding | None:
     r"""A batch so small that its gradient is mostly noise.
 
@@ -340,29 +188,6 @@ def straight_pieces(record: Record, probes: Probes) -> Finding | None:
     )
 
 
-def unbounded_drift(record: Record, probes: Probes) -> Finding | None:
-    r"""Chains from noise that nothing holds.
-
-    An unadjusted kernel without clip, whose drift on the way from noise reaches :math:`2.8` standard deviations
-    :math:`\sqrt{2 \eta}` of its noise in some element; act where the run has diverged.
-    """
-    clip, eta = record.drift_clip, record.step_size
-    if record.kernel != "langevin" or record.chains != "objective" or eta is None or record.objective is None:
-        return None
-    unit = math.sqrt(2 * eta)
-    if (clip is not None and clip < 10 * unit) or probes.steepest is None or probes.steepest < CALM:
-        return None
-    return Finding(
-        "unbounded_drift",
-        "act" if diverged(record) else "warn",
-        "now and then chains are thrown far away, and the next gradients with them",
-        f"on the way from noise an element of the drift reaches {probes.steepest:.3g} standard deviations of the noise",
-        "nothing clips the chains' drift" + ("" if record.clip is not None else ", nor the parameters' gradient"),
-        flag(record, "drift_clip", CALM * unit) + ("" if record.clip is not None else " --train.clip 100"),
-        {"steepest": probes.steepest},
-    )
-
-
 def high_rate(record: Record, _: Probes) -> Finding | None:
     r"""A learning rate that chains cannot follow (rows 1 and 2).
 
@@ -391,6 +216,34 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
         f"the learning rate ({record.learning_rate:g}) is too high for these chains",
         rate(record, 0.1 if diverged(record) or len(lowered) > 1 else 0.3),
         {name: value for name, value in told.items() if value is not None} | {"lowered": float(len(lowered))},
+    )
+
+
+def flat_energy(record: Record, probes: Probes) -> Finding | None:
+    r"""An energy too flat for its data (row 7b).
+
+    Noise over drift :math:`R > 30` at the chains, and more than three times what any true energy has: the mean square
+    of its score is at least :math:`1 / v` in a coordinate of variance :math:`v` (Cramér and Rao), so that
+    :math:`R \le \sqrt{2 T / \eta}` times the data's deviation. A short step alone has a large :math:`R` too.
+    """
+    r = record.ratio if record.columns else (probes.ratio_data or probes.ratio)
+    eta, width = record.step_size, probes.data_std or record.began("data_std")
+    if eta is None or r is None or r <= 30 or diverged(record):
+        return None
+    t = 1.0 if record.temperature is None else record.temperature
+    most = None if width is None else math.sqrt(2 * t / eta) * width
+    if most is not None and r <= 3 * most:
+        return None
+    told = [f"a step's noise is {r:.3g} times its drift", f"a true energy has at most {most:.3g}" if most else ""]
+    told += [f"energies of data spread by {probes.spread:.2g}" if probes.spread is not None else ""]
+    return Finding(
+        "flat_energy",
+        "act",
+        "samples are noise",
+        ", ".join(each for each in told if each),
+        "the energy is flat: it has not learned, or something holds it down",
+        f"{rate(record, 3)} --objective.alpha 0, or a larger network",
+        {"ratio": r} | ({} if most is None else {"most": most}),
     )
 
 

@@ -1,9 +1,10 @@
 """How a run's chains are made, as the doctor tries them out."""
 
 import math
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from energyscape.calculus import EnergyFn
+from energyscape.doctor.record import Record
 from energyscape.samplers import Langevin
 
 LONGEST: Final = 600
@@ -48,3 +49,24 @@ class Chains(NamedTuple):
         """
         t = self.temperature if temperature is None else temperature
         return Langevin(energy, step_size=self.step_size, temperature=t, drift_clip=self.drift_clip, bounds=self.bounds)
+
+    def record(self, **more: Any) -> Record:
+        """Returns the record of a landscape that nobody has trained, or nobody knows how, sampled by these chains.
+
+        Args:
+            more: What is known of it.
+
+        Examples:
+            >>> Chains(step_size=0.1, temperature=50.0).record(objective="dsm").temperature
+            50.0
+        """
+        return Record(
+            kernel="langevin",
+            chains="sampler",
+            step_size=self.step_size,
+            temperature=self.temperature,
+            drift_clip=self.drift_clip,
+            bounds=self.bounds,
+            sampler_steps=self.sampler_steps,
+            **more,
+        )

@@ -53,22 +53,73 @@ def easy_noise(record: Record, _: Probes) -> Finding | None:
 def one_noise_level(record: Record, probes: Probes) -> Finding | None:
     r"""A score that is right at one noise level and says nothing away from it.
 
-    At its own level :math:`E\|\sigma s + z\|^2 / d < 0.9`, where 1 is a score of zero; at noise as wide as where chains
-    start it is above 0.98, and chains from there end more than 2 times as far from the data as data do.
+    At its own level :math:`E\|\sigma s + z\|^2 / d < 0.9`, where 1 is a score of zero. Either chains from noise stay
+    away: at noise as wide as where they start that error is above 0.98, and they end more than 2 times as far from the
+    data as data do. Or they arrive, and samples are noise all the same: data *noised at* :math:`\sigma` are what was
+    learned, the share of their variance that the score itself takes for noise is above 0.2 (its deviation more than
+    half of the signal's), and nothing takes it away.
     """
-    if record.chains != "sampler" or probes.near is None or probes.far is None or probes.arrived is None:
+    near, share = probes.near, probes.noisy
+    if record.chains != "sampler" or near is None or near >= 0.9:
         return None
-    if probes.near >= 0.9 or probes.far <= 0.98 or probes.arrived <= 2:
+    away = (probes.far or 0) > 0.98 and (probes.arrived or 0) > 2
+    noisy = (share or 0) > 0.2 and not record.tweedie
+    if not away and not noisy:
         return None
+    level = "the learned noise level" if not record.data_noise else f"the learned noise level σ = {record.data_noise:g}"
+    told = [f"relative error {near:.2f} at {level} (a score of zero: 1)"]
+    told += [f"{probes.far:.3g} at noise as wide as where chains start" if probes.far is not None else ""]
+    told += [f"chains end {probes.arrived:.2g} times as far from the data as noised data do" if probes.arrived else ""]
+    told += [f"{share:.0%} of their variance is noise by the score's own account" if share is not None else ""]
+    measured = {"near": near, "far": probes.far, "arrived": probes.arrived, "noisy": share}
     return Finding(
         "one_noise_level",
         "act",
-        "samples from noise stay noise, though noise at the learned level is removed well",
-        f"relative error {probes.near:.2f} at the learned noise level and {probes.far:.3g} where chains start (1: a "
-        f"score of zero); chains from noise end {probes.arrived:.2g} times as far from the data as data do",
-        "the score was learned at one noise level only, and says nothing away from it",
-        "--objective.name msdsm --model.name energy-denoiser, or start chains near the data",
-        {"near": probes.near, "far": probes.far, "arrived": probes.arrived},
+        "samples are noise, though noise at the learned level is removed well",
+        "; ".join(each for each in told if each),
+        "the score was learned at one noise level only: it knows the data with that noise on them, and says nothing "
+        "away from it",
+        all_levels(probes),
+        {name: value for name, value in measured.items() if value is not None},
+    )
+
+
+def all_levels(probes: Probes) -> str:
+    r"""Returns what trains a network that is told the level at all of them, as it is typed.
+
+    From :math:`v^{1/2} / 50`, where noise cannot be seen, to the data's whole size :math:`\sqrt{d\, v}`.
+
+    Args:
+        probes: Width and size of the data.
+    """
+    known = probes.clean_std is not None and probes.size is not None
+    low, high = ((probes.clean_std or 0) / 50, probes.size or 0) if known else (0.01, 80.0)
+    width = probes.clean_std or 1.0
+    return (
+        "a continuous schedule of noise levels and a network that is told the level: --objective.name msdsm "
+        f"--objective.sigma_min {low:.2g} --objective.sigma_max {high:.2g} --model.name energy-denoiser "
+        f"--model.data_std {width:.2g} --model.network.name noise-mlp (noise-conv for images)"
+    )
+
+
+def noise_kept(record: Record, probes: Probes) -> Finding | None:
+    r"""Samples that carry the noise that was learned with the data.
+
+    More than 0.04 of their variance is noise by the score's own account (a fifth of the signal's deviation, 14 dB), and
+    no denoising step ends the chains.
+    """
+    share = probes.noisy
+    if share is None or share <= 0.04 or record.tweedie or one_noise_level(record, probes) is not None:
+        return None
+    level = "" if not record.data_noise else f" (σ = {record.data_noise:g})"
+    return Finding(
+        "noise_kept",
+        "warn",
+        "samples are right under a layer of noise",
+        f"{share:.0%} of their variance is noise by the score's own account",
+        f"what was learned is the law of noised data{level}, and nothing takes the noise away at the end",
+        "--sampler.tweedie true",
+        {"noisy": share},
     )
 
 

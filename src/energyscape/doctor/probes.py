@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
 from energyscape.doctor.chains import Chains
+from energyscape.doctor.clouds import apart, at_edges, duplicates, nearest_other, share
 from energyscape.evaluation import acceptance
 from energyscape.noise import noised, normal_like
 from energyscape.samplers import run
@@ -40,6 +41,8 @@ class Probes(NamedTuple):
         finite: Share of the data that are finite.
         sound: Share of the data at which energy and score are finite.
         data_std: RMS standard deviation of the coordinates of noised data.
+        clean_std: The same of the data themselves.
+        size: Root mean square distance of the data from their mean.
         narrowest: Smallest standard deviation of a coordinate of noised data, :math:`\sqrt{v_{\min}}`.
         degenerate: Share of the coordinates of noised data that vary less than one step's noise and less than a quarter
             of ``data_std``.
@@ -56,7 +59,8 @@ class Probes(NamedTuple):
         fresh: Energy of chains from noise less that of the chains, in :math:`s_E`.
         noise_gap: Energy of noise less that of noised data, in :math:`s_E`.
         arrived: Median distance of chains from noise to their nearest data point, over that of other noised data.
-        outside: Share of their coordinates beyond the data's extremes, less that share of noised data.
+        outside: Share of their coordinates at the bounds of chains, or where there are none beyond the data's extremes,
+            less that share of noised data.
         shift: Their mean less that of the data, over the data's range.
         duplicates: Share of the chains whose nearest other chain is ten times nearer than data are to each other.
         diversity: Mean distance between chains over that between noised data.
@@ -67,6 +71,8 @@ class Probes(NamedTuple):
         bends: How much the score changes beyond what that curvature says, over one step's noise, in parts of it.
         near: :math:`E\|\sigma s(x + \sigma z) + z\|^2 / d` at the learned noise level; 1 is a score of zero.
         far: The same at noise as wide as where chains start.
+        noisy: Share of the variance of what chains come to, those from noise if there are any, that the score takes for
+            noise: :math:`E\|\sigma^2 s\|^2 / d` over it.
         worst_mode: Largest factor by which a mode's mass is off, where modes are known.
         energies: Energies by what they are of, for pictures.
     """
@@ -74,6 +80,8 @@ class Probes(NamedTuple):
     finite: float | None = None
     sound: float | None = None
     data_std: float | None = None
+    clean_std: float | None = None
+    size: float | None = None
     narrowest: float | None = None
     degenerate: float | None = None
     ratio: float | None = None
@@ -99,6 +107,7 @@ class Probes(NamedTuple):
     bends: float | None = None
     near: float | None = None
     far: float | None = None
+    noisy: float | None = None
     worst_mode: float | None = None
     energies: dict[str, tuple[float, ...]] = {}  # noqa: RUF012
 
@@ -137,8 +146,8 @@ def probe(
         return told
     y = noised(data, level, generator=generator)[0] if level else data
     landscape = energy if energy is not None else _surrogate(slope)
-    subject = Subject(landscape, energy is not None, data, y, level, how, generator)
-    told = _of_shape(told, subject, temperature, noise)
+    subject = Subject(landscape, energy is not None, data, y, level, temperature, how, generator)
+    told = _of_shape(told, subject, noise)
     point = at(landscape, y)
     told = told._replace(sound=share(finite(point)))
     if how is None or not told.sound:
@@ -163,6 +172,7 @@ class Subject(NamedTuple):
         data: Clean data, ``(B, *)``.
         y: The same with noise.
         level: Standard deviation of that noise.
+        temperature: Of the law that was learned.
         how: How chains are made.
         generator: The stream to draw from.
     """
@@ -172,6 +182,7 @@ class Subject(NamedTuple):
     data: Tensor
     y: Tensor
     level: float
+    temperature: float
     how: Chains | None
     generator: Generator | None
 
@@ -190,21 +201,23 @@ def _of_data(data: Tensor, level: float, how: Chains | None) -> Probes:
     if int(good.sum()) < FEWEST:
         return told
     # Noise adds its variance exactly: there is no need to draw it.
-    varied = (data[good].flatten(1).double().var(0, correction=0) + level**2).sqrt()
+    clean = data[good].flatten(1).double().var(0, correction=0)
+    varied = (clean + level**2).sqrt()
     spread = float(varied.square().mean().sqrt())
     told = told._replace(data_std=spread, narrowest=float(varied.min()))
+    told = told._replace(clean_std=float(clean.mean().sqrt()), size=float(clean.sum().sqrt()))
     if how is not None:
         limit = min(math.sqrt(2 * how.step_size), spread / 4)
         told = told._replace(degenerate=share(varied < limit))
     return told
 
 
-def _of_shape(told: Probes, subject: Subject, temperature: float, noise: Tensor | None) -> Probes:
+def _of_shape(told: Probes, subject: Subject, noise: Tensor | None) -> Probes:
     """Asks what a score says of noise, and whether it bends."""
     x, level, generator = subject.data[: 2 * CHAINS], subject.level, subject.generator
 
     def slope(x: Tensor) -> Tensor:
-        return subject.slope(x) / temperature
+        return subject.slope(x) / subject.temperature
 
     if level:
         told = told._replace(near=_relative(slope, x, level, generator))
@@ -232,8 +245,9 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
         ratio=_ratio(standing.score, how),
         clipped=None if how.drift_clip is None else share((how.step_size * standing.score).abs() > how.drift_clip),
         move=float(rms(few.x - start).square().mean().sqrt()),
-        duplicates=_duplicates(start, y),
-        diversity=_apart(start) / max(_apart(y[: len(start)]), 1e-12),
+        duplicates=duplicates(start, y),
+        diversity=apart(start) / max(apart(y[: len(start)]), 1e-12),
+        noisy=_noisy(long, subject.level, subject.temperature) if subject.level else None,
     )
     if subject.known and how.temperature > 0:
         accept = acceptance(energy, start, step_size=how.step_size, temperature=how.temperature, generator=generator)
@@ -281,16 +295,24 @@ def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> t
         state, _ = kernel.step(state, generator=subject.generator)
     reference = y.flatten(1)
     nearest = torch.cdist(state.x.flatten(1), reference).amin(1).median()
-    usual = _nearest_other(reference).median()
+    usual = nearest_other(reference).median()
     low, high = float(y.min()), float(y.max())
-    beyond = ((state.x <= low) | (state.x >= high)).to(y.dtype).mean()
+    beyond = at_edges(state.x, how.bounds or (low, high)) - at_edges(y, how.bounds or (low, high))
     told = told._replace(
         steepest=steepest,
         arrived=float(nearest / usual) if float(usual) > 0 else None,
-        outside=float(beyond),
+        outside=beyond,
+        noisy=_noisy(state, subject.level, subject.temperature) if subject.level else None,
         shift=float((state.x.mean() - y.mean()) / max(high - low, 1e-12)),
     )
     return told, state
+
+
+def _noisy(standing: Standing, level: float, temperature: float) -> float | None:
+    """Returns the share of the variance of points that their score takes for noise."""
+    variance = float(standing.x.flatten(1).double().var(0, correction=0).mean())
+    noise = float((level**2 / temperature * standing.score).double().square().mean())
+    return noise / variance if variance > 0 and math.isfinite(noise) else None
 
 
 def _surrogate(slope: ScoreFn | None) -> EnergyFn:
@@ -351,27 +373,3 @@ def energies(energy: EnergyFn, x: Tensor) -> Tensor:
     """
     with torch.no_grad():
         return torch.cat([energy(part) for part in x.split(BATCH)])
-
-
-def _duplicates(x: Tensor, data: Tensor) -> float:
-    """Returns the share of points whose nearest other is ten times nearer than data are to each other."""
-    usual = _nearest_other(data.flatten(1)).median()
-    return share(_nearest_other(x.flatten(1)) < usual / 10)
-
-
-def _nearest_other(x: Tensor) -> Tensor:
-    return torch.cdist(x, x).fill_diagonal_(math.inf).amin(1)
-
-
-def _apart(x: Tensor) -> float:
-    flat = x.flatten(1).double()
-    return float((flat - flat.mean(0)).square().sum(1).mean().sqrt())
-
-
-def share(condition: Tensor) -> float:
-    """Returns the share of true values.
-
-    Args:
-        condition: Truth values.
-    """
-    return float(condition.double().mean())

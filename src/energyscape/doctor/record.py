@@ -41,6 +41,7 @@ class Record:
         capacity: Chains in the buffer.
         refresh: Probability that a drawn chain is restarted.
         data_noise: Standard deviation of the noise on the data, in units of ``x``.
+        tweedie: Whether a denoising step ends the sampler's chains.
         reference_std: Of the energy's Gaussian term, in units of ``x``.
         alpha: Weight of the energy regulariser.
         regulariser: Its kind, ``squared`` or ``mean``.
@@ -70,6 +71,7 @@ class Record:
     capacity: int | None = None
     refresh: float | None = None
     data_noise: float | None = None
+    tweedie: bool | None = None
     reference_std: float | None = None
     alpha: float | None = None
     regulariser: str | None = None

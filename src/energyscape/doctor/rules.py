@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from energyscape.doctor import causes, objectives, symptoms
+from energyscape.doctor import causes, kernels, objectives, symptoms
 from energyscape.doctor.finding import Finding, Rule
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record
@@ -14,20 +14,22 @@ RULES: Final[dict[str, Rule]] = {
         causes.spoiled_data,
         causes.strong_regulariser,
         causes.degenerate_data,
-        causes.long_step,
-        causes.cold_chains,
-        causes.short_step,
+        kernels.long_step,
+        kernels.cold_chains,
+        kernels.hot_chains,
+        kernels.short_step,
         causes.small_batch,
         causes.straight_pieces,
         causes.stale_chains,
         objectives.easy_noise,
         objectives.hybrid_conflict,
-        objectives.one_noise_level,
         # What lost weights can look like too.
-        causes.unbounded_drift,
+        kernels.unbounded_drift,
         causes.high_rate,
-        causes.hot_chains,
+        causes.flat_energy,
         objectives.no_signal,
+        objectives.one_noise_level,
+        objectives.noise_kept,
         # Symptoms, the gravest first.
         symptoms.divergence,
         symptoms.oscillation,
@@ -49,8 +51,8 @@ RULES: Final[dict[str, Rule]] = {
 """Name to rule. Their order is that of findings: a cause comes before what it produces."""
 
 
-RESIDUAL: Final = ("unbounded_drift", "high_rate", "hot_chains", "no_signal")
-"""Causes that lost weights can look like: not named where a cause that can be judged without them has lost the run."""
+RESIDUAL: Final = ("unbounded_drift", "high_rate", "flat_energy", "no_signal", "one_noise_level", "noise_kept")
+"""Causes that lost weights or chains can look like: not named where a setting judged alone has lost them."""
 
 
 CAUSES: Final = tuple(name for name, rule in RULES.items() if rule.__module__ != symptoms.__name__)

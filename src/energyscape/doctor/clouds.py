@@ -1,0 +1,55 @@
+"""Clouds of points as plain numbers: how wide they are, how alike their points, how many of them at an edge."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def apart(x: Tensor) -> float:
+    """Returns the root mean square distance of points from their mean.
+
+    Args:
+        x: Points, ``(B, *)``.
+    """
+    flat = x.flatten(1).double()
+    return float((flat - flat.mean(0)).square().sum(1).mean().sqrt())
+
+
+def nearest_other(x: Tensor) -> Tensor:
+    """Returns the distance of each point to the nearest other one, ``(B,)``.
+
+    Args:
+        x: Points, ``(B, d)``.
+    """
+    return torch.cdist(x, x).fill_diagonal_(math.inf).amin(1)
+
+
+def duplicates(x: Tensor, data: Tensor) -> float:
+    """Returns the share of points whose nearest other is ten times nearer than data are to each other.
+
+    Args:
+        x: Points, ``(B, *)``.
+        data: Data, ``(B, *)``.
+    """
+    usual = nearest_other(data.flatten(1)).median()
+    return share(nearest_other(x.flatten(1)) < usual / 10)
+
+
+def at_edges(x: Tensor, edges: tuple[float, float]) -> float:
+    """Returns the share of coordinates at two edges or beyond them.
+
+    Args:
+        x: Points, ``(B, *)``.
+        edges: The lower and the upper one, in units of ``x``.
+    """
+    return share((x <= edges[0]) | (x >= edges[1]))
+
+
+def share(condition: Tensor) -> float:
+    """Returns the share of true values.
+
+    Args:
+        condition: Truth values.
+    """
+    return float(condition.double().mean())

@@ -1,0 +1,214 @@
+r"""Rules about the chains' kernel: how long its step is, how much noise it has, and what holds it.
+
+What a step size should be is told by the data alone. Where data noised at :math:`\sigma` have a coordinate of variance
+:math:`v`, a true energy's curvature in it is at least :math:`1 / v`, and a Langevin step of :math:`\eta` keeps
+
+.. math:: R = \frac{\text{noise}}{\text{drift}} = \frac{\sqrt{2 \eta}}{\eta / \sqrt{v}} = \sqrt{2 v / \eta}
+
+at :math:`T = 1`: unstable at :math:`R \le 1`. :math:`K` steps without any drift reach :math:`\sqrt{2 \eta K}`. Neither
+needs the model, which may long be lost.
+"""
+
+import math
+from typing import NamedTuple
+
+from energyscape.doctor.finding import CALM, Finding, adjusted, calibrated, diverged, flag
+from energyscape.doctor.probes import Probes
+from energyscape.doctor.record import Record, over
+
+
+def long_step(record: Record, probes: Probes) -> Finding | None:
+    r"""A step that is too long (row 6).
+
+    Kernels with a Metropolis test: acceptance below 0.3, act below 0.1. Others: :math:`R = \sqrt{2 v_{\min} / \eta}` of
+    the data, act at 1 (unstable), warn below 1.5. Else, while energies have not run away: the chains' own :math:`R`
+    below 1.25 at :math:`T \approx 1`, act below 1; or steps without noise that climb by more than :math:`s_E`, act.
+    Below twice the inverse of the largest curvature descent cannot climb, clipped and clamped neither.
+    """
+    eta = record.step_size
+    told = None if eta is None else (_rejected if adjusted(record) else _overshooting)(record, probes)
+    if eta is None or told is None:
+        return None
+    words = [told.evidence]
+    if probes.accept is not None and not adjusted(record):
+        words += [f"a Metropolis test would accept {probes.accept:.0%} of such steps"]
+    if (probes.quenched or 0) > 1 and "climb" not in told.numbers:
+        words += [f"descent without noise climbs by {probes.quenched:.3g} s.d. of energy"]
+    if (probes.outside or 0) > 0.2:
+        words += [
+            f"{100 * (probes.outside or 0):.0f} points more of their coordinates than of the data's are at the edge"
+        ]
+    quiet = " and there is no noise" if record.temperature == 0 else ""
+    return Finding(
+        "long_step",
+        "act" if told.bad else "warn",
+        "chains overshoot: images go black, white or to noise, and energies run away",
+        "; ".join(words),
+        f"the chains' step (η = {eta:g}) is too large{quiet}",
+        flag(record, "step_size", eta * told.factor) + (f" {flag(record, 'temperature', 1)}" if quiet else ""),
+        told.numbers,
+    )
+
+
+class _Step(NamedTuple):
+    """Whether a step is bad, what factor makes it right, and how that is known."""
+
+    bad: bool
+    factor: float
+    evidence: str
+    numbers: dict[str, float]
+
+
+def _rejected(record: Record, probes: Probes) -> _Step | None:
+    accept = record.now("accept_prob") if record.columns else probes.accept
+    if accept is None or accept >= 0.3:
+        return None
+    bad = accept < 0.1
+    return _Step(bad, 1 / (16 if bad else 4), f"{accept:.2g} of the proposals are accepted", {"accept": accept})
+
+
+def _overshooting(record: Record, probes: Probes) -> _Step | None:
+    blurred = (probes.degenerate or 0) <= 0.02 or bool(record.data_noise)
+    longest = math.sqrt(2 / record.step_size) if record.step_size and blurred else None
+    possible = longest * probes.narrowest if longest and probes.narrowest else None
+    if possible is not None and possible < 1.5:
+        evidence = (
+            f"noise over drift can be at most {possible:.2g} on these data (their narrowest coordinate varies by "
+            f"{probes.narrowest:.3g}); 1 is unstable"
+        )
+        return _Step(possible <= 1, (possible / CALM) ** 2, evidence, {"possible": possible})
+    if diverged(record):
+        return None
+    r = record.ratio if record.columns else probes.ratio_data
+    if r is not None and r < 1.25 and calibrated(record):
+        evidence = f"a step's noise is {r:.2g} times its drift; 1 is unstable"
+        return _Step(r < 1, max(r / CALM, 0.1) ** 2, evidence, {"ratio": r})
+    if (probes.quenched or 0) <= 1:
+        return None
+    climb = probes.quenched or 0.0
+    evidence = f"descent without noise climbs by {climb:.3g} s.d. of energy in {record.steps or 20} steps"
+    # Climbing begins at R = 1; how far beyond it the step is, nothing has told: half of that.
+    return _Step(True, (0.5 / CALM) ** 2, evidence, {"climb": climb})
+
+
+def short_step(record: Record, probes: Probes) -> Finding | None:
+    r"""A step that is too short for chains to get anywhere (row 5).
+
+    In a training step's :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the
+    model; warn below 0.1 of the data's standard deviation, act below 0.05, where also
+    :math:`\Delta E_{\text{long}} < -3`, or where the run has diverged.
+    """
+    eta, k = record.step_size, record.steps if record.chains == "objective" else record.sampler_steps
+    width = probes.data_std or record.began("data_std")
+    if eta is None or k is None or width is None or record.kernel not in ("langevin", "mala"):
+        return None
+    reach = math.sqrt(2 * eta * k) / width
+    if reach >= 0.1 or (record.now("accept_prob") or 1) < 0.9:
+        return None
+    moved = over(record.began("move"), record.began("data_std"))
+    sound = (probes.narrowest or 0) ** 2 / 4
+    eta_new = sound if sound > eta else eta * min((0.5 / reach) ** 2, 100)
+    evidence = f"{k} steps' noise reaches {reach:.2g} of the data's standard deviation"
+    evidence += "" if moved is None else f", and at the beginning chains moved by {moved:.2g} of it"
+    evidence += (
+        "" if probes.long is None else f"; ten times as many steps lower their energy by {-probes.long:.2g} s.d."
+    )
+    return Finding(
+        "short_step",
+        "act" if reach < 0.05 or (probes.long or 0) < -3 or diverged(record) else "warn",
+        "chains hardly move, and lie where the energy was low some time ago",
+        evidence,
+        f"the chains' step (η = {eta:g}) is too small",
+        flag(record, "step_size", eta_new),
+        {"reach": reach} | ({} if probes.long is None else {"long": probes.long}),
+    )
+
+
+def cold_chains(record: Record, probes: Probes) -> Finding | None:
+    r"""Less noise than the step asks for (row 7c).
+
+    :math:`\nu / \sqrt{2 \eta} < 0.8`, that is :math:`T = \nu^2 / 2 \eta < 0.64`: gap and autocorrelation look perfect
+    while chains sit in the deepest places. Act below 0.5, that is :math:`T < 0.25`.
+    """
+    share = _noise_share(record)
+    if share is None or share >= 0.8:
+        return None
+    t = share**2
+    diversity = (
+        ""
+        if probes.diversity is None or not record.columns
+        else f"; chains are {probes.diversity:.2g} times as far apart as data"
+    )
+    return Finding(
+        "cold_chains",
+        "act" if share < 0.5 else "warn",
+        "the gap looks well, and samples are few, sharp and alike",
+        f"a step's noise is {share:.2g} times √(2η), which is T = {t:.2g}{diversity}",
+        "chains are colder than T = 1: they seek the lowest energies and do not sample exp(−E)",
+        f"{flag(record, 'temperature', 1)}, or scale the energy by 1/T and say so",
+        {"noise_share": share, "temperature": t},
+    )
+
+
+def hot_chains(record: Record, probes: Probes) -> Finding | None:
+    r"""More noise than the step asks for (row 7b).
+
+    :math:`\nu / \sqrt{2 \eta} > 1.25`, that is :math:`T > 1.56`: where the energy is quadratic everything is wider by
+    that factor. Act above 2, that is :math:`T > 4`.
+    """
+    share = _noise_share(record)
+    if share is None or share <= 1.25:
+        return None
+    r = record.ratio if record.columns else (probes.ratio_data or probes.ratio)
+    told = [f"a step's noise is {share:.3g} times √(2η), which is T = {share**2:.3g}"]
+    told += [f"{r:.3g} times its drift, which at T = 1 would be {r / share:.3g}" if r else ""]
+    told += [f"chains rise by {probes.long:.3g} s.d. of energy above the data" if (probes.long or 0) > 1 else ""]
+    return Finding(
+        "hot_chains",
+        "act" if share > 2 else "warn",
+        "samples are noise",
+        "; ".join(each for each in told if each),
+        "the noise drowns the energy: chains are hotter than T = 1",
+        flag(record, "temperature", 1) + _within_reach(record, probes),
+        {"noise_share": share, "temperature": share**2} | ({} if r is None else {"ratio": r}),
+    )
+
+
+def _within_reach(record: Record, probes: Probes) -> str:
+    """Returns the step that a sampler's cooled chains need too, where their own would take them nowhere."""
+    eta, k, width = record.step_size, record.sampler_steps, probes.data_std
+    if record.chains != "sampler" or eta is None or k is None or width is None or math.sqrt(2 * eta * k) > width:
+        return ""
+    sound = (probes.narrowest or 0) ** 2 / 4
+    return f" {flag(record, 'step_size', sound)}" if sound > eta else ""
+
+
+def _noise_share(record: Record) -> float | None:
+    r"""Returns :math:`\nu / \sqrt{2 \eta}`: what the setting says, else what the chains told."""
+    if record.temperature is not None:
+        return math.sqrt(record.temperature)
+    noise = record.began("noise")
+    return None if noise is None or record.step_size is None else noise / math.sqrt(2 * record.step_size)
+
+
+def unbounded_drift(record: Record, probes: Probes) -> Finding | None:
+    r"""Chains from noise that nothing holds.
+
+    An unadjusted kernel without clip, whose drift on the way from noise reaches :math:`2.8` standard deviations
+    :math:`\sqrt{2 \eta}` of its noise in some element; act where the run has diverged.
+    """
+    clip, eta = record.drift_clip, record.step_size
+    if record.kernel != "langevin" or record.chains != "objective" or eta is None or record.objective is None:
+        return None
+    unit = math.sqrt(2 * eta)
+    if (clip is not None and clip < 10 * unit) or probes.steepest is None or probes.steepest < CALM:
+        return None
+    return Finding(
+        "unbounded_drift",
+        "act" if diverged(record) else "warn",
+        "now and then chains are thrown far away, and the next gradients with them",
+        f"on the way from noise an element of the drift reaches {probes.steepest:.3g} standard deviations of the noise",
+        "nothing clips the chains' drift" + ("" if record.clip is not None else ", nor the parameters' gradient"),
+        flag(record, "drift_clip", CALM * unit) + ("" if record.clip is not None else " --train.clip 100"),
+        {"steepest": probes.steepest},
+    )
