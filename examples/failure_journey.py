@@ -43,7 +43,7 @@ def main(
         chains, draws = settings._replace(sampler_steps=steps), torch.Generator().manual_seed(1)
         rows[name] = es.run(chains.kernel(learned), start[:10], steps=steps, generator=draws)[0].x
         probes = probe(learned, data, chains, level=SIGMA, noise=start, generator=draws)
-        finding = diagnose(chains.record(objective="dsm", data_noise=SIGMA), probes)[0]
+        finding = diagnose(chains.record(objective="dsm", network="conv", data_noise=SIGMA), probes)[0]
         named[name] = finding.rule
         print(f"\n{name}: {finding.symptom}\n  {finding.evidence}\n  {finding.cause}\n  {finding.remedy}")
     plotting.side_by_side({name: row.clamp(-1, 1) for name, row in rows.items()}).savefig(out, dpi=150)

@@ -11,6 +11,7 @@ from energyscape.doctor import RULES, Chains, Probes, Record, diagnose, probe
 from energyscape.doctor.finding import growth
 from energyscape.doctor.probes import energies
 from energyscape.doctor.record import autocorrelation, jitter
+from energyscape.experiment import Recipe, overrides_from
 from energyscape.models import GaussianMixture
 
 
@@ -448,7 +449,8 @@ def test_how_much_of_the_samples_is_noise():
         told = probe(gaussian(v), normal(512, 1.0), how, level=sigma, temperature=t, noise=noise)
         assert told.noisy == pytest.approx(sigma**4 / (t * v) ** 2, rel=5 / 64)
         assert told.clean_std**2 + sigma**2 == pytest.approx(told.data_std**2)
-        assert told.size == pytest.approx(math.sqrt(D) * told.clean_std)
+        # N(0, 1) in 16 dimensions: the mean square norm of 512 points is 16 but for √(2 · 16 / 512).
+        assert told.size**2 == pytest.approx(D, abs=5 * math.sqrt(2 * D / 512))
     assert probe(gaussian(v), normal(512, 1.0), how).noisy is None
 
 
@@ -489,6 +491,11 @@ def test_three_ways_to_fail_on_a_landscape_that_is_right():
     # The noise is a part of the landscape's law: first hardly, then visibly, then more than half of it.
     assert attempt(1.2, 1 / 4) == ["noise_kept"]
     assert attempt(2.5, 1 / 4) == ["one_noise_level"]
+    remedy = RULES["one_noise_level"](bare(network="conv"), at(noisy=0.3, clean_std=0.5, size=20.0)).remedy
+    proposed = Recipe.named("digits-pcd", overrides_from(remedy.split())).resolved().tables
+    assert proposed["model"]["network"]["name"] == "unet"
+    assert proposed["objective"]["levels"]["sigma_min"] == proposed["sampler"]["grid"]["sigma_min"] == 0.01
+    assert proposed["objective"]["levels"]["sigma_max"] == proposed["sampler"]["grid"]["sigma_max"] == 60.0
     # What a hot or a thrown chain shows is no sign of what was learned.
     for more in ({"temperature": 50.0}, {"temperature": 0.0, "bounds": (-6.0, 6.0)}):
         assert "one_noise_level" not in attempt(2.5, 40.0 if "bounds" in more else 0.25, **more)

@@ -77,7 +77,7 @@ def test_the_journey_through_failures_is_told(tmp_path, capsys):
     assert named == {"noise": "hot_chains", "black and white": "long_step", "noise again": "one_noise_level"}
     said = capsys.readouterr().out
     assert "T = 50" in said
-    assert "--objective.name msdsm" in said
+    assert "--objective.name denoising" in said
     with Image.open(out) as picture:
         assert picture.height > 500
 

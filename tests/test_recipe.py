@@ -40,6 +40,19 @@ def test_a_new_name_drops_the_old_component_s_settings():
     assert isinstance(Experiment(recipe).objective, DenoisingScoreMatching)
 
 
+def test_a_solver_drops_the_settings_of_the_chains():
+    words = {"sampler.solver.name": "heun", "sampler.grid.name": "karras", "sampler.grid.sigma_max": "40.0"}
+    words |= {"model.name": "denoiser", "model.network.name": "mlp", "model.preconditioning.name": "edm"}
+    words |= {"model.preconditioning.data_std": "0.5", "objective.name": "denoising"}
+    words |= {"objective.levels.name": "log-uniform", "objective.levels.sigma_max": "40.0"}
+    words |= {f"{section}.sigma_min": "0.01" for section in ("objective.levels", "sampler.grid")}
+    sampler = Recipe.named("digits-pcd", words).resolved().tables["sampler"]
+    assert set(sampler) == {"solver", "grid", "steps"}
+    # One solver for another leaves what the recipe says of the rest.
+    again = Recipe.named("mnist-edm", {"sampler.solver.name": "euler"}).tables["sampler"]
+    assert (again["steps"], again["grid"]["sigma_max"]) == (18, 80.0)
+
+
 def test_the_same_name_keeps_the_settings():
     recipe = Recipe.named("8gaussians-pcd", {"objective.name": "cd"})
     assert recipe.tables["objective"]["steps"] == 5

@@ -78,28 +78,41 @@ def one_noise_level(record: Record, probes: Probes) -> Finding | None:
         "samples are noise, though noise at the learned level is removed well",
         "; ".join(each for each in told if each),
         "the score was learned at one noise level only: it knows the data with that noise on them, and says nothing "
-        "away from it",
-        all_levels(probes),
+        "away from it; what helps is a continuous schedule of levels, and a network that is told the level",
+        all_levels(record, probes),
         {name: value for name, value in measured.items() if value is not None},
     )
 
 
-def all_levels(probes: Probes) -> str:
-    r"""Returns what trains a network that is told the level at all of them, as it is typed.
+def all_levels(record: Record, probes: Probes) -> str:
+    r"""Returns what trains a denoiser that is told the level, at all of them, as it is typed.
 
-    From :math:`v^{1/2} / 50`, where noise cannot be seen, to the data's whole size :math:`\sqrt{d\, v}`.
+    From a fiftieth of the data's deviation, where noise cannot be seen, to three times their root mean square norm,
+    beyond which data are hardly told from a point at the origin.
 
     Args:
+        record: The present network.
         probes: Width and size of the data.
     """
-    known = probes.clean_std is not None and probes.size is not None
-    low, high = ((probes.clean_std or 0) / 50, probes.size or 0) if known else (0.01, 80.0)
-    width = probes.clean_std or 1.0
-    return (
-        "a continuous schedule of noise levels and a network that is told the level: --objective.name msdsm "
-        f"--objective.sigma_min {low:.2g} --objective.sigma_max {high:.2g} --model.name energy-denoiser "
-        f"--model.data_std {width:.2g} --model.network.name noise-mlp (noise-conv for images)"
-    )
+    width, size = probes.clean_std or 0.5, probes.size or 80.0 / 3
+    network = "unet" if record.network in ("conv", "residual") else "mlp"
+    levels = {"sigma_min": f"{width / 50:.2g}", "sigma_max": f"{3 * size:.2g}"}
+    settings = {
+        "model.name": "denoiser",
+        "model.network.name": network,
+        "model.preconditioning.name": "edm",
+        "model.preconditioning.data_std": f"{width:.2g}",
+        "objective.name": "denoising",
+        "objective.levels.name": "log-uniform",
+        **{f"objective.levels.{name}": value for name, value in levels.items()},
+        "objective.weight.name": "edm",
+        "objective.weight.data_std": f"{width:.2g}",
+        "sampler.solver.name": "heun",
+        "sampler.grid.name": "karras",
+        **{f"sampler.grid.{name}": value for name, value in levels.items()},
+        "sampler.steps": "18",
+    }
+    return " ".join(f"--{name} {value}" for name, value in settings.items())
 
 
 def noise_kept(record: Record, probes: Probes) -> Finding | None:

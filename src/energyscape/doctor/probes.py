@@ -42,7 +42,7 @@ class Probes(NamedTuple):
         sound: Share of the data at which energy and score are finite.
         data_std: RMS standard deviation of the coordinates of noised data.
         clean_std: The same of the data themselves.
-        size: Root mean square distance of the data from their mean.
+        size: Root mean square norm of the data.
         narrowest: Smallest standard deviation of a coordinate of noised data, :math:`\sqrt{v_{\min}}`.
         degenerate: Share of the coordinates of noised data that vary less than one step's noise and less than a quarter
             of ``data_std``.
@@ -205,7 +205,9 @@ def _of_data(data: Tensor, level: float, how: Chains | None) -> Probes:
     varied = (clean + level**2).sqrt()
     spread = float(varied.square().mean().sqrt())
     told = told._replace(data_std=spread, narrowest=float(varied.min()))
-    told = told._replace(clean_std=float(clean.mean().sqrt()), size=float(clean.sum().sqrt()))
+    told = told._replace(
+        clean_std=float(clean.mean().sqrt()), size=float(data[good].flatten(1).double().square().sum(1).mean().sqrt())
+    )
     if how is not None:
         limit = min(math.sqrt(2 * how.step_size), spread / 4)
         told = told._replace(degenerate=share(varied < limit))

@@ -50,6 +50,7 @@ class Record:
         beta1: Adam's decay of the gradient's mean.
         clip: Largest norm of the parameters' gradient.
         ema_half_life: Of the averaged weights, in samples.
+        network: Its name.
         activation: Of the network.
         spectral_norm: Whether the network's layers are normalised.
         log_every: Steps between two lines of the metrics.
@@ -80,6 +81,7 @@ class Record:
     beta1: float | None = None
     clip: float | None = None
     ema_half_life: float | None = None
+    network: str | None = None
     activation: str | None = None
     spectral_norm: bool | None = None
     log_every: int | None = None

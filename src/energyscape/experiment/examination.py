@@ -184,6 +184,7 @@ def settings_of(recipe: Recipe, **more: Any) -> Record:
         reference_std=tables["model"].get("reference_std"),
         alpha=objective.get("alpha"),
         regulariser=objective.get("regulariser"),
+        network=network.get("name"),
         activation=network.get("activation"),
         spectral_norm=network.get("spectral_norm"),
         **trained,

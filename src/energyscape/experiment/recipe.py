@@ -78,7 +78,7 @@ class Recipe:
     def overridden(self, overrides: Mapping[str, str]) -> "Recipe":
         """Returns the recipe with some settings replaced.
 
-        A new ``name`` of a component drops the old component's settings.
+        A new ``name`` of a component drops the old component's settings, and a solver those of the chains.
 
         Args:
             overrides: ``section.setting`` to TOML text; a setting of ``[train]`` may be given without its section, and
@@ -89,6 +89,8 @@ class Recipe:
         """
         tables = _copied(self.tables)
         plainly = dict(_epochs(key, text) for key, text in overrides.items())
+        if "sampler.solver.name" in plainly and "solver" not in tables.get("sampler", {}):
+            tables["sampler"] = {}
         names_first = sorted(plainly.items(), key=lambda item: (item[0].split(".")[-1] != "name", item[0].count(".")))
         for key, text in names_first:
             *path, setting = _full(key).split(".")
