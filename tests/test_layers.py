@@ -22,6 +22,7 @@ ORDER = [
     ("objectives",),
     ("training",),
     ("evaluation",),
+    ("exchange",),
     ("doctor",),
     ("plotting",),
     ("report",),

@@ -25,6 +25,11 @@ from energyscape.data import image_folder as image_folder
 from energyscape.data import mnist as mnist
 from energyscape.data import points_file as points_file
 from energyscape.errors import UserError as UserError
+from energyscape.exchange import from_diffusers as from_diffusers
+from energyscape.exchange import from_pretrained as from_pretrained
+from energyscape.exchange import save_pretrained as save_pretrained
+from energyscape.exchange import to_diffusers as to_diffusers
+from energyscape.exchange import to_onnx as to_onnx
 from energyscape.models import MLP as MLP
 from energyscape.models import CleanEnergyDenoiser as CleanEnergyDenoiser
 from energyscape.models import ConvEnergyNet as ConvEnergyNet

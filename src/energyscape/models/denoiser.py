@@ -111,7 +111,7 @@ class AtLevel(Energy):
         self.training = denoiser.training
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.denoiser.energy(x, x.new_full((len(x),), self.sigma), label)
+        return self.denoiser.energy(x, x.new_full(x.shape[:1], self.sigma), label)
 
 
 @final
@@ -163,6 +163,7 @@ class ScalarEnergyDenoiser(EnergyDenoiser):
         if not data_std > 0:
             raise ValueError(f"data_std is positive; it was {data_std}")
         self.network: Callable[..., Tensor] = network
+        self.classes = int(getattr(network, "classes", 0))  # any callable may be a network
         if not detail >= 0:
             raise ValueError(f"detail is at least 0; it was {detail}")
         self.data_std = data_std
@@ -172,7 +173,7 @@ class ScalarEnergyDenoiser(EnergyDenoiser):
         variance, tau = self.data_std**2 + sigma.square(), (self.detail**2 + sigma.square()).sqrt()
         u, noise = x / column(variance.sqrt(), x), tau.log() / 4
         f = self.network(u, noise) if label is None else self.network(u, noise, label)
-        f = f.squeeze(1) if f.shape == (len(x), 1) else f
+        f = f.squeeze(1) if f.shape == (x.shape[0], 1) else f
         return x.flatten(1).square().sum(1) / (2 * variance) + self.data_std / tau * f
 
 
@@ -218,13 +219,14 @@ class CleanEnergyDenoiser(EnergyDenoiser):
         if not data_std > 0:
             raise ValueError(f"data_std is positive; it was {data_std}")
         self.network: Callable[..., Tensor] = network
+        self.classes = int(getattr(network, "classes", 0))  # any callable may be a network
         self.data_std = data_std
 
     def energy(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         size = (self.data_std**2 + sigma.square()).sqrt()
         u, noise = x / column(size, x), sigma.log() / 4
         f = self.network(u, noise) if label is None else self.network(u, noise, label)
-        f = f.squeeze(1) if f.shape == (len(x), 1) else f
+        f = f.squeeze(1) if f.shape == (x.shape[0], 1) else f
         return (x.flatten(1).square().sum(1) / 2 + self.data_std * size * f) / sigma.square()
 
 

@@ -1,0 +1,120 @@
+r"""Energies and denoisers as ONNX files, for whoever has no PyTorch.
+
+An energy becomes a graph from ``x`` to ``energy``, a denoiser one from ``x`` and ``sigma`` to ``denoised``; points come
+in batches of any size. The denoiser of an energy, :math:`x - \sigma^2 \nabla E(x, \sigma)`, is written with its
+gradient worked out: a file has no automatic differentiation.
+"""
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from energyscape.errors import UserError
+from energyscape.exchange.folders import needed, whole
+from energyscape.models import Denoiser, Energy, EnergyDenoiser
+from energyscape.models.denoiser import column
+
+
+def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...], labels: bool = False) -> float:
+    """Writes a model as an ONNX file, and compares the two on points of another batch.
+
+    Args:
+        model: Of which a copy on the CPU and in evaluation mode is written; at one noise level, an `EnergyDenoiser` is
+            the energy ``model.at(sigma)``.
+        path: Where; there is no such file yet.
+        shape: Shape of one point.
+        labels: Whether the graph also takes ``label``, int64, with −1 for no class.
+
+    Returns:
+        The largest difference between the file's values and the model's, as a share of the largest value.
+
+    Raises:
+        UserError: If what it takes is not installed, the model does something that ONNX has no word for, or the values
+            differ by more than rounding.
+    """
+    runtime = needed("onnxruntime", "export")
+    needed("onnxscript", "export")
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    dtype = next((each.dtype for each in model.state_dict().values() if each.is_floating_point()), torch.float32)
+    names = ["x", *([] if isinstance(model, Energy) else ["sigma"]), *(["label"] if labels else [])]
+    # Batches of 3 to trace and of 5 to compare: a size that was written into the graph by mistake is found out.
+    traced, compared = (
+        {name: each for name, each in _points(n, shape, dtype).items() if name in names} for n in (3, 5)
+    )
+    with whole(Path(path)) as place:
+        _written(_Graph(model), traced, place, "energy" if isinstance(model, Energy) else "denoised")
+        session = runtime.InferenceSession(place)
+        told = session.run(None, {name: each.numpy() for name, each in compared.items()})[0]
+        with torch.no_grad():
+            truth = _Graph(model)(*compared.values())
+        error = float((torch.from_numpy(told) - truth).abs().max() / truth.abs().max().clamp(min=1e-30))
+        if not error <= 100 * torch.finfo(dtype).eps ** 0.75:
+            raise UserError(f"{path}: the exported values differ by {error:.1e} of the largest: nothing was written")
+    return error
+
+
+class _Graph(nn.Module):
+    """A model called with its arguments in order, an energy's denoiser without automatic differentiation of modules."""
+
+    def __init__(self, model: Energy | Denoiser) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> Tensor:
+        if isinstance(self.model, Energy):
+            return self.model(x, second)
+        if second is None:
+            raise TypeError("a denoiser is told the noise level")
+        if not isinstance(self.model, EnergyDenoiser):
+            return self.model(x, second, third)
+        energy = self.model.energy
+        slope: Tensor = torch.func.grad(lambda y: energy(y, second, third).sum())(x)
+        return x - column(second, x).square() * slope
+
+
+def _points(n: int, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, *shape, generator=generator, dtype=dtype)
+    label = torch.arange(n) % 2 - 1  # no class, and the first
+    return {"x": x, "sigma": torch.linspace(0.1, 3, n, dtype=dtype), "label": label}
+
+
+def _written(graph: _Graph, points: dict[str, Tensor], place: Path, output: str) -> None:
+    batch = torch.export.Dim("batch")
+    traced: nn.Module = graph
+    try:
+        with _quiet():
+            if isinstance(graph.model, EnergyDenoiser):
+                traced = make_fx(graph, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*points.values())
+            shapes = tuple({0: batch} for _ in points)
+            exported = torch.export.export(traced, tuple(points.values()), dynamic_shapes=shapes, strict=False)
+            program: Any = torch.onnx.export(
+                exported, dynamo=True, input_names=list(points), output_names=[output], verbose=False
+            )
+            program.save(place)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the exporter meets
+        said = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        raise UserError(f"{type(graph.model).__name__} cannot be written as ONNX: {said.strip()[:300]}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of what its user cannot change."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

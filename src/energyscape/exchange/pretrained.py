@@ -1,0 +1,99 @@
+"""Trained models in a folder: ``config.json`` says how to build one, ``model.safetensors`` holds its numbers.
+
+A configuration is what a recipe says in its section ``[model]``, and the shape of one point. Nothing is unpickled.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from energyscape import __version__
+from energyscape.errors import UserError
+from energyscape.exchange.folders import table_in, whole
+from energyscape.models import MODELS, Denoiser, Energy
+from energyscape.registry import build
+
+FORMAT: Final = "energyscape-model-1"
+WHAT: Final = "the config.json of a folder that save_pretrained wrote"
+
+
+def save_pretrained(
+    model: Energy | Denoiser, folder: str | Path, *, settings: Mapping[str, Any], shape: tuple[int, ...]
+) -> None:
+    """Writes a model to a folder of its own, which appears whole or not at all.
+
+    Args:
+        model: What was trained; of averaged weights, the module inside.
+        folder: Where; it does not exist yet, or is empty.
+        settings: What it was made of: a recipe's section ``[model]``, a table with a ``name``.
+        shape: Shape of one point.
+
+    Raises:
+        UserError: If the settings do not make this model, the folder holds something, or it cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> from energyscape.models import MLP, NeuralEnergy
+        >>> energy, settings = NeuralEnergy(MLP(2, width=8)), {"name": "neural", "network": {"name": "mlp", "width": 8}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_pretrained(energy, folder, settings=settings, shape=(2,))
+        ...     again = from_pretrained(folder)
+        >>> bool((again(torch.ones(1, 2)) == energy(torch.ones(1, 2))).all())
+        True
+    """
+    tensors = {name: each.detach().cpu().contiguous().clone() for name, each in model.state_dict().items()}
+    config = {"format": FORMAT, "energyscape": __version__, "shape": list(shape), "model": dict(settings)}
+    _restored(config, tensors, f"{folder}: the settings do not make this model")
+    with whole(Path(folder)) as place:
+        place.mkdir()
+        save_file(tensors, place / "model.safetensors")
+        (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def from_pretrained(folder: str | Path) -> Energy | Denoiser:
+    """Returns the model that `save_pretrained` wrote, in evaluation mode and on the CPU.
+
+    Args:
+        folder: Where it was written.
+
+    Raises:
+        UserError: If the folder is not one of those, its parts do not fit together, a number is not finite, or this
+            version knows no such model.
+    """
+    place = Path(folder)
+    config = table_in(place / "config.json", what=WHAT)
+    if config.get("format") != FORMAT:
+        raise UserError(f"{place / 'config.json'}: expected {WHAT}; its format is {config.get('format')!r}")
+    path = place / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: expected a whole safetensors file, it is missing or damaged ({error})") from None
+    bad = next((name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all()), None)
+    if bad is not None:
+        raise UserError(f"{path}: {bad} holds numbers that are not finite")
+    return _restored(config, tensors, f"{path} and config.json do not fit together").eval()
+
+
+def _restored(config: Mapping[str, Any], tensors: dict[str, Tensor], blame: str) -> Energy | Denoiser:
+    """Returns the model that a configuration describes, with these numbers."""
+    shape, settings = config.get("shape"), dict(config.get("model") or {})
+    if not isinstance(shape, list) or not shape or not all(type(each) is int and each > 0 for each in shape):
+        raise UserError(f"{blame}: a shape is a list of positive whole numbers; it was {shape!r}")
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
+        model: Energy | Denoiser = build(MODELS, str(settings.pop("name", "")), settings, shape=tuple(shape))
+    kinds = {each.dtype for each in tensors.values() if each.is_floating_point()}
+    if len(kinds) == 1:
+        model.to(kinds.pop())
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{blame}: {' '.join(str(error).split())[:300]}") from None
+    return model
