@@ -77,40 +77,44 @@ def carry_on(run: Any, experiment: Any) -> int:
 def sample(
     run: RunFolder,
     /,
-    *,
+    *settings: Settings,
     n: int = 64,
     out: Path | None = None,
     start: Literal["noise", "data", "buffer"] = "noise",
     steps: int | None = None,
+    label: int | None = None,
     seed: int | None = None,
 ) -> int:
     """Generate from a trained run.
 
     Args:
         run: The run's folder.
+        settings: Settings of the recipe's sampler to change, such as --sampler.solver.name dpm++.
         n: How many samples.
         out: Where to write: .png (a picture), .npy, .npz or .csv (numbers), or for points in the plane .gif or .mp4 (a
             film of the chains); RUN/samples.png when left out.
         start: Where chains begin.
-        steps: Steps of each chain; the recipe's when left out.
+        steps: Steps of each chain or of the solver; the recipe's when left out.
+        label: Class of all samples, of a run that has learned classes; each class in turn when left out.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.experiment import Run
+    from energyscape.experiment import Run, overrides_from
     from energyscape.experiment.files import check_writable, write_points
     from energyscape.experiment.film import FILMS, check_film, write_film
     from energyscape.experiment.generation import generate
 
     opened = Run.open(run)
-    experiment = opened.experiment()
+    experiment = opened.experiment(overrides_from(settings))
     path = out or opened.path / "samples.png"
     moving = path.suffix.lower() in FILMS
     check_film(path, experiment) if moving else check_writable(path, experiment.shape)
     with working("sampling"):
         frames = {"shown": min(n, 300), "frames": 60} if moving else {}
-        generated = generate(experiment, n, start=start, steps=steps, seed=seed, **frames)
+        generated = generate(experiment, n, start=start, steps=steps, label=label, seed=seed, **frames)
         write_film(path, experiment, generated) if moving else write_points(path, generated.x)
     if generated.diverged:
-        complain(f"{generated.diverged} proposals were not finite and were rejected")
+        rejected = "proposals were not finite and were rejected" if experiment.has_chains else "samples are not finite"
+        complain(f"{generated.diverged} {rejected}")
     say(f"{n} samples from {start}, {generated.at[-1]} steps: {path}")
     return 0
 

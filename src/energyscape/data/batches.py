@@ -85,16 +85,28 @@ class Batches(Iterator[Batch]):
         start: Position to begin at.
         device: Where the batches are wanted; a finite source is moved there once. Random numbers are drawn on the CPU,
             so that every device sees the same samples.
+        flips: Mirror each image left to right, or not, with equal chances.
 
     Raises:
-        UserError: If ``size`` is not positive, ``start`` is negative, or the source is empty or of the wrong kind.
+        UserError: If ``size`` is not positive, ``start`` is negative, the source is empty or of the wrong kind, or
+            what is to be flipped are no images.
     """
 
     def __init__(
-        self, source: Source, size: int, *, seed: int = 0, start: int = 0, device: torch.device | str = "cpu"
+        self,
+        source: Source,
+        size: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        device: torch.device | str = "cpu",
+        flips: bool = False,
     ) -> None:
         if size <= 0:
             raise UserError(f"a batch holds at least one sample; its size was {size}")
+        if flips and not isinstance(source, Images):
+            raise UserError(f"images can be flipped; the source was {type(source).__name__}: leave flips out")
+        self.flips = flips
         self.source = source
         self.size = size
         self.seed = seed
@@ -138,9 +150,15 @@ class Batches(Iterator[Batch]):
         else:
             rows = self._next_rows(len(self._from)).to(self.device)
             labels = self._from.labels
-            batch = Batch(self._from.floats(rows), None if labels is None else labels[rows])
+            batch = Batch(self._flipped(self._from.floats(rows)), None if labels is None else labels[rows])
         self._position += self.size
         return batch
+
+    def _flipped(self, x: Tensor) -> Tensor:
+        if not self.flips:
+            return x
+        u = torch.rand(len(x), generator=generator_for(self.seed, "flips", self._position)).to(x.device)
+        return torch.where((u < 0.5).reshape(-1, 1, 1, 1), x.flip(-1), x)
 
     def _next_rows(self, n: int) -> Tensor:
         parts, position, end = [], self._position, self._position + self.size
@@ -156,7 +174,15 @@ class Batches(Iterator[Batch]):
         return self._order[1]
 
 
-def batches(source: Source, size: int, *, seed: int = 0, start: int = 0, device: torch.device | str = "cpu") -> Batches:
+def batches(
+    source: Source,
+    size: int,
+    *,
+    seed: int = 0,
+    start: int = 0,
+    device: torch.device | str = "cpu",
+    flips: bool = False,
+) -> Batches:
     """Returns an endless iterator of batches.
 
     Args:
@@ -165,6 +191,7 @@ def batches(source: Source, size: int, *, seed: int = 0, start: int = 0, device:
         seed: The run's seed.
         start: Position to begin at, in samples.
         device: Where the batches are wanted.
+        flips: Mirror each image left to right, or not, with equal chances.
 
     Returns:
         The iterator; its ``position`` and ``seek`` resume it.
@@ -177,7 +204,7 @@ def batches(source: Source, size: int, *, seed: int = 0, start: int = 0, device:
         >>> sorted(next(stream).x.flatten().tolist()), stream.position
         ([0.0, 1.0, 2.0, 3.0, 4.0], 5)
     """
-    return Batches(source, size, seed=seed, start=start, device=device)
+    return Batches(source, size, seed=seed, start=start, device=device, flips=flips)
 
 
 def _opened(source: Source, device: torch.device) -> Law | Images | _Rows:

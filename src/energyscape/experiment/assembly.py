@@ -1,6 +1,8 @@
 """A recipe made into objects."""
 
+import copy
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, final
 
@@ -154,7 +156,13 @@ class Experiment:
         return Fit(
             self.model,
             self.objective,
-            batches(self.source, training.batch_size, seed=training.seed, device=training.torch_device),
+            batches(
+                self.source,
+                training.batch_size,
+                seed=training.seed,
+                device=training.torch_device,
+                flips=training.flips,
+            ),
             self._optimiser(),
             samples=budget.samples,
             seconds=budget.seconds,
@@ -166,6 +174,7 @@ class Experiment:
             snapshot_every=training.checkpoint_every,
             rollbacks=self.guarding.rollbacks,
             seed=training.seed,
+            autocast=torch.bfloat16 if training.precision == "bfloat16" else None,
         )
 
     def load(self, snapshot: Snapshot) -> None:
@@ -192,6 +201,18 @@ class Experiment:
                     raise UserError(f"the checkpoint's {name} does not fit this run's recipe: {what}") from None
         self.objective.treat(Treatment(*tree["clock"].get("treatment", ())))
         self.best.eval()
+
+    def with_sampler(self, changes: Mapping[str, str]) -> "Experiment":
+        """Returns the same model with another sampler.
+
+        Args:
+            changes: Settings that replace the recipe's, ``sampler.setting`` to TOML text.
+        """
+        other = copy.copy(self)
+        other.recipe = self.recipe.overridden(changes).resolved()
+        table = other.recipe.tables["sampler"]
+        other.sampling = construct(plain("sampler", table), "[sampler]", table)
+        return other
 
     def _optimiser(self) -> Optimizer:
         parameters = [*self.model.parameters(), *self.objective.parameters()]

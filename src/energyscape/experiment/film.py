@@ -7,8 +7,9 @@ from energyscape.data import Law
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.frames import kept_frames
-from energyscape.experiment.generation import Generated, draw_data, energies_on_grid
+from energyscape.experiment.generation import draw_data, energies_on_grid
 from energyscape.experiment.run import Run
+from energyscape.experiment.solving import Generated
 from energyscape.plotting import Animation, TrainingFrame, animate_chains, animate_training, save_animation
 
 FILMS: Final = (".gif", ".mp4")

@@ -1,8 +1,9 @@
-"""What a run keeps of its way: the landscape and samples at even steps of its progress, for a film of the training.
+"""What a run keeps of its way, at even steps of its progress.
 
-A frame is one ``frames/NNNN.npz``: energies over temperature on a grid, samples, samples seen, share of the budget. It
-is written whole and drawn from a stream of its own, so that a run that was stopped has the same frames as one that was
-not.
+Of a law in the plane a frame is one ``frames/NNNN.npz`` for a film of the training: energies over temperature on a
+grid, samples, samples seen, share of the budget. Of images it is a picture, ``frames/NNNN.png``: samples from the same
+noise every time. Frames are written whole and drawn from a stream of their own, so that a run that was stopped has the
+same frames as one that was not.
 """
 
 import io
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from energyscape.data import Law
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment
+from energyscape.experiment.files import write_points
 from energyscape.experiment.generation import energies_on_grid, generate
 from energyscape.objectives.contrastive import evaluating
 from energyscape.training import Fit
@@ -25,6 +27,10 @@ SIDE: Final = 120
 """Points along each side of a frame's landscape."""
 
 SAMPLES: Final = 300
+"""Of a law, in a frame."""
+
+PICTURED: Final = 64
+"""Images in a frame."""
 
 
 @final
@@ -37,14 +43,14 @@ class Frames:
         progress: Share of the budget used so far.
 
     Raises:
-        UserError: If frames are wanted of data that are not in the plane.
+        UserError: If frames are wanted of a law whose model has no energy.
     """
 
     def __init__(self, folder: Path, experiment: Experiment, *, progress: float) -> None:
         self.folder, self.experiment = folder, experiment
         self.wanted = experiment.training.frames
-        if self.wanted and not isinstance(experiment.source, Law):
-            raise UserError(f"frames are kept of laws in the plane; set --train.frames 0 for {experiment.source.name}")
+        if self.wanted and isinstance(experiment.source, Law) and not experiment.has_energy:
+            raise UserError("frames of a law show its energy, which this model has not: set --train.frames 0")
         self._next = self._due(progress) + (progress > 0)
 
     def _due(self, progress: float) -> int:
@@ -56,13 +62,20 @@ class Frames:
         Args:
             fit: The training.
         """
-        law, due = self.experiment.source, self._due(fit.progress)
-        if not self.wanted or due < self._next or not isinstance(law, Law):
+        source, due = self.experiment.source, self._due(fit.progress)
+        if not self.wanted or due < self._next:
             return
         self._next = due + 1
-        with evaluating(self.experiment.energy):
-            energy = energies_on_grid(self.experiment, law.box, side=SIDE)
-            x = generate(self.experiment, SAMPLES, shown=1, frames=2).x
+        with evaluating(self.experiment.best):
+            if isinstance(source, Law):
+                self._keep(due, source, fit)
+            else:
+                x = generate(self.experiment, PICTURED, shown=1, frames=2).x
+                write_points(self.folder / f"{due:04d}.png", x)
+
+    def _keep(self, due: int, law: Law, fit: Fit[Any]) -> None:
+        energy = energies_on_grid(self.experiment, law.box, side=SIDE)
+        x = generate(self.experiment, SAMPLES, shown=1, frames=2).x
         content = io.BytesIO()
         np.savez_compressed(
             content, energy=energy.numpy().astype(np.float32), x=x.numpy(), seen=fit.samples, progress=fit.progress

@@ -1,6 +1,6 @@
 """What one does with a trained energy: generate, restore what noise has spoiled, complete what is missing."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ def generate(
 
 def _kernel(experiment: Experiment, start: StartName, steps: int) -> Kernel[Any]:
     """Returns the transition; chains that begin at the lowest noise level have none to descend."""
-    sampling = experiment.sampling
+    sampling = experiment.chains
     if sampling.descent is not None and start == "noise":
         return sampling.descent(experiment.energy, steps=steps)
     return sampling.kernel(experiment.energy)

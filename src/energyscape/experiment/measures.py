@@ -32,6 +32,8 @@ from energyscape.evaluation import (
     total_variation,
 )
 from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.descents import class_figures, likelihood_figures
+from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, generate, restored
 from energyscape.experiment.outliers import Survey, survey
 from energyscape.noise import noised
@@ -44,32 +46,6 @@ MANY = 1_000
 
 ENOUGH = 5_000
 """Labelled images from which on a network judges samples, and not a support vector machine."""
-
-
-class Figure(NamedTuple):
-    """One measured number.
-
-    Args:
-        name: What was measured.
-        value: The number.
-        error: Its standard error, or the numerical error's estimate; none where there is none to give.
-        protocol: How it was measured, in a line.
-    """
-
-    name: str
-    value: float
-    error: float | None
-    protocol: str
-
-    @property
-    def shown(self) -> str:
-        """The value for people."""
-        return f"{self.value:.4g}"
-
-    @property
-    def shown_error(self) -> str:
-        """The error for people."""
-        return "" if self.error is None else f"{self.error:.2g}"
 
 
 class Restoration(NamedTuple):
@@ -124,8 +100,11 @@ def measure(
     figures = of_samples(experiment, samples, steps=steps, seed=seed)
     if network is not None:
         figures += of_features(experiment, samples, network, steps=steps, seed=seed)
-    if experiment.has_chains:
-        figures += [acceptance_probe(experiment, seed=seed)]
+    figures += (
+        [acceptance_probe(experiment, seed=seed)]
+        if experiment.has_chains
+        else likelihood_figures(experiment, seed=seed)
+    )
     figures += [of_restoration(restore_held_out(experiment, sigma, seed=seed)) for sigma in SIGMAS]
     return figures + (of_outliers(survey(experiment, samples=samples, seed=seed)) if experiment.has_chains else [])
 
@@ -143,7 +122,7 @@ def against_truth(
         seed: Of the chains; the run's when left out.
     """
     if not experiment.has_energy:
-        return [*_likely(experiment, law, seed), *_between(experiment, law, n, steps, seed)]
+        return [*likelihood_figures(experiment, seed=seed), *_between(experiment, law, n, steps, seed)]
     energy, temperature = experiment.energy, experiment.objective.temperature
     divergence = kl(law, energy, temperature=temperature)
     variation = total_variation(law, energy, temperature=temperature)
@@ -192,6 +171,7 @@ def of_samples(
         figures += _of_classes(judge, samples, held_out.floats(), how)
         if isinstance(judge, Classifier):
             figures += of_features(experiment, samples, judge, steps=steps, seed=seed)
+            figures += [] if experiment.has_chains else class_figures(experiment, samples, judge)
     images = draw_data(train, min(len(train), 6_000), generator=seeded(experiment, seed, "measure", device="cpu"))
     real_images = held_out.floats(slice(0, 1_000))
     ratio = float(nearest(samples, images).median() / nearest(real_images, images).median())

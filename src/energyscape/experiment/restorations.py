@@ -10,8 +10,8 @@ from energyscape import plotting
 from energyscape.data import Images
 from energyscape.evaluation import median_filtered, psnr, ssim
 from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import completed, draw_data, restored
-from energyscape.experiment.measures import Figure
 from energyscape.noise import noised, tweedie
 from energyscape.report import Section
 
@@ -76,16 +76,17 @@ def denoised(experiment: Experiment, sigma: float, *, n: int = 64, seed: int | N
     """
     clean = draw_data(experiment.held_out, n, generator=seeded(experiment, seed, "clean", device="cpu"))
     noisy, _ = noised(clean, sigma, generator=seeded(experiment, seed, f"spoil {sigma}", device="cpu"))
-    device = experiment.training.torch_device
-    step = tweedie(experiment.energy, noisy.to(device), sigma, temperature=experiment.objective.temperature).cpu()
     medians = {size: median_filtered(noisy, size=size).clamp(-1, 1) for size in (3, 5)}
     best = max(medians, key=lambda size: float(psnr(medians[size], clean).mean()))
     ways = {
         "noisy": noisy.clamp(-1, 1),
         "restored": restored(experiment, noisy, sigma=sigma, seed=seed),
-        "one step": step.clamp(-1, 1),
-        "median": medians[best],
     }
+    if experiment.has_chains:
+        device, temperature = experiment.training.torch_device, experiment.objective.temperature
+        step = tweedie(experiment.energy, noisy.to(device), sigma, temperature=temperature).cpu()
+        ways["one step"] = step.clamp(-1, 1)
+    ways["median"] = medians[best]
     return Denoised(sigma, clean, ways, best)
 
 
@@ -107,10 +108,13 @@ def denoising_section(experiment: Experiment, *, n: int = 64, seed: int | None =
         caption = f"Noise of {told.sigma / 2:g} of the range: restored is {gain:+.1f} dB over the median filter"
         pictures.append((plotting.side_by_side(rows), caption))
     level = experiment.level
+    chains = (
+        f", and where the noise is at most the {level / 2:g} that the model has learned along with the data, a step "
+        "along the score whose length the noise itself tells. One step: x − σ²∇E/T"
+    )
     text = (
         f"{n} held-out images with noise; its standard deviation is given on the range from black to white. "
-        f"Restored: the posterior mean, and where the noise is at most the {level / 2:g} that the model has learned "
-        "along with the data, a step along the score whose length the noise itself tells. One step: x − σ²∇E/T. "
+        f"Restored: the posterior mean{chains if experiment.has_chains else ', by the denoiser itself'}. "
         "Median: of 3×3 or 5×5 pixels, whichever does better. All are kept between black and white."
     )
     return Section("Denoising", text, tuple(pictures), table), [figure for told in each for figure in told.figures()]

@@ -14,7 +14,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,16 +196,22 @@ class Run:
                 old.unlink(missing_ok=True)
         return path
 
-    def experiment(self) -> Experiment:
+    def experiment(self, changes: Mapping[str, str] | None = None) -> Experiment:
         """Returns the run's objects with what was learned so far, to use them.
 
+        Args:
+            changes: Settings of ``[sampler]`` that replace the recipe's, ``sampler.setting`` to TOML text.
+
         Raises:
-            UserError: If nothing has been learned yet.
+            UserError: If nothing has been learned yet, or a change is of what was learned.
         """
         snapshot = self.latest()
         if snapshot is None:
             raise UserError(f"{self.path} has no checkpoint yet: train it first, with `energyscape train`")
-        experiment = Experiment(self.recipe(), shape=self.shape())
+        for key in changes or {}:
+            if not key.startswith("sampler."):
+                raise UserError(f"--{key}: what a run has learned is settled; settings of [sampler] can be changed")
+        experiment = Experiment(self.recipe().overridden(changes or {}), shape=self.shape())
         experiment.load(snapshot)
         return experiment
 

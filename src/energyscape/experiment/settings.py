@@ -84,6 +84,7 @@ class Training:
             (20 epochs). Only runs whose budget is in samples or epochs give the same bits again, because the learning
             rate follows the budget.
         batch_size: Data points a step.
+        flips: Mirror each image left to right, or not, with equal chances; not for digits or letters.
         learning_rate: Of Adam, at its highest.
         beta1: Adam's decay of the gradient's mean; 0 for adversarially moving targets such as chains.
         beta2: Adam's decay of the gradient's square.
@@ -93,8 +94,10 @@ class Training:
         ema_half_life: Half-life of the averaged weights, in samples; none keeps no average.
         checkpoint_every: Samples between checkpoints.
         log_every: Steps between lines of the metrics.
-        frames: Pictures to keep of the way, for a film; only for laws in the plane.
+        frames: How often on the way to keep what the model generates: for a film of a law in the plane, or as
+            pictures, from the same noise every time.
         seed: Of everything random.
+        precision: Of products and convolutions in training; bfloat16 pays on a GPU, and on processors that multiply it.
         device: Where to train: auto takes a GPU where there is one.
         threads: Processor threads of the whole process; torch's own choice when left out. Small networks are fastest
             with one, and the same bits come again only with the same number.
@@ -102,6 +105,7 @@ class Training:
 
     budget: int | str = "400k"
     batch_size: int = 128
+    flips: bool = False
     learning_rate: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.999
@@ -113,6 +117,7 @@ class Training:
     log_every: int = 10
     frames: int = 0
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
 
@@ -222,8 +227,16 @@ class Solving:
         """
         return self.grid(self.steps if steps is None else steps)
 
+    def evaluations(self, steps: int | None = None) -> int:
+        """Returns how often the denoiser is evaluated for a sample.
 
-def _nothing(x: Tensor, sigma: Tensor) -> Tensor:
+        Args:
+            steps: How many steps; the section's own when left out.
+        """
+        return self.solver(denoise=_nothing, sigmas=self.levels(steps)).nfe
+
+
+def _nothing(x: Tensor, _: Tensor) -> Tensor:
     return x * 0
 
 

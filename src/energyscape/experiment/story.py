@@ -8,11 +8,12 @@ from energyscape import plotting
 from energyscape.calculus import score
 from energyscape.data import Images, Law
 from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.denoiser_story import in_the_plane, of_images
 from energyscape.experiment.examination import examined
+from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, energies_on_grid, generate
 from energyscape.experiment.measures import (
     MANY,
-    Figure,
     acceptance_probe,
     against_truth,
     of_outliers,
@@ -38,10 +39,11 @@ def story(run: Run, *, seed: int | None = None) -> str:
         seed: Of the chains; the run's when left out.
     """
     experiment = run.experiment()
-    if isinstance(experiment.source, Law):
-        figures, sections = _in_the_plane(experiment, experiment.source, seed)
-    else:
-        figures, sections = _of_images(experiment, experiment.source, seed)
+    plane, images = (_in_the_plane, _of_images) if experiment.has_chains else (in_the_plane, of_images)
+    source = experiment.source
+    figures, sections = (
+        plane(experiment, source, seed=seed) if isinstance(source, Law) else images(experiment, source, seed=seed)
+    )
     table = [("figure", "value", "± s.e.", "protocol")]
     table += [(each.name, each.shown, each.shown_error, each.protocol) for each in figures]
     measured = Section("What was measured", "", table=table)
@@ -52,7 +54,7 @@ def story(run: Run, *, seed: int | None = None) -> str:
     )
 
 
-def _of_images(experiment: Experiment, source: Images, seed: int | None) -> tuple[list[Figure], list[Section]]:
+def _of_images(experiment: Experiment, source: Images, *, seed: int | None) -> tuple[list[Figure], list[Section]]:
     generated = generate(experiment, MANY, seed=seed)
     real = draw_data(source, 40, generator=seeded(experiment, seed, "real", device="cpu"))
     denoising, restorations = denoising_section(experiment, seed=seed)
@@ -80,7 +82,7 @@ def _of_images(experiment: Experiment, source: Images, seed: int | None) -> tupl
     return figures, sections
 
 
-def _in_the_plane(experiment: Experiment, law: Law, seed: int | None) -> tuple[list[Figure], list[Section]]:
+def _in_the_plane(experiment: Experiment, law: Law, *, seed: int | None) -> tuple[list[Figure], list[Section]]:
     figures = [*against_truth(experiment, law, seed=seed), acceptance_probe(experiment, seed=seed)]
     generated = generate(experiment, 2_000, seed=seed, shown=6, frames=40)
     data = law.sample(2_000, generator=seeded(experiment, seed, "data", device="cpu"))
@@ -121,6 +123,11 @@ def _course(run: Run) -> list[Section]:
         "Loss": {"loss": "loss"},
         "Energy": {"energy_data": "data", "energy_model": "negatives"},
         "Energy gap": {"gap": "negatives − data"},
+        "Error over noise, by level": {
+            "relative_low": "low third",
+            "relative_middle": "middle third",
+            "relative_high": "high third",
+        },
         "Gradient norm": {"grad_norm": "parameters' gradient"},
         "RMS move per step and coordinate": {"drift": "drift", "noise": "noise"},
     }

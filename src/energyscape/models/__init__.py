@@ -11,6 +11,7 @@ from energyscape.models.denoiser import (
 )
 from energyscape.models.energy import Energy, Network, NeuralEnergy
 from energyscape.models.exact_denoisers import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
+from energyscape.models.heads import InnerProduct, Reconstruction
 from energyscape.models.networks import MLP, ConvEnergyNet, NoiseMLP, ResidualEnergyNet
 from energyscape.models.noise_networks import NoiseConvNet
 from energyscape.models.preconditioning import (
@@ -43,7 +44,16 @@ MODELS = Registry("model", {**ENERGIES, **DENOISERS})
 """Whatever an objective may train."""
 
 NETWORKS = Registry("network", {"mlp": MLP, "conv": ConvEnergyNet, "residual": ResidualEnergyNet}, kind=Network)
-NOISE_NETWORKS = Registry("network", {"noise-mlp": NoiseMLP, "noise-conv": NoiseConvNet}, kind=NoiseNetwork)
+NOISE_NETWORKS = Registry(
+    "network",
+    {
+        "noise-mlp": NoiseMLP,
+        "noise-conv": NoiseConvNet,
+        "inner-product": InnerProduct,
+        "reconstruction": Reconstruction,
+    },
+    kind=NoiseNetwork,
+)
 """Networks that are told the noise level."""
 DENOISING_NETWORKS = Registry(
     "network", {"unet": UNet, "resnet": DenoisingResNet, "mlp": DenoisingMLP}, kind=DenoisingNetwork
@@ -77,6 +87,7 @@ __all__ = [
     "GaussianBernoulliRBM",
     "GaussianDenoiser",
     "GaussianMixture",
+    "InnerProduct",
     "MixtureDenoiser",
     "Network",
     "NetworkDenoiser",
@@ -85,6 +96,7 @@ __all__ = [
     "NoiseMLP",
     "NoiseNetwork",
     "Preconditioning",
+    "Reconstruction",
     "ResidualEnergyNet",
     "ScalarEnergyDenoiser",
     "Score",

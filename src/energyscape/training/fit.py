@@ -47,6 +47,7 @@ class Fit(Iterator[Report], Generic[Model]):
         snapshot_every: Samples between snapshots to roll back to.
         rollbacks: How many before the run stops.
         seed: Of the streams that the objective draws from.
+        autocast: The dtype of products and convolutions; that of the weights when left out.
 
     Examples:
         >>> from energyscape import MLP, DenoisingScoreMatching, EightGaussians, NeuralEnergy, batches
@@ -75,13 +76,14 @@ class Fit(Iterator[Report], Generic[Model]):
         snapshot_every: int = 50_000,
         rollbacks: int = 5,
         seed: int = 0,
+        autocast: torch.dtype | None = None,
     ) -> None:
         objective.check(model)
         self.model, self.objective, self.data, self.optimiser = model, objective, data, optimiser
         self.budget_samples, self.budget_seconds, self.clock = samples, seconds, clock
         self.schedule, self.clip, self.average = schedule, clip, average
         self.guards: Sequence[Guard] = usual() if guards is None else guards
-        self.snapshot_every, self.rollbacks = snapshot_every, rollbacks
+        self.snapshot_every, self.rollbacks, self.autocast = snapshot_every, rollbacks, autocast
         device = next((each.device for each in model.parameters()), torch.device("cpu"))
         self.streams = Streams(seed, device=device)
         self.step = self.samples = self.rolled_back = self.spoiled = 0
@@ -233,7 +235,8 @@ class Fit(Iterator[Report], Generic[Model]):
             group["lr"] = rate * factor
 
     def _gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
-        loss = self.objective(self.model, x, label, generator=self.streams["objective"])
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            loss = self.objective(self.model, x, label, generator=self.streams["objective"])
         self.optimiser.zero_grad()
         loss.value.backward()
         parameters = [each for group in self.optimiser.param_groups for each in group["params"]]

@@ -1,0 +1,290 @@
+"""Runs of denoisers: what is done with one, against a denoiser whose answers are known, and as a user types it."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cases
+from energyscape.cli import main
+from energyscape.errors import UserError
+from energyscape.experiment import Experiment, Recipe, Run
+from energyscape.experiment.descents import by_level, likelihood_figures
+from energyscape.experiment.generation import draw_data, generate, restored
+from energyscape.experiment.measures import against_truth
+from energyscape.experiment.solving import class_of_each
+from energyscape.models import Denoiser, GaussianDenoiser, ScalarEnergyDenoiser
+
+V = 0.25
+
+TINY = [
+    *("--model.network.width", "16", "--train.batch_size", "32", "--train.budget", "1280"),
+    *("--train.checkpoint_every", "640", "--sampler.steps", "4", "--train.warmup", "0"),
+]
+CLASSES = ["--model.network.classes", "10", "--objective.label_dropout", "0.1"]
+
+
+def gaussian(recipe: str = "8gaussians-edm", **changes: str) -> Experiment:
+    """An experiment that has learned N(0, V I) in the plane."""
+    experiment = Experiment(Recipe.named(recipe, changes))
+    experiment.model, experiment.average = GaussianDenoiser(torch.zeros(2), V * torch.eye(2)), None
+    return experiment
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in words])
+        told = capsys.readouterr()
+        return int(exit_.value.code or 0), told.out, told.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """A run that has learned classes, hardly."""
+    path = tmp_path_factory.mktemp("digits") / "run"
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "digits-ncsn", *TINY, *CLASSES, "--train.frames", "2", "--out", str(path)])
+    assert not exit_.value.code
+    return path
+
+
+def test_samples_are_of_the_denoisers_law():
+    told = generate(gaussian(**{"sampler.steps": "60"}), 4_000, seed=1)
+    assert abs(cases.z_score(told.x.flatten())) < 5
+    # Heun's method errs by less than 1e-3 here; of a normal law the variance's standard error is sqrt(2 / n) of it.
+    assert told.x.var().item() == pytest.approx(V, rel=5 * math.sqrt(2 / told.x.numel()))
+    assert told.diverged == 0
+
+
+def test_the_path_goes_from_noise_to_the_sample():
+    told = generate(gaussian(), 300, shown=300, frames=4)
+    assert told.at == [0, 6, 12, 18]
+    assert torch.equal(told.path[-1], told.x)
+    # The start is shown on the noise's own scale; on the way the variance is that of noised data.
+    assert told.path[0].std().item() == pytest.approx(1, abs=5 / math.sqrt(1200))
+    level = gaussian().sampling.levels()[6]
+    assert told.path[1].std().item() == pytest.approx(math.sqrt(V + level**2), rel=5 / math.sqrt(1200))
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_gives_others():
+    one, same, other = (generate(gaussian(), 5, seed=seed).x for seed in (3, 3, 4))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+
+
+def test_restoration_is_the_posterior_mean():
+    y = cases.normal(7, 2, dtype=torch.float32)
+    assert torch.allclose(restored(gaussian(), y, sigma=0.5), y * V / (V + 0.25), atol=1e-6)
+
+
+def test_the_likelihood_of_a_law_is_its_divergence():
+    """Data of the very law that was learned: KL is zero; the log-likelihood is minus the entropy."""
+    experiment = gaussian()
+
+    class Round(type(experiment.source)):
+        def sample(self, n, *, generator=None):
+            return math.sqrt(V) * torch.randn(n, 2, generator=generator)
+
+        def log_prob(self, x):
+            return -x.square().sum(1) / (2 * V) - math.log(2 * math.pi * V)
+
+    experiment.source = Round()
+    figures = {each.name: each for each in likelihood_figures(experiment, seed=0)}
+    # What was learned ends at noise of 0.005: a bias of 1e-4 of the variance; the prior's is as small.
+    assert figures["KL(data‖model), nats"].value == pytest.approx(0, abs=2e-3)
+    told = figures["log-likelihood, nats"]
+    assert abs(told.value + 1 + math.log(2 * math.pi * V)) < 5 * told.error + 2e-3
+
+
+def test_a_wrong_law_has_the_divergence_of_two_normal_laws():
+    experiment = gaussian()
+
+    class Wide(type(experiment.source)):
+        def sample(self, n, *, generator=None):
+            return torch.randn(n, 2, generator=generator)
+
+        def log_prob(self, x):
+            return -x.square().sum(1) / 2 - math.log(2 * math.pi)
+
+    experiment.source = Wide()
+    told = likelihood_figures(experiment, seed=0)[0]
+    truth = math.log(V) + 1 / V - 1  # in two dimensions, of variance 1 from variance V
+    assert abs(told.value - truth) < 5 * told.error + 0.01 * truth
+
+
+def test_by_level_the_right_denoiser_is_balanced_and_another_is_not():
+    experiment = gaussian()
+    experiment.source = type(experiment.source)()
+
+    class Round(type(experiment.source)):
+        def sample(self, n, *, generator=None):
+            return math.sqrt(V) * torch.randn(n, 2, generator=generator)
+
+    experiment.source = Round()
+    told = by_level(experiment, n=20_000, seed=0)
+    left = [V / (V + sigma**2) for sigma in told.sigma]
+    # 40,000 squared numbers: a relative error of 0.7 %.
+    assert told.error == pytest.approx(left, rel=0.04)
+    assert told.norm == pytest.approx([1 - each for each in left], abs=0.04)
+    assert max(map(abs, told.imbalance)) < 0.04
+
+    class Timid(Denoiser):
+        def forward(self, x, sigma, label=None):
+            return 0.5 * (x + x * (V / (V + sigma**2)).unsqueeze(1))
+
+    experiment.model = Timid()
+    assert min(by_level(experiment, n=2_000, seed=0).imbalance) < -0.1
+
+
+def test_a_denoiser_has_no_energy_and_says_so():
+    with pytest.raises(UserError, match=r"is a denoiser \(NetworkDenoiser\), which has no energy"):
+        _ = Experiment(Recipe.named("8gaussians-edm")).energy
+    with pytest.raises(UserError, match="it has no chains"):
+        _ = Experiment(Recipe.named("8gaussians-edm")).chains
+    with pytest.raises(UserError, match="and no denoiser of all"):
+        _ = Experiment(Recipe.named("8gaussians-dsm")).denoiser
+
+
+def test_an_energy_denoiser_under_a_solver_has_the_energy_of_its_lowest_level():
+    table = '{name = "noise-mlp", width = 8}'
+    changes = {"model.name": "energy-denoiser", "model.network": table, "model.data_std": "2.0"}
+    experiment = Experiment(Recipe.named("8gaussians-edm", changes))
+    assert isinstance(experiment.model, ScalarEnergyDenoiser)
+    assert experiment.level == experiment.energy.sigma == pytest.approx(0.005)
+    assert {each.name for each in against_truth(experiment, experiment.source, n=50)} >= {"total variation"}
+
+
+def test_each_class_in_turn_unless_one_is_asked_for(digits):
+    experiment = Run.open(digits).experiment()
+    assert class_of_each(experiment, 12, None).tolist() == [*range(10), 0, 1]
+    assert class_of_each(experiment, 3, 7).tolist() == [7, 7, 7]
+    with pytest.raises(UserError, match="classes are 0 to 9; 10 was asked for"):
+        class_of_each(experiment, 3, 10)
+    seven, any_ = generate(experiment, 10, label=7, seed=0).x, generate(experiment, 10, seed=0).x
+    assert torch.equal(seven[7], any_[7])
+    assert not torch.allclose(seven[6], any_[6])
+
+
+def test_guidance_goes_beyond_the_conditional_denoiser(digits):
+    run = Run.open(digits)
+    plain = generate(run.experiment(), 10, seed=0).x
+    same = generate(run.experiment({"sampler.guidance": "1.0"}), 10, seed=0).x
+    beyond = generate(run.experiment({"sampler.guidance": "3.0"}), 10, seed=0).x
+    nowhere = generate(run.experiment({"sampler.guidance": "3.0", "sampler.guided_from": "1e-6"}), 10, seed=0).x
+    assert torch.allclose(same, plain, atol=1e-5)
+    assert torch.allclose(nowhere, plain, atol=1e-5)
+    assert not torch.allclose(beyond, plain, atol=1e-3)
+
+
+def test_the_commands_of_a_run_with_classes(cli, digits):
+    status, out, _ = cli(
+        "sample", digits, "--n", "6", "--label", "3", "--out", "x.npy", "--sampler.solver.name", "heun"
+    )
+    assert status == 0
+    assert "6 samples from noise, 4 steps" in out
+    assert np.load("x.npy").shape == (6, 1, 8, 8)
+    np.save("noisy.npy", np.load("x.npy") + 0.3)
+    assert cli("denoise", digits, "noisy.npy", "--sigma", "0.3", "--out", "clean.npy")[0] == 0
+    assert np.abs(np.load("clean.npy")).max() <= 1
+    status, out, err = cli("evaluate", digits, "--n", "40", "--json")
+    assert status == 0, err
+    assert {"recognised", "bits/dim", "PSNR gain at σ = 0.2, dB"} <= set(json.loads(out))
+    assert sorted(each.name for each in (digits / "frames").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    with Image.open(digits / "frames" / "0002.png") as image:
+        assert image.width == image.height  # eight by eight
+    status, out, _ = cli("doctor", digits)
+    assert status in (0, 1, 2)
+
+
+def test_the_report_of_a_run_with_classes(cli, digits):
+    status, _, err = cli("report", digits, "--out", "page.html")
+    assert status == 0, err
+    page = Path("page.html").read_text(encoding="utf-8")
+    for words in ("A row a class", "Noise levels", "Denoising", "Inpainting", "bits/dim", "by level"):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sample", "--label", "12"], "classes are 0 to 9; 12 was asked for"),
+        (["sample", "--start", "data"], "a solver begins at noise, not at data"),
+        (["sample", "--train.seed", "3"], "what a run has learned is settled"),
+        (["sample", "--sampler.solver.name", "hun"], "'heun'"),
+        (["score", "nothing.npz"], "nothing.npz"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(cli, digits, words, told):
+    status, _, err = cli(words[0], digits, *words[1:])
+    assert status == 2
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_a_label_means_nothing_to_a_run_without_classes(cli, tmp_path):
+    assert cli("train", "digits-ncsn", *TINY, "--out", tmp_path / "run")[0] == 0
+    status, _, err = cli("sample", tmp_path / "run", "--label", "3")
+    assert (status, "knows no classes: leave --label out" in err) == (2, True)
+
+
+def test_epochs_batch_size_and_rate_are_taken_as_everybody_types_them():
+    words = {"epochs": "2", "batch_size": "64", "learning_rate": "1e-3"}
+    training = Experiment(Recipe.named("digits-ncsn", words))
+    assert training.budget.samples == 2 * len(training.source)
+    assert (training.training.batch_size, training.training.learning_rate) == (64, 1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["digits-ncsn", "8gaussians-edm"])
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(cli, tmp_path, recipe):
+    from energyscape.experiment import Session
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert cli("train", recipe, *TINY, "--out", whole)[0] == 0
+    settings = dict(zip((each.removeprefix("--") for each in TINY[::2]), TINY[1::2], strict=True))
+    experiment = Experiment(Recipe.named(recipe, settings))
+    with Session(Run.create(broken, experiment), experiment) as session:
+        for report in session:
+            if report.samples >= 800:
+                session.keep()
+                break
+    assert cli("train", recipe, *TINY, "--out", broken)[0] == 0
+    name = Run.open(whole).checkpoints()[-1].name
+    assert (whole / "checkpoints" / name).read_bytes() == (broken / "checkpoints" / name).read_bytes()
+    assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
+
+
+def test_data_of_a_run_may_be_flipped():
+    plain, flipped = (Experiment(Recipe.named("digits-ncsn", {"flips": each})) for each in ("false", "true"))
+    x, y = (next(iter(each.fit().data)).x for each in (plain, flipped))
+    mirrored = (y == x.flip(-1)).flatten(1).all(1)
+    assert bool(((y == x).flatten(1).all(1) | mirrored).all())
+    # Of 128 images half are mirrored, give or take 5.7.
+    assert 64 - 5 * 5.7 < int(mirrored.sum()) < 64 + 5 * 5.7
+    with pytest.raises(UserError, match="images can be flipped"):
+        Experiment(Recipe.named("8gaussians-edm", {"flips": "true"})).fit()
+
+
+def test_training_in_bfloat16_keeps_weights_and_loss_in_float32():
+    experiment = Experiment(Recipe.named("digits-ncsn", {"precision": "bfloat16", "budget": "256"}))
+    reports = list(experiment.fit())
+    assert len(reports) == 2
+    assert all(each.dtype == torch.float32 for each in experiment.model.parameters())
+    exact = Experiment(Recipe.named("digits-ncsn", {"budget": "256"}))
+    second = list(exact.fit())[1].loss  # at first the network says zero, exactly
+    assert reports[1].loss == pytest.approx(second, rel=0.02)
+    assert reports[1].loss != second
+
+
+def test_held_out_data_are_used_where_there_are_any():
+    experiment = Experiment(Recipe.named("digits-ncsn"))
+    assert len(draw_data(experiment.held_out, 5, generator=cases.generator())) == 5
