@@ -95,3 +95,37 @@ def test_the_notebook_on_replay_buffers_runs_and_draws(tmp_path, capsys):
     assert told["kept"][-1].facts["age"] >= 1
     assert "age" not in told["short"][-1].facts
     assert "noise of 0.6 taken away" in capsys.readouterr().out
+
+
+def test_the_notebook_on_noise_conditional_scores_runs_and_draws(tmp_path, capsys):
+    path = ROOT / "docs" / "notebooks" / "noise_conditional_scores.py"
+    told: dict = {"settings": {"samples": 12_800, "width": 64, "out": tmp_path}}
+    exec(compile(path.read_text(), str(path), "exec"), told)
+    for name in ("levels", "samples", "evolution", "classes"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 200, name
+    # The ladder is the one that the data ask for, and samples that came down it are of the data's size.
+    assert "levels from" in capsys.readouterr().out
+    assert told["path"][0].std() == pytest.approx(told["high"], rel=0.05)
+    assert told["path"][-1].square().mean().sqrt() == pytest.approx(told["size"], rel=0.5)  # hardly trained
+    assert told["reports"][-1].loss < 0.7 * told["reports"][0].loss
+    assert told["rows"].shape == (100, 1, 8, 8)
+
+
+def test_the_notebook_on_denoising_diffusion_runs_and_draws(tmp_path):
+    path = ROOT / "docs" / "notebooks" / "denoising_diffusion.py"
+    settings = {"images": digits(), "samples": 3_200, "width": 16, "ancestral": 20, "out": tmp_path}
+    told: dict = {"settings": settings}
+    exec(compile(path.read_text(), str(path), "exec"), told)
+    for name in ("loss", "ways"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 400, name
+    assert set(told["rows"]) == {
+        "DDPM, 20 evaluations",
+        "DDIM, 20 evaluations",
+        "Heun, 19 evaluations",
+        "DPM-Solver++, 20 evaluations",
+    }
+    # Two ways to solve one equation, from the same noise, come to nearly the same images; the third draws more noise.
+    heun, fast, slow = (told["rows"][name] for name in list(told["rows"])[2:] + list(told["rows"])[:1])
+    assert (heun - fast).square().mean() < 0.5 * (heun - slow).square().mean()
