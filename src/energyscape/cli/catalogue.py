@@ -4,9 +4,25 @@ from typing import Literal
 
 from energyscape.cli.terminal import app
 
+What = Literal[
+    "recipes",
+    "datasets",
+    "models",
+    "networks",
+    "denoising-networks",
+    "preconditionings",
+    "objectives",
+    "levels",
+    "weights",
+    "samplers",
+    "solvers",
+    "grids",
+    "starts",
+]
+
 
 @app.command(name="list")
-def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives", "samplers", "starts"], /) -> int:
+def list_(what: What, /) -> int:
     """List what there is, with its settings.
 
     Args:
@@ -20,10 +36,11 @@ def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives
     from energyscape.data import DATASETS
     from energyscape.experiment import recipe_header, recipe_names
     from energyscape.experiment.recipe import CONTEXT
-    from energyscape.models import MODELS, NETWORKS, NOISE_NETWORKS
-    from energyscape.objectives import OBJECTIVES, STARTS
+    from energyscape.models import DENOISING_NETWORKS, MODELS, NETWORKS, NOISE_NETWORKS, PRECONDITIONINGS
+    from energyscape.noise import GRIDS
+    from energyscape.objectives import LEVELS, OBJECTIVES, STARTS, WEIGHTS
     from energyscape.registry import Registry, schema
-    from energyscape.samplers import DESCENTS, KERNELS
+    from energyscape.samplers import DESCENTS, KERNELS, SOLVERS
 
     console = Console()
     if what == "recipes":
@@ -36,8 +53,14 @@ def list_(what: Literal["recipes", "datasets", "models", "networks", "objectives
         "datasets": DATASETS,
         "models": MODELS,
         "networks": Registry("network", {**NETWORKS, **NOISE_NETWORKS}),
+        "denoising-networks": DENOISING_NETWORKS,
+        "preconditionings": PRECONDITIONINGS,
         "objectives": OBJECTIVES,
+        "levels": LEVELS,
+        "weights": WEIGHTS,
         "samplers": Registry("sampler", {**KERNELS, **DESCENTS}, late=DESCENTS.late),
+        "solvers": SOLVERS,
+        "grids": GRIDS,
         "starts": STARTS,
     }[what]
     table = Table(registry.family, "what it is", "settings", box=None)

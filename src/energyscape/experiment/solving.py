@@ -1,5 +1,6 @@
 """Samples of a denoiser: down the noise levels, from noise to data."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,12 +10,8 @@ from energyscape.calculus import DenoiseFn
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.settings import Solving
+from energyscape.models import Conditional, Guided
 from energyscape.noise import normal_like
-
-try:  # TEMPORARY
-    from energyscape.models import Guided
-except ImportError:
-    Guided = None
 from energyscape.samplers import solve
 
 BATCH = 500
@@ -95,9 +92,9 @@ def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:
     if labels is None:
         return denoiser
     if sampling.guidance is not None:
-        below = float("inf") if sampling.guided_from is None else sampling.guided_from
-        return lambda x, sigma: Guided(denoiser, scale=sampling.guidance, interval=(0.0, below))(x, sigma, labels)
-    return lambda x, sigma: denoiser(x, sigma, labels)
+        highest = math.inf if sampling.guided_from is None else sampling.guided_from
+        denoiser = Guided(denoiser, weight=sampling.guidance, interval=(0.0, highest))
+    return Conditional(denoiser, labels)
 
 
 def denoised(experiment: Experiment, y: Tensor, *, sigma: float, label: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from energyscape.models.denoiser import (
 )
 from energyscape.models.energy import Energy, Network, NeuralEnergy
 from energyscape.models.exact_denoisers import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
+from energyscape.models.guidance import Autoguided, Conditional, ConditionalEnergy, Guided
 from energyscape.models.heads import InnerProduct, Reconstruction
 from energyscape.models.networks import MLP, ConvEnergyNet, NoiseMLP, ResidualEnergyNet
 from energyscape.models.noise_networks import NoiseConvNet
@@ -71,8 +72,11 @@ __all__ = [
     "NOISE_NETWORKS",
     "PRECONDITIONINGS",
     "AtLevel",
+    "Autoguided",
     "Clean",
     "CleanEnergyDenoiser",
+    "Conditional",
+    "ConditionalEnergy",
     "ConvEnergyNet",
     "Denoiser",
     "DenoisingMLP",
@@ -87,6 +91,7 @@ __all__ = [
     "GaussianBernoulliRBM",
     "GaussianDenoiser",
     "GaussianMixture",
+    "Guided",
     "InnerProduct",
     "MixtureDenoiser",
     "Network",
