@@ -128,6 +128,11 @@ def test_a_solver_meets_a_guided_class():
     assert cases.z_score(ends[1] - ends[0]) > 5
 
 
+def test_classes_are_known_until_one_is_closed_over():
+    assert Guided(classes(), weight=2.0).classes == Autoguided(classes(), classes(), weight=2.0).classes == 2
+    assert Conditional(classes(), 1).classes == ConditionalEnergy(classes(), 1).classes == 0
+
+
 @pytest.mark.parametrize("settings", [{"weight": math.nan}, {"weight": 1.0, "interval": (2.0, 1.0)}])
 def test_mistakes_are_told(settings):
     with pytest.raises(ValueError, match="weight is a number"):

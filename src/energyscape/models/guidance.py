@@ -63,6 +63,7 @@ class Guided(Denoiser):
         super().__init__()
         _check(weight, interval)
         self.denoiser = denoiser
+        self.classes = denoiser.classes
         self.weight = weight
         self.interval = interval
         self.training = denoiser.training
@@ -109,6 +110,7 @@ class Autoguided(Denoiser):
         super().__init__()
         _check(weight, interval)
         self.denoiser = denoiser
+        self.classes = denoiser.classes
         self.guide = guide
         self.weight = weight
         self.interval = interval
