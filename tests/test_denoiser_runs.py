@@ -288,3 +288,21 @@ def test_training_in_bfloat16_keeps_weights_and_loss_in_float32():
 def test_held_out_data_are_used_where_there_are_any():
     experiment = Experiment(Recipe.named("digits-ncsn"))
     assert len(draw_data(experiment.held_out, 5, generator=cases.generator())) == 5
+
+
+def test_metrics_for_tensorboard(cli, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert cli("train", "digits-ncsn", *TINY, "--train.tensorboard", "true", "--out", tmp_path / "run")[0] == 0
+    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    told = {each.step: each.value for each in events.Scalars("loss")}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert told == pytest.approx({row["samples"]: row["loss"] for row in rows}, rel=1e-6)
+
+
+def test_without_tensorboard_installed_one_line_says_so(cli, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    status, _, err = cli("train", "digits-ncsn", *TINY, "--train.tensorboard", "true", "--out", tmp_path / "run")
+    assert (status, "pip install 'energyscape[tensorboard]'" in err, err.count("\n")) == (2, True, 1)

@@ -7,6 +7,7 @@ from typing import Any, Self, final
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.frames import Frames
 from energyscape.experiment.run import Journal, Run
+from energyscape.experiment.tensorboard import Board
 from energyscape.training import Fit, Report
 
 
@@ -36,6 +37,8 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
             self.frames = Frames(self.run.frames_path, self.experiment, progress=self.fit.progress)
             every = self.experiment.training.log_every
             self.journal = opening.enter_context(Journal(self.run, every=every, samples=self.fit.samples))
+            wanted = self.run.path / "tensorboard" if self.experiment.training.tensorboard else None
+            self.board = opening.enter_context(Board(wanted, every=every, samples=self.fit.samples))
             self._open = opening.pop_all()
         return self
 
@@ -60,6 +63,7 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
     def __next__(self) -> Report:
         report = next(self.fit)
         self.journal.write(report)
+        self.board.write(report)
         self.frames.follow(self.fit)
         if self.fit.good is not self._kept:
             self._kept = self.fit.good

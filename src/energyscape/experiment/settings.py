@@ -94,6 +94,7 @@ class Training:
         ema_half_life: Half-life of the averaged weights, in samples; none keeps no average.
         checkpoint_every: Samples between checkpoints.
         log_every: Steps between lines of the metrics.
+        tensorboard: Write the metrics for TensorBoard too, into the run's folder.
         frames: How often on the way to keep what the model generates: for a film of a law in the plane, or as
             pictures, from the same noise every time.
         seed: Of everything random.
@@ -115,6 +116,7 @@ class Training:
     ema_half_life: float | None = 20_000.0
     checkpoint_every: int = 50_000
     log_every: int = 10
+    tensorboard: bool = False
     frames: int = 0
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
