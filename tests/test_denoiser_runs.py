@@ -306,3 +306,21 @@ def test_without_tensorboard_installed_one_line_says_so(cli, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     status, _, err = cli("train", "digits-ncsn", *TINY, "--train.tensorboard", "true", "--out", tmp_path / "run")
     assert (status, "pip install 'energyscape[tensorboard]'" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_a_run_is_exported_as_a_folder_and_as_onnx(cli, digits):
+    from energyscape import from_pretrained
+
+    status, out, err = cli("export", digits, "--to", "folder")
+    assert (status, "from_pretrained('folder')" in out) == (0, True), err
+    model, mine = from_pretrained("folder"), Run.open(digits).experiment().denoiser
+    x, sigma, label = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 3.0]), torch.tensor([1, -1, 9])
+    assert torch.equal(model(x, sigma, label), mine(x, sigma, label))
+    status, _, err = cli("export", digits, "--to", "folder")
+    assert (status, "folder exists, and is not written over" in err) == (2, True)
+    runtime = pytest.importorskip("onnxruntime")
+    status, out, err = cli("export", digits, "--to", "model.onnx")
+    assert (status, "differs from the model by" in out) == (0, True), err
+    session = runtime.InferenceSession("model.onnx")
+    told = session.run(None, {"x": x.numpy(), "sigma": sigma.numpy(), "label": label.numpy()})[0]
+    assert np.allclose(told, mine(x, sigma, label).detach().numpy(), atol=1e-5)

@@ -11,7 +11,7 @@ from energyscape.noise import GRIDS
 from energyscape.objectives import (
     LEVELS,
     WEIGHTS,
-    Chain,
+    ChainLevels,
     CleanWeight,
     CosineLevels,
     EDMWeight,
@@ -31,7 +31,7 @@ LAWS = {
     "log-normal": lambda: LogNormal(mean=-0.4, std=0.9),
     "log-uniform": lambda: LogUniform(sigma_min=0.1, sigma_max=20.0),
     "ladder": lambda: Ladder(sigma_min=0.1, sigma_max=20.0, rungs=8),
-    "chain": lambda: Chain(chain=50),
+    "chain": lambda: ChainLevels(chain=50),
     "cosine": CosineLevels,
     "flow": FlowLevels,
 }
@@ -90,7 +90,7 @@ def test_the_chains_levels_are_those_of_ddpm():
     """Ho et al. (2020): ᾱ_t is a product of 1 - β."""
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     kept = (1 - beta).cumprod(0)
-    assert torch.allclose(Chain()(EVEN), ((1 - kept) / kept).sqrt(), rtol=1e-9)
+    assert torch.allclose(ChainLevels()(EVEN), ((1 - kept) / kept).sqrt(), rtol=1e-9)
 
 
 def test_cosine_levels_are_those_of_their_paper():
@@ -125,7 +125,7 @@ def test_min_snr_is_cut_off():
         (LogUniform, {"sigma_min": 1.0, "sigma_max": 1.0}),
         (Ladder, {"sigma_min": 0.1, "sigma_max": 1.0, "rungs": 1}),
         (Ladder, {"sigma_min": 0.0, "sigma_max": 1.0}),
-        (Chain, {"beta_min": 0.0}),
+        (ChainLevels, {"beta_min": 0.0}),
         (CosineLevels, {"sigma_max": 0.0}),
         (FlowLevels, {"sigma_max": -1.0}),
         (EDMWeight, {"data_std": 0.0}),

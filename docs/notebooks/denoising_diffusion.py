@@ -5,9 +5,9 @@
 # ancestral chain itself, DDIM, Heun's method and DPM-Solver++. That they all work on the same network is the point: a
 # solver sees a function of a point and a noise level, and nothing of how it was trained.
 #
-# This file is a notebook: every `# %%` begins a cell. On a GPU it makes photographs in a few hours
-# (`settings = {"width": 128, "blocks": 2, "samples": 50_000_000}`); on two cores, as it stands, it shows the machinery in a
-# quarter of an hour: blots with the colours of photographs.
+# This file is a notebook: every `# %%` begins a cell. On a GPU it makes photographs in a few hours (`settings =
+# {"width": 128, "blocks": 2, "samples": 50_000_000}`); on two cores, as it stands, it shows the machinery in a quarter
+# of an hour: blots with the colours of photographs.
 
 # %%
 import torch
@@ -16,7 +16,7 @@ from torch.optim import Adam
 import energyscape as es
 from energyscape import plotting
 from energyscape.noise import LinearBeta
-from energyscape.objectives import Chain
+from energyscape.objectives import ChainLevels
 
 # Whoever runs this file may set these names before it: other images, smaller numbers, another folder.
 settings = globals().get("settings", {})
@@ -37,7 +37,7 @@ model = es.NetworkDenoiser(network, es.Epsilon()).to(device)
 average = es.averaged(model, half_life=samples / 20, batch_size=64)
 run = es.fit(
     model,
-    es.Denoising(levels=Chain(), weight=es.NoiseWeight()),
+    es.Denoising(levels=ChainLevels(), weight=es.NoiseWeight()),
     es.batches(images, 64, device=device, flips=True),
     Adam(model.parameters(), lr=5e-4),
     samples=samples,

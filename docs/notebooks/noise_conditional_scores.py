@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Noise-conditional scores
 #
-# One network learns the score of the data at every rung of a ladder of noise levels; annealed Langevin dynamics goes down
-# the ladder, from noise to data. We choose the ladder, train, watch samples come down, and do it once more with a network
-# that is told the class.
+# One network learns the score of the data at every rung of a ladder of noise levels; annealed Langevin dynamics goes
+# down the ladder, from noise to data. We choose the ladder, train, watch samples come down, and do it once more with a
+# network that is told the class.
 #
-# This file is a notebook: every `# %%` begins a cell. It also runs as a script, three minutes on one core, with the 8×8
-# digits that need no download; `settings = {"images": es.mnist(), "width": 64}` does the same with MNIST.
+# This file is a notebook: every `# %%` begins a cell. It also runs as a script, three minutes on one core, with the
+# 8×8 digits that need no download; `settings = {"images": es.mnist(), "width": 64}` does the same with MNIST.
 
 # %%
 import math
@@ -28,9 +28,9 @@ torch.set_num_threads(1)
 # ## Which levels
 #
 # The highest level must drown the data: as large as the largest distance between two images, or chains that begin as
-# noise stay with what they happen to be near. The lowest should be invisible. Between them, noise of neighbouring levels
-# must overlap: in d dimensions the length of N(0, σ²) is σ√d give or take σ/√2, so that a ratio of
-# 1 + 1/√(2d) is about one deviation.
+# noise stay with what they happen to be near. The lowest should be invisible. Between them, noise of neighbouring
+# levels must overlap: in d dimensions the length of N(0, σ²) is σ√d give or take σ/√2, so that a ratio of 1 + 1/√(2d)
+# is about one deviation.
 
 # %%
 x = images.floats(slice(0, 500)).flatten(1)

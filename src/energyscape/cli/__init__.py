@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cyclopts import CycloptsError
 
-from energyscape.cli import catalogue, compare, doctor, inpaint, score  # noqa: F401 (they add their commands)
+from energyscape.cli import catalogue, compare, doctor, export, inpaint, score  # noqa: F401 (they add their commands)
 from energyscape.cli.terminal import RunFolder, Settings, app, complain, interruptible, say, working
 from energyscape.errors import UserError
 

@@ -49,30 +49,47 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     r"""An energy regulariser that outweighs the data (row 15).
 
     With :math:`\alpha \overline{E^2}` in the loss, the gradient of a point's energy is :math:`1 + 2 \alpha E` where it
-    should be 1. Warn at :math:`2 \alpha\, \operatorname{rms}(E) > 0.3`, act above 1. Also
-    :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T, where :math:`\alpha > 0`.
+    should be 1; with :math:`\alpha (\bar E^+ + \bar E^-)^2`, the mean alone, it is
+    :math:`1 + 2 \alpha (\bar E^+ + \bar E^-)`. Warn where the root mean square of that term exceeds 0.3, act above 1.
+    Also, where every energy is held, :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
     """
-    alpha = record.alpha or 0.0
-    energy, spread = record.now("energy_data"), record.now("spread") or probes.spread
-    if alpha == 0 or record.regulariser == "mean" or spread is None:
+    alpha, mean = record.alpha or 0.0, record.regulariser == "mean"
+    spread = record.now("spread") or probes.spread
+    if alpha == 0 or spread is None:
         return None
-    weight = 2 * alpha * math.hypot(max(abs(energy or 0), abs(record.now("energy_model") or 0)), spread)
+    weight = 2 * alpha * (_sum_of_means(record) if mean else _size(record, spread))
     temperature = record.temperature or 1.0
-    gaps, flat = record.last("gap"), spread < 0.3 * temperature
+    gaps, flat = record.last("gap"), spread < 0.3 * temperature and not mean
     z = over(abs(sum(gaps) / len(gaps)), _deviation(gaps)) if gaps else None
     if weight <= 0.3 and not (flat and (z or 0) > 3):
         return None
     target = 0.03 / max(weight, 1e-12) * alpha if weight > 0.3 else alpha / 10
+    remedy = f"--objective.alpha {target:.1g}"
     return Finding(
         "strong_regulariser",
         "act" if weight > 1 or flat else "warn",
-        "the energy stays flat and its gap does not close",
-        f"2 α rms(E) = {weight:.3g} beside the likelihood's 1; energies of data spread by {spread:.3g} at T = "
-        f"{temperature:g}",
+        "the energy stays flat and its gap does not close"
+        if not mean
+        else "gradients are the regulariser's, not the data's",
+        f"2 α {'rms(Ē⁺ + Ē⁻)' if mean else 'rms(E)'} = {weight:.3g} beside the likelihood's 1; energies of data spread "
+        f"by {spread:.3g} at T = {temperature:g}",
         f"the energy regulariser (α = {alpha:g}) outweighs the data",
-        f"--objective.alpha {target:.1g}, or --objective.regulariser mean, which holds the free constant alone",
+        remedy if mean else f"{remedy}, or --objective.regulariser mean, which holds the free constant alone",
         {"weight": weight, "spread": spread, "alpha": alpha},
     )
+
+
+def _size(record: Record, spread: float) -> float:
+    """Returns the root mean square of the energies, of data's or of negatives', whichever is larger."""
+    return math.hypot(max(abs(record.now("energy_data") or 0), abs(record.now("energy_model") or 0)), spread)
+
+
+def _sum_of_means(record: Record) -> float:
+    """Returns the root mean square, over the last half of the record, of both mean energies' sum."""
+    half = max(record.window, record.lines // 2)
+    plus, minus = (record.last(name, window=half) for name in ("energy_data", "energy_model"))
+    sums = [(a + b) ** 2 for a, b in zip(plus, minus, strict=False)]
+    return math.sqrt(sum(sums) / len(sums)) if sums else 0.0
 
 
 def _deviation(values: list[float]) -> float:
@@ -144,14 +161,14 @@ def stale_chains(record: Record, probes: Probes) -> Finding | None:
     r"""Persistent chains that are never restarted, or too seldom (row 14).
 
     With refresh probability :math:`r` the median age settles at :math:`\ln 2 / r` draws. Warn where no chain has been
-    restarted (:math:`r = 0` and the age is 0.8 of all draws, at least 20), or the median age exceeds 1000 draws; act
+    restarted (:math:`r = 0` and the age is 0.8 of all draws, at least 10), or the median age exceeds 1000 draws; act
     where chains from noise also end 2 standard deviations away in energy.
     """
     ages, samples = record.last("age", window=5), record.last("samples", window=5)
     if not ages or not samples or not record.capacity:
         return None
     age, draws = ages[-1], samples[-1] / record.capacity
-    never = record.refresh == 0 and draws >= 20 and age >= 0.8 * draws
+    never = record.refresh == 0 and draws >= 10 and age >= 0.8 * draws
     if not never and age <= 1000:
         return None
     away = "" if probes.fresh is None else f"; chains from noise end {probes.fresh:+.2g} s.d. of energy away from them"

@@ -9,7 +9,7 @@ from energyscape.objectives.denoising import (
     UncertaintyWeightedDenoising,
 )
 from energyscape.objectives.levels import (
-    Chain,
+    ChainLevels,
     CleanWeight,
     CosineLevels,
     EDMWeight,
@@ -47,7 +47,7 @@ LEVELS = Registry(
         "log-normal": LogNormal,
         "log-uniform": LogUniform,
         "ladder": Ladder,
-        "chain": Chain,
+        "chain": ChainLevels,
         "cosine": CosineLevels,
         "flow": FlowLevels,
     },
@@ -91,7 +91,7 @@ __all__ = [
     "OBJECTIVES",
     "STARTS",
     "WEIGHTS",
-    "Chain",
+    "ChainLevels",
     "CleanWeight",
     "Constant",
     "ContrastiveDivergence",

@@ -131,7 +131,7 @@ class Ladder(Levels):
 
 @final
 @dataclass(frozen=True)
-class Chain(Levels):
+class ChainLevels(Levels):
     r"""The levels of DDPM's chain, each as often.
 
     .. math:: \sigma_t^2 = \frac{1 - \bar\alpha_t}{\bar\alpha_t}, \qquad \bar\alpha_t = \prod_{s \le t} (1 - \beta_s),

@@ -1,0 +1,35 @@
+"""A trained model for other programmes."""
+
+from pathlib import Path
+
+from energyscape.cli.terminal import RunFolder, app, say, working
+
+
+@app.command
+def export(run: RunFolder, /, *, to: Path) -> int:
+    """Write a run's model, with averaged weights: a folder of safetensors, or an ONNX file.
+
+    Args:
+        run: The run's folder.
+        to: A file .onnx, of the denoiser or the energy, compared with it before it gets its name; anything else is a
+            folder, which `energyscape.from_pretrained` reads.
+    """
+    from energyscape.exchange import save_pretrained, to_onnx
+    from energyscape.experiment import Run
+    from energyscape.models import Denoiser, EnergyDenoiser
+
+    opened = Run.open(run)
+    experiment = opened.experiment()
+    with working("writing"):
+        if to.suffix == ".onnx":
+            best = experiment.best
+            model = best if isinstance(best, Denoiser) and not isinstance(best, EnergyDenoiser) else experiment.energy
+            labels = isinstance(model, Denoiser) and model.classes > 0
+            difference = to_onnx(model, to, shape=experiment.shape, labels=labels)
+            how = f"differs from the model by {difference:.1g} of its largest value"
+        else:
+            settings = experiment.recipe.tables["model"]
+            save_pretrained(experiment.best, to, settings=settings, shape=experiment.shape)  # type: ignore[arg-type]
+            how = f"energyscape.from_pretrained({str(to)!r}) reads it"
+    say(f"{to}: {how}")
+    return 0
