@@ -139,6 +139,8 @@ HALF = columns()["gap"][50:]
 UNIT = [each / jitter(HALF) for each in columns()["gap"]]
 """A quiet gap that jitters by exactly 1 over the last half of the record."""
 
+TURNS = [50.0, -50.0] * 50
+
 # Rule: (what provokes it), (its neighbour across the threshold).
 CASES = {
     "spoiled_data": ((record(), at(finite=0.999)), (record(), at(finite=1.0))),
@@ -154,6 +156,11 @@ CASES = {
     "strong_regulariser": (
         (record(alpha=0.31 / 2 / math.hypot(50, 10)), PROBES),
         (record(alpha=0.29 / 2 / math.hypot(50, 10)), PROBES),
+    ),
+    # 2 α (Ē⁺ + Ē⁻) with both at ±50 by turns: they hold nothing in the mean, and weigh 100 all the same.
+    "strong_regulariser on the mean": (
+        (record(alpha=0.31 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
+        (record(alpha=0.29 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
     ),
     "degenerate_data": ((record(), at(degenerate=0.021)), (record(), at(degenerate=0.019))),
     # R = √(2 v / η), v = 1/16: 1.5 at η = 1/18.
