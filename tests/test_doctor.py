@@ -644,6 +644,16 @@ def test_a_bare_energy(run, tmp_path, capsys):
     assert call(capsys, *asked)[0] == 2
 
 
+def test_lengths_of_conditional_chains_are_those_of_the_lowest_level():
+    from energyscape.experiment import Experiment
+    from energyscape.experiment.examination import chains_of
+
+    recipe = Recipe.named("8gaussians-drl", {"objective.kernel.step_size": "0.5"})
+    ratio = (6.4 / 0.1) ** (1 / 10)  # ten levels from 0.1 to 6.4
+    # A leapfrog step of ε is a Langevin step of ε² / 2, and s₀² = σ₀² (1 - (σ₀ / σ₁)²).
+    assert chains_of(Experiment(recipe)).step_size == pytest.approx(0.5**2 / 2 * 0.1**2 * (1 - ratio**-2))
+
+
 def test_mistakes_are_one_line(run, tmp_path, capsys):
     for words in (["doctor"], ["doctor", tmp_path / "none"], ["doctor", run, "--recipe", "digits-pcd"]):
         status, out, err = call(capsys, *words)

@@ -21,7 +21,7 @@ from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.generation import draw_data
 from energyscape.experiment.recipe import Recipe
 from energyscape.experiment.run import Run
-from energyscape.objectives import ContrastiveDivergence, Noise, ReplayBuffer
+from energyscape.objectives import ContrastiveDivergence, DiffusionRecoveryLikelihood, Noise, ReplayBuffer
 from energyscape.report import Section
 
 POINTS: Final = 512
@@ -248,6 +248,9 @@ def chains_of(experiment: Experiment, *, treated: bool = True) -> Chains | None:
         return None
     if treated and isinstance(trained, ContrastiveDivergence):
         step_size *= trained.treatment.step  # what guards have made of it
+    if isinstance(trained, DiffusionRecoveryLikelihood):
+        low, above = trained.sigmas[:2]
+        step_size *= low**2 * (1 - (low / above) ** 2)  # its kernel's length is s₀, see samplers.recovery
     return Chains(
         step_size=step_size,
         temperature=kernel.get("temperature", 1.0),
