@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional
 
 import cases
 from energyscape.errors import UserError
 from energyscape.exchange import Chain, DiffusersUNet, from_diffusers, from_pretrained, save_pretrained, to_diffusers
-from energyscape.exchange.onnx import to_onnx
+from energyscape.exchange.onnx import _back_through, to_onnx
 from energyscape.models import (
     EDM,
     MODELS,
@@ -394,6 +395,21 @@ def test_a_denoiser_with_classes_as_a_file(tmp_path, runtime):
     assert float((told - denoiser(x, sigma).detach()).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation", "groups"),
+    [(9, 2, 1, 1, 1), (8, 2, 1, 1, 2), (8, 1, 2, 2, 1), (7, 3, 0, 1, 1)],
+)
+def test_the_derivative_of_a_convolution_is_a_convolution(size, stride, padding, dilation, groups):
+    x, weight = cases.normal(2, 4, size, 10).requires_grad_(), cases.normal(6, 4 // groups, 3, 3, seed=1)
+    y = functional.conv2d(x, weight, None, stride, padding, dilation, groups)
+    slope = cases.normal(*y.shape, seed=2)
+    (truth,) = torch.autograd.grad(y, x, slope)
+    settings = ([stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups, [True, False, False])
+    back, *rest = _back_through(slope, x, weight, None, *settings)
+    assert rest == [None, None]
+    assert torch.allclose(back, truth, rtol=1e-10)
+
+
 @pytest.mark.slow
 def test_the_denoiser_of_an_energy_as_a_file(tmp_path, runtime):
     with global_seed(0):
@@ -409,6 +425,35 @@ def test_the_denoiser_of_an_energy_as_a_file(tmp_path, runtime):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["denoiser", "neural"])
+@pytest.mark.parametrize("name", ["denoiser", "neural", "energy-denoiser"])
 def test_image_models_as_files(tmp_path, runtime, name):
-    assert to_onnx(model_of(name), tmp_path / "m.onnx", shape=GREY, labels=name == "denoiser") < 1e-4
+    model = model_of(name)
+    if name == "energy-denoiser":
+        model = build(MODELS, name, {"network": "noise-conv", "data_std": 0.7}, shape=GREY)
+    assert to_onnx(model, tmp_path / "m.onnx", shape=GREY, labels=name == "denoiser") < 1e-4
+
+
+@pytest.mark.slow
+def test_what_onnx_has_no_word_for(tmp_path, runtime):
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return torch.linalg.svdvals(x.reshape(-1, 2, 2)).sum(1)
+
+    with pytest.raises(UserError, match=r"NeuralEnergy cannot be written as ONNX: .*svd") as told:
+        to_onnx(NeuralEnergy(Sorted()), tmp_path / "m.onnx", shape=(4,))
+    assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_file_that_says_something_else_is_not_written(tmp_path, runtime):
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x.square().sum(1) * self.calls
+
+    with pytest.raises(UserError, match=r"the exported values differ by .*: nothing was written"):
+        to_onnx(NeuralEnergy(Counting()), tmp_path / "m.onnx", shape=(2,))
+    assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,7 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
     """
     runtime = needed("onnxruntime", "export")
     needed("onnxscript", "export")
-    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    model = copy.deepcopy(model).cpu().eval()
     dtype = next((each.dtype for each in model.state_dict().values() if each.is_floating_point()), torch.float32)
     names = ["x", *([] if isinstance(model, Energy) else ["sigma"]), *(["label"] if labels else [])]
     # Batches of 3 to trace and of 5 to compare: a size that was written into the graph by mistake is found out.
@@ -93,7 +93,9 @@ def _written(graph: _Graph, points: dict[str, Tensor], place: Path, output: str)
     try:
         with _quiet():
             if isinstance(graph.model, EnergyDenoiser):
-                traced = make_fx(graph, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*points.values())
+                table = {torch.ops.aten.convolution_backward.default: _back_through}
+                trace = make_fx(graph, table, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+                traced = trace(*points.values())
             shapes = tuple({0: batch} for _ in points)
             exported = torch.export.export(traced, tuple(points.values()), dynamic_shapes=shapes, strict=False)
             program: Any = torch.onnx.export(
@@ -103,8 +105,23 @@ def _written(graph: _Graph, points: dict[str, Tensor], place: Path, output: str)
     except OSError:
         raise
     except Exception as error:  # whatever the exporter meets
-        said = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        raise UserError(f"{type(graph.model).__name__} cannot be written as ONNX: {said.strip()[:300]}") from error
+        reason = next((line for line in str(error).splitlines() if line.startswith("<class")), str(error))
+        said = " ".join(reason.split())[:300]
+        raise UserError(f"{type(graph.model).__name__} cannot be written as ONNX: {said}") from error
+
+
+def _back_through(slope: Tensor, x: Tensor, weight: Tensor, *settings: Any) -> Any:
+    """The derivative of a convolution by its input as a convolution, for which ONNX has a word."""
+    _, stride, padding, dilation, transposed, _, groups, wanted = settings
+    if transposed or any(wanted[1:]):
+        return NotImplemented
+    reached = [
+        (n - 1) * step - 2 * pad + gap * (window - 1) + 1
+        for n, step, pad, gap, window in zip(slope.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True)
+    ]
+    rest = [size - each for size, each in zip(x.shape[2:], reached, strict=True)]
+    back = torch.ops.aten.convolution.default(slope, weight, None, stride, padding, dilation, True, rest, groups)
+    return back, None, None
 
 
 @contextlib.contextmanager
