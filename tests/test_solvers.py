@@ -8,7 +8,7 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.models import GaussianDenoiser, GaussianMixture, MixtureDenoiser
+from energyscape.models import EmpiricalDenoiser, GaussianDenoiser, GaussianMixture, MixtureDenoiser
 from energyscape.noise import Geometric, Karras
 from energyscape.registry import build
 from energyscape.samplers import (
@@ -112,6 +112,16 @@ def test_noise_becomes_images_of_a_subspace(name):
     truth = torch.eye(4)
     pairs = [(i, j) for i in range(4) for j in range(i + 1)]
     assert max(abs(cases.z_score(white[:, i] * white[:, j], truth[i, j])) for i, j in pairs) < 5
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm++", "dpm++-sde"])
+def test_the_denoiser_of_a_data_set_gives_back_the_data_each_point_as_often(name):
+    factory, grid, steps = SOLVING[name]
+    points = cases.normal(5, 1, 4, 4)
+    x = end(factory, grid, steps, EmpiricalDenoiser(points), (1, 4, 4), 1000)
+    distance, nearest = torch.cdist(x.flatten(1), points.flatten(1)).min(1)
+    assert distance.max() < 1e-6
+    assert max(abs(cases.z_score((nearest == k).double(), 0.2)) for k in range(5)) < 5
 
 
 FINE = {  # where more steps alone do not do
