@@ -362,3 +362,29 @@ def test_training_finds_the_variance_of_a_normal_law(objective, truth):
     # √(2 / 204,800) = 0.3 %; chains and noise add about as much.
     assert float(track.mean()) == pytest.approx(truth, rel=5 * 0.006)
     assert torch.allclose(score(model, cases.normal(3, 4)), -model.p.detach() * cases.normal(3, 4))
+
+
+def test_dropout_gives_the_same_bits_after_a_restart_and_leaves_torchs_generator_alone():
+    from energyscape.models import EDM, NetworkDenoiser, UNet
+    from energyscape.objectives import Denoising, EDMWeight, LogNormal
+    from energyscape.rng import global_seed
+
+    def begun():
+        with global_seed(0):
+            network = UNet((1, 8, 8), width=8, multipliers=(1,), patch=1, dropout=0.5)
+        model = NetworkDenoiser(network, EDM(data_std=0.7))
+        # A new network's last layer is zero, and with it all that dropout could change.
+        torch.nn.init.normal_(network.last.weight, generator=cases.generator())
+        objective = Denoising(levels=LogNormal(), weight=EDMWeight(data_std=0.7))
+        data = batches((cases.normal(64, 1, 8, 8, dtype=torch.float32)), 16)
+        return fit(model, objective, data, torch.optim.Adam(model.parameters()), samples=96)
+
+    whole, torch_state = begun(), torch.get_rng_state()
+    told = [report.loss for report in whole]
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    broken = begun()
+    first = [next(broken).loss for _ in range(3)]
+    torch.rand(7)  # whatever else somebody draws
+    resumed = begun()
+    resumed.restore(broken.snapshot())
+    assert first + [report.loss for report in resumed] == told

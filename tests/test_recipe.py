@@ -8,7 +8,7 @@ from energyscape.experiment.recipe import parsed
 from energyscape.experiment.settings import Budget, Training
 from energyscape.objectives import ContrastiveDivergence, DenoisingScoreMatching, ReplayBuffer
 
-SHAPES = {"mnist": (1, 28, 28)}  # a recipe whose data may not be at hand
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}  # a recipe whose data may not be at hand
 
 
 @pytest.mark.parametrize("name", recipe_names())

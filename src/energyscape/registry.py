@@ -176,7 +176,7 @@ def completed(component: Callable[..., Any], settings: Settings, *, hidden: Iter
         value = settings.get(name, field.default)
         if name in hidden or value is inspect.Parameter.empty or _is_none(value, field.annotation):
             continue
-        table[name] = value
+        table[name] = list(value) if isinstance(value, tuple) else value  # as TOML gives it back
         if kind := _family(field.annotation):
             nested = _table(kind, value, name)
             rest = completed(kind[nested["name"]], nested, hidden={*hidden, *kind.late})

@@ -39,16 +39,21 @@ def generator_for(seed: int, *parts: str | int, device: torch.device | str = "cp
 
 
 @contextmanager
-def global_seed(seed: int) -> Iterator[None]:
-    """Seeds torch's global generator inside the block and puts its state back afterwards.
+def global_seed(seed: int, *, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds torch's global generators inside the block and puts their states back afterwards.
 
-    Only for code that offers no ``generator=``, such as the initialisers of ``torch.nn`` layers.
+    Only for code that offers no ``generator=``, such as the initialisers of ``torch.nn`` layers, and dropout.
 
     Args:
         seed: The seed inside the block.
+        device: Whose generator is seeded besides that of the processor.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch other devices too
+    other = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=other):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch all other devices too
+        for each in other:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
         yield
 
 
