@@ -141,9 +141,10 @@ def test_each_level_has_its_exact_gradient(factor):
 
 @pytest.mark.parametrize("shape", [(2,), (1, 2, 2)])
 def test_the_loss_by_hand(shape):
-    """With a kernel that hardly moves: positives, negatives, and no gradient through either."""
-    still = functools.partial(HMC, step_size=1e-9, leapfrog_steps=1)
-    objective = DiffusionRecoveryLikelihood(still, steps=2, sigma_min=0.3, sigma_max=2.4, levels=3)
+    """With one unadjusted step: positives, negatives from them, and no gradient through either."""
+    eta = 0.3
+    kernel = functools.partial(Langevin, step_size=eta)
+    objective = DiffusionRecoveryLikelihood(kernel, steps=1, sigma_min=0.3, sigma_max=2.4, levels=3)
     model, x = Tabled(SIGMAS[:-1], [0.5, 0.6, 0.7]), cases.normal(7, *shape)
     told = objective(model, x, generator=cases.generator(4))
     generator = cases.generator(4)
@@ -156,19 +157,29 @@ def test_the_loss_by_hand(shape):
         low, high, variance = steps_of(SIGMAS)[level]
         positive = x[i] + low * z[i]
         anchor = positive + math.sqrt(variance) * more[i]
-        unit = low * math.sqrt(variance) / high
-        # At u = 0 the noise's term has no slope.
-        negative = anchor + unit * (-unit * model.p[level].detach() * anchor + fresh[i])
+        unit, p = low * math.sqrt(variance) / high, float(model.p[level].detach())
+        # In units of s the slope is s times that of E(x) + |x - anchor|² / 2τ².
+        drift = -eta * unit * (p * positive + (positive - anchor) / variance)
+        negative = positive + unit * (drift + math.sqrt(2 * eta) * fresh[i])
         a, b = positive.square().sum() / 2, negative.square().sum() / 2
         slope[level] += (a - b) / 7
-        data.append(model.p[level].detach() * a)
-        model_side.append(model.p[level].detach() * b)
+        data.append(p * a)
+        model_side.append(p * b)
     value = float((torch.stack(data) - torch.stack(model_side)).mean())
-    assert float(told.value.detach()) == pytest.approx(value, rel=1e-6)
-    assert torch.allclose(torch.autograd.grad(told.value, model.p)[0], slope, rtol=1e-6)
-    assert float(told.facts["gap"]) == pytest.approx(-value, rel=1e-6)
-    assert float(told.facts["accept_prob"]) == pytest.approx(1, abs=1e-6)
+    assert float(told.value.detach()) == pytest.approx(value, rel=1e-9)
+    assert torch.allclose(torch.autograd.grad(told.value, model.p)[0], slope, rtol=1e-9)
+    assert float(told.facts["gap"]) == pytest.approx(-value, rel=1e-9)
     assert int(told.facts["diverged"]) == 0
+
+
+def test_a_chain_that_is_rejected_teaches_nothing():
+    thrown = functools.partial(HMC, step_size=100.0, leapfrog_steps=3)
+    objective = DiffusionRecoveryLikelihood(thrown, steps=2, sigma_min=0.3, sigma_max=2.4, levels=3)
+    model = Tabled(SIGMAS[:-1], [0.5, 0.6, 0.7])
+    told = objective(model, cases.normal(64, 16), generator=cases.generator(4))
+    assert float(told.facts["accept_prob"]) == float(told.facts["move"]) == 0
+    # Positions go to units of s and back: a rounding error remains.
+    assert torch.autograd.grad(told.value, model.p)[0].abs().max() < 1e-13
 
 
 def test_the_spread_of_energies_is_that_within_levels():
@@ -186,7 +197,8 @@ def test_the_spread_of_energies_is_that_within_levels():
 
 
 def test_levels_share_a_batch_and_the_remainder_wanders():
-    objective = DiffusionRecoveryLikelihood(GOOD, steps=1, sigma_min=0.3, sigma_max=2.4, levels=3)
+    unadjusted = functools.partial(Langevin, step_size=0.1)  # a rejected chain would hit no level
+    objective = DiffusionRecoveryLikelihood(unadjusted, steps=1, sigma_min=0.3, sigma_max=2.4, levels=3)
     slopes = []
     for i in range(64):
         model = Tabled(SIGMAS[:-1], [0.5, 0.5, 0.5])

@@ -21,7 +21,6 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from energyscape.calculus import score
 from energyscape.models.denoiser import EnergyDenoiser
 from energyscape.noise import geometric, normal_like
 from energyscape.objectives.base import Loss, Objective, Treatment
@@ -38,14 +37,15 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
               \qquad x^- \sim p_\theta(\cdot \mid \tilde x)
 
     The negatives come from a short chain and are held fixed. The conditional law has hardly more than one mode, so that
-    the chain arrives: neither buffer nor clipping is needed, and longer chains than those of training give the same
-    samples. That holds for a kernel with a Metropolis test; what is easily got wrong is to follow the energy, or to
-    test, without the term of the noise.
+    the chain forgets where it began: neither buffer nor clipping is needed, and longer chains than those of training
+    give the same samples. That holds for a kernel with a Metropolis test; what is easily got wrong is to follow the
+    energy, or to test, without the term of the noise.
 
-    The chain runs on :math:`u = (x - \tilde x) / s_i` (see `samplers.recovery.conditional`) and starts at
-    :math:`u = -\nabla U(0) + z`, which is a draw of the conditional law itself in directions in which the data have no
-    width, and short of it in the others. Steps must make up for that in deviations that are at most the factor
-    :math:`\sigma_{i+1} / \sigma_i`: keep it below two.
+    The chain runs on :math:`u = (x - \tilde x) / s_i` (see `samplers.recovery.conditional`), in which deviations are
+    between 1 and the factor :math:`\sigma_{i+1} / \sigma_i` (keep it below two), and starts at the data's own
+    :math:`x_i`, which is a draw of the true conditional law. A proposal that is rejected then leaves negative and data
+    the same and teaches nothing. From :math:`\tilde x` it would raise the energy there, steepen the landscape, and so
+    lead to more rejections, until all explodes.
 
     What it learns at the end is a family of laws, of which ``model.at(sigma_min)`` is nearest to the data: that of data
     *noised at* :math:`\sigma_{\min}`. `RecoveryDescent` samples from it, down the same levels. Labels are not used.
@@ -97,7 +97,7 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
             self.kernel(conditional(model.energy, anchor, rung)), step=self.treatment.step, clip=self.treatment.clip
         )
         with evaluating(model):
-            start = score(kernel.energy, torch.zeros_like(anchor)) + normal_like(anchor, generator=generator)
+            start = (positive - anchor) / expand(rung.unit, x)
             point, told = run(kernel, start, steps=self.steps, generator=generator)
         negative = anchor + expand(rung.unit, x) * point.x
         sigmas = torch.cat([rung.sigma, rung.sigma])
@@ -112,7 +112,7 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
             "accept_prob": accept_prob.mean(),
             "accept_least": _means(accept_prob, level, levels)[level].min(),
             "diverged": told.diverged.sum(),
-            "move": rms(point.x).square().mean().sqrt(),
+            "move": rms(point.x - start).square().mean().sqrt(),
         }
         return Loss((e_data - e_model).mean(), {name: value.detach() for name, value in facts.items()})
 
