@@ -1,5 +1,15 @@
 """Energies, and the networks inside them."""
 
+from energyscape.models.algebra import (
+    Composed,
+    ComposedLevels,
+    Mixture,
+    Negation,
+    Product,
+    Rule,
+    ScoreSum,
+    Tempering,
+)
 from energyscape.models.analytic import Gaussian, GaussianBernoulliRBM, GaussianMixture
 from energyscape.models.denoiser import (
     AtLevel,
@@ -75,6 +85,8 @@ __all__ = [
     "Autoguided",
     "Clean",
     "CleanEnergyDenoiser",
+    "Composed",
+    "ComposedLevels",
     "Conditional",
     "ConditionalEnergy",
     "ConvEnergyNet",
@@ -93,7 +105,9 @@ __all__ = [
     "GaussianMixture",
     "Guided",
     "InnerProduct",
+    "Mixture",
     "MixtureDenoiser",
+    "Negation",
     "Network",
     "NetworkDenoiser",
     "NeuralEnergy",
@@ -101,10 +115,14 @@ __all__ = [
     "NoiseMLP",
     "NoiseNetwork",
     "Preconditioning",
+    "Product",
     "Reconstruction",
     "ResidualEnergyNet",
+    "Rule",
     "ScalarEnergyDenoiser",
     "Score",
+    "ScoreSum",
+    "Tempering",
     "UNet",
     "Velocity",
 ]

@@ -11,7 +11,7 @@ For two denoisers of the same points, a good one :math:`D_1` and a poorer one :m
 A guided denoiser is nobody's posterior mean: its score is that of :math:`p_{1, \sigma}^w / p_{0, \sigma}^{w - 1}` at
 every single level, but these are not the noised versions of one law. What a solver makes of it is sharper than either
 and known only by trying. Energies composed at each level and sampled with Markov chains have a law; see
-`ComposedDenoiser`.
+`ComposedLevels`.
 """
 
 import math

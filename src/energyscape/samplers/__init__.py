@@ -5,6 +5,7 @@ from energyscape.samplers.annealed import AnnealedLangevin
 from energyscape.samplers.base import Chain, Info, Kernel, KernelFactory, Point, run, sample, simulate
 from energyscape.samplers.diffusion import DDIM, DDPM, Euler, Solution, Solver, SolverFactory, solve
 from energyscape.samplers.hmc import HMC
+from energyscape.samplers.ladder import Rested, descend
 from energyscape.samplers.langevin import MALA, GradientDescent, Langevin
 from energyscape.samplers.noise_langevin import ConsistentAnnealedLangevin, NoiseAnnealedLangevin, PredictorCorrector
 from energyscape.samplers.recovery import DescentFactory, RecoveryDescent
@@ -75,10 +76,12 @@ __all__ = [
     "Point",
     "PredictorCorrector",
     "RecoveryDescent",
+    "Rested",
     "Solution",
     "Solver",
     "SolverFactory",
     "UnderdampedLangevin",
+    "descend",
     "run",
     "sample",
     "simulate",
