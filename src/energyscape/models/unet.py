@@ -28,8 +28,8 @@ class UNet(nn.Module):
     r"""A U-Net over images, their noise level and their class.
 
     The defaults are for small grey images, on a processor: with ``patch`` 2 it reads squares of 2×2 pixels as one, at a
-    quarter of the cost. For photographs take ``patch`` 1, ``width`` 96 to 128, multipliers (1, 2, 2), two ``blocks``
-    and attention at 16; that is half the work of the usual network of that width, whose skips are joined.
+    quarter of the cost. For photographs take ``patch`` 1, ``width`` 96 to 128, two ``blocks`` and attention at 16; that
+    is half the work of the usual network of that width, whose skips are joined.
 
     It returns zero when it is new, whatever it is given. All of it is smooth and has second derivatives, so that it may
     be the inside of an energy.
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         shape: tuple[int, int, int],
         *,
         width: int = 48,
-        multipliers: tuple[int, ...] = (1, 2),
+        multipliers: tuple[int, ...] = (1, 2, 2),
         blocks: int = 1,
         attention: tuple[int, ...] = (),
         patch: int = 2,
