@@ -233,7 +233,7 @@ def test_the_divergence_of_exact_draws_is_nothing():
     x = x + SIGMA * torch.randn(x.shape, generator=draws, dtype=x.dtype)
     odds = Mixture((0.3, 0.7))
     right, wrong = (kl_of(x, ComposedLevels(odds, *laws).at(SIGMA)) for laws in ((ring(), blobs()), (blobs(), ring())))
-    # Cells that expect less than one draw make the correction for counting too small by their number over that of draws.
+    # Where less than one draw a cell is expected, the correction for counting is too small.
     assert abs(right) < 0.02 < 0.05 < wrong
 
 

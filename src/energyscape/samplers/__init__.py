@@ -2,12 +2,14 @@
 
 from energyscape.registry import Registry
 from energyscape.samplers.annealed import AnnealedLangevin
-from energyscape.samplers.base import Chain, Info, Kernel, KernelFactory, Point, run, sample, simulate
+from energyscape.samplers.base import Info, Kernel, KernelFactory, Point
 from energyscape.samplers.diffusion import DDIM, DDPM, Euler, Solution, Solver, SolverFactory, solve
+from energyscape.samplers.driver import Chain, Steps, run, sample, simulate
 from energyscape.samplers.hmc import HMC
 from energyscape.samplers.ladder import Rested, descend
 from energyscape.samplers.langevin import MALA, GradientDescent, Langevin
 from energyscape.samplers.noise_langevin import ConsistentAnnealedLangevin, NoiseAnnealedLangevin, PredictorCorrector
+from energyscape.samplers.posterior import levels_from, repaint
 from energyscape.samplers.recovery import DescentFactory, RecoveryDescent
 from energyscape.samplers.second_order import DPMSolver, DPMSolverSDE, Heun
 from energyscape.samplers.tempering import ParallelTempering
@@ -80,8 +82,11 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverFactory",
+    "Steps",
     "UnderdampedLangevin",
     "descend",
+    "levels_from",
+    "repaint",
     "run",
     "sample",
     "simulate",
