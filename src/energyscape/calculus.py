@@ -64,11 +64,23 @@ def energy_and_score(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the energy is not one number a point.
     """
+    if torch.compiler.is_compiling():
+        # Autograd's own functions cannot be traced; these can, and record nothing for the parameters.
+        return _traced(energy, x)
     x = x.detach().requires_grad_()
     with torch.enable_grad(), frozen(energy):
         e = _checked(energy(x), x)
         (gradient,) = torch.autograd.grad(e.sum(), x)
     return e.detach(), -gradient
+
+
+def _traced(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
+    def total(y: Tensor) -> tuple[Tensor, Tensor]:
+        e = _checked(energy(y), y)
+        return e.sum(), e
+
+    gradient, (_, e) = torch.func.grad_and_value(total, has_aux=True)(x)
+    return e, -gradient
 
 
 def _checked(e: Tensor, x: Tensor) -> Tensor:

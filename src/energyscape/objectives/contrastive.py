@@ -21,7 +21,8 @@ from energyscape.models.energy import Energy
 from energyscape.noise import noised
 from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.objectives.starts import Start
-from energyscape.samplers.base import KernelFactory, flat, rms, run, treated
+from energyscape.samplers.base import KernelFactory, flat, rms, treated
+from energyscape.samplers.driver import run
 
 Regulariser = Literal["squared", "mean"]
 

@@ -25,7 +25,8 @@ from energyscape.models.denoiser import EnergyDenoiser
 from energyscape.noise import geometric, normal_like
 from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.objectives.contrastive import energies_told, evaluating
-from energyscape.samplers.base import KernelFactory, expand, rms, run, treated
+from energyscape.samplers.base import KernelFactory, expand, rms, treated
+from energyscape.samplers.driver import run
 from energyscape.samplers.recovery import check_temperature, conditional, rungs
 
 

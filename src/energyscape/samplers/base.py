@@ -1,4 +1,4 @@
-r"""Markov kernels, and the one loop that drives them.
+r"""Markov kernels: one transition of many chains.
 
 A kernel is split in two so that its step can be compiled: `Kernel.draw` takes all randomness of one step from a
 generator, `Kernel.move` is pure tensor code of static shape. What is carried is the State, what is told is the Info.
@@ -8,10 +8,9 @@ it was, and no other chain notices.
 """
 
 import dataclasses
-import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -120,32 +119,6 @@ class Kernel(ABC, Generic[State]):
 
 KernelFactory = Callable[[EnergyFn], Kernel[Any]]
 """A kernel whose energy is still to come, such as ``partial(Langevin, step_size=0.1)``."""
-
-
-class Chain(NamedTuple):
-    """What a simulation kept.
-
-    Args:
-        x: Kept positions, ``(K, C, *)``.
-        energy: Energies there, ``(K, C)``.
-        energy_error: Of the steps that led there, ``(K, C)``; see `Info`.
-        hamiltonian: With which those steps set out, ``(K, C)``; see `Info`.
-        accept_prob: Mean acceptance probability of each chain over all steps, ``(C,)``.
-        diverged: Number of non-finite proposals of each chain over all steps, ``(C,)``.
-        drift: Mean RMS of the deterministic part of a step, ``(C,)``.
-        noise: Mean RMS of the random part of a step, ``(C,)``.
-        state: Where the chains ended, with all that their kernel carries.
-    """
-
-    x: Tensor
-    energy: Tensor
-    energy_error: Tensor
-    hamiltonian: Tensor
-    accept_prob: Tensor
-    diverged: Tensor
-    drift: Tensor
-    noise: Tensor
-    state: Any
 
 
 def at(energy: EnergyFn, x: Tensor) -> Point:
@@ -276,99 +249,3 @@ def treated(kernel: Kernel[Any], *, step: float = 1.0, clip: float | None = None
         limit = clip * (2 * changes.get("step_size", settings["step_size"]) * kernel.temperature) ** 0.5
         changes["drift_clip"] = min(limit, settings["drift_clip"] or math.inf)
     return dataclasses.replace(kernel, **changes) if changes else kernel  # type: ignore[type-var]
-
-
-def simulate(kernel: Kernel[Any], x: Tensor, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
-    """Runs chains for ever; yields the state and the info of every step.
-
-    Args:
-        kernel: The transition.
-        x: Starting positions, ``(C, *)``.
-        generator: The stream to draw from.
-    """
-    state = kernel.init(x)
-    while True:
-        state, info = kernel.step(state, generator=generator)
-        yield state, info
-
-
-def run(kernel: Kernel[Any], x: Tensor, *, steps: int, generator: Generator | None = None) -> tuple[Any, Info]:
-    """Runs chains and keeps only where they end.
-
-    Args:
-        kernel: The transition.
-        x: Starting positions, ``(C, *)``.
-        steps: How many, at least one.
-        generator: The stream to draw from.
-
-    Returns:
-        The last state, and each chain's sums over the steps of what they told.
-
-    Raises:
-        ValueError: If ``steps`` is not positive.
-    """
-    if steps < 1:
-        raise ValueError(f"steps is at least 1; it was {steps}")
-    total: Info | None = None
-    for state, info in itertools.islice(simulate(kernel, x, generator=generator), steps):
-        end, total = state, added(total, info)
-    assert total is not None
-    return end, total
-
-
-def sample(
-    kernel: Kernel[Any],
-    x: Tensor,
-    *,
-    steps: int,
-    burn_in: int = 0,
-    thin: int = 1,
-    generator: Generator | None = None,
-) -> Chain:
-    """Runs chains and keeps every ``thin``-th position after ``burn_in`` steps.
-
-    Args:
-        kernel: The transition.
-        x: Starting positions, ``(C, *)``.
-        steps: Steps in all, burn-in included.
-        burn_in: Steps that are not kept.
-        thin: Keep one position in so many.
-        generator: The stream to draw from.
-
-    Returns:
-        What was kept, each chain's averages over all steps, and the last state.
-
-    Raises:
-        ValueError: If nothing would be kept.
-
-    Examples:
-        >>> from energyscape.samplers import Langevin
-        >>> kernel = Langevin(lambda x: (x**2).sum(1) / 2, step_size=0.1)
-        >>> sample(kernel, torch.zeros(8, 2), steps=20, burn_in=10).x.shape
-        torch.Size([10, 8, 2])
-    """
-    if burn_in < 0 or thin < 1 or steps < burn_in + thin:
-        raise ValueError(f"steps ≥ burn_in + thin, thin ≥ 1 and burn_in ≥ 0; they were {steps}, {burn_in} and {thin}")
-    kept = range(burn_in + thin, steps + 1, thin)
-    xs = x.new_empty(len(kept), *x.shape)
-    energy, error, total = (x.new_empty(len(kept), len(x)) for _ in range(3))
-    sums: Info | None = None
-    for step, (state, info) in enumerate(itertools.islice(simulate(kernel, x, generator=generator), steps), 1):
-        end, sums = state, added(sums, info)
-        if step in kept:
-            k = kept.index(step)
-            xs[k], energy[k], error[k], total[k] = state.x, state.energy, info.energy_error, info.hamiltonian
-    assert sums is not None
-    means = sums.accept_prob / steps, sums.diverged, sums.drift / steps, sums.noise / steps
-    return Chain(xs, energy, error, total, *means, state=end)
-
-
-def added(total: Info | None, info: Info) -> Info:
-    """Returns the sum of what steps told; truth values become counts.
-
-    Args:
-        total: The sum so far, or none.
-        info: One more step's.
-    """
-    counts = info._replace(accepted=info.accepted.long(), diverged=info.diverged.long())
-    return counts if total is None else Info(*(a + b for a, b in zip(total, counts, strict=True)))

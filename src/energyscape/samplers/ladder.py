@@ -17,7 +17,8 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
 from energyscape.errors import UserError
-from energyscape.samplers.base import Info, KernelFactory, simulate
+from energyscape.samplers.base import Info, KernelFactory
+from energyscape.samplers.driver import simulate
 from energyscape.samplers.recovery import LevelledEnergy
 
 

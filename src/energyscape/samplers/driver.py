@@ -1,0 +1,218 @@
+"""The loops that drive kernels, and how their steps are made fast.
+
+Kernels are written for people: a step is its equation. What makes it slow is that each small operation is a call of its
+own, so several steps are compiled together, the energy's gradient inside, with all of their noise drawn beforehand from
+the chain's own stream: compiled and eager chains see the same numbers and differ by rounding only.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, NamedTuple, final
+
+import torch
+from torch import Generator, Tensor
+
+from energyscape.samplers.base import Info, Kernel
+
+Compile = bool | Literal["auto"]
+"""Whether to compile: yes, no, or only where it pays for itself."""
+
+GRADIENTS: Final = 10
+"""Evaluations of the score in one graph: twice as many are hardly faster, and take twice as long to compile."""
+
+WORTH: Final = 60.0
+"""Seconds of eager steps still to come from which on compiling pays: it may take as long."""
+
+
+@final
+class Steps:
+    """The steps of some chains, compiled where that is wanted and works.
+
+    Args:
+        kernel: The transition; its energy is anything that PyTorch can trace.
+        steps: How many will be taken.
+        compile: Whether to compile; ``"auto"`` times the first steps, and compiles if a minute of them is left.
+    """
+
+    def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
+        self.kernel, self.steps, self.compile = kernel, steps, compile
+        self.block = max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
+        self._move: Callable[..., list[tuple[Any, Info]]] = self._moves
+
+    def __call__(self, state: Any, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
+        """Yields the state after each step, and what it told.
+
+        Args:
+            state: Where the chains stand.
+            generator: The stream to draw from; noise is drawn for a few steps at once, and no more than is needed.
+        """
+        left = self.steps
+        if self.compile is True:
+            self._start()
+        while left:
+            many = min(left, self.block)
+            noise = [self.kernel.draw(state.x, generator=generator) for _ in range(many)]
+            begun, left = time.perf_counter(), left - many
+            moved = self._moves(state, noise) if many < self.block else self._tried(state, noise)
+            state = moved[-1][0]
+            yield from moved
+            if self.compile == "auto" and (time.perf_counter() - begun) * left / many > WORTH:
+                self._start()
+
+    def _start(self) -> None:
+        self.compile = True
+        self._move = torch.compile(self._moves, fullgraph=True, dynamic=False)
+
+    def _tried(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
+        if self.compile is not True:
+            return self._moves(state, noise)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
+                return self._move(state, noise)
+        except Exception as error:  # whatever a compiler may raise
+            self.compile = False
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            warnings.warn(f"the steps could not be compiled and go on uncompiled: {said}", stacklevel=4)
+            return self._moves(state, noise)
+
+    def _moves(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
+        moved = []
+        for each in noise:
+            state, info = self.kernel.move(state, each)
+            moved.append((state, info))
+        return moved
+
+
+class Chain(NamedTuple):
+    """What a simulation kept.
+
+    Args:
+        x: Kept positions, ``(K, C, *)``.
+        energy: Energies there, ``(K, C)``.
+        energy_error: Of the steps that led there, ``(K, C)``; see `Info`.
+        hamiltonian: With which those steps set out, ``(K, C)``; see `Info`.
+        accept_prob: Mean acceptance probability of each chain over all steps, ``(C,)``.
+        diverged: Number of non-finite proposals of each chain over all steps, ``(C,)``.
+        drift: Mean RMS of the deterministic part of a step, ``(C,)``.
+        noise: Mean RMS of the random part of a step, ``(C,)``.
+        state: Where the chains ended, with all that their kernel carries.
+    """
+
+    x: Tensor
+    energy: Tensor
+    energy_error: Tensor
+    hamiltonian: Tensor
+    accept_prob: Tensor
+    diverged: Tensor
+    drift: Tensor
+    noise: Tensor
+    state: Any
+
+
+def simulate(kernel: Kernel[Any], x: Tensor, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
+    """Runs chains for ever; yields the state and the info of every step.
+
+    Args:
+        kernel: The transition.
+        x: Starting positions, ``(C, *)``.
+        generator: The stream to draw from.
+    """
+    state = kernel.init(x)
+    while True:
+        state, info = kernel.step(state, generator=generator)
+        yield state, info
+
+
+def run(
+    kernel: Kernel[Any],
+    x: Tensor,
+    *,
+    steps: int,
+    compile: Compile = False,
+    generator: Generator | None = None,
+) -> tuple[Any, Info]:
+    """Runs chains and keeps only where they end.
+
+    Args:
+        kernel: The transition.
+        x: Starting positions, ``(C, *)``.
+        steps: How many, at least one.
+        compile: Whether to compile the steps; see `Steps`.
+        generator: The stream to draw from.
+
+    Returns:
+        The last state, and each chain's sums over the steps of what they told.
+
+    Raises:
+        ValueError: If ``steps`` is not positive.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is at least 1; it was {steps}")
+    total: Info | None = None
+    for state, info in Steps(kernel, steps=steps, compile=compile)(kernel.init(x), generator=generator):
+        end, total = state, added(total, info)
+    assert total is not None
+    return end, total
+
+
+def sample(
+    kernel: Kernel[Any],
+    x: Tensor,
+    *,
+    steps: int,
+    burn_in: int = 0,
+    thin: int = 1,
+    compile: Compile = "auto",
+    generator: Generator | None = None,
+) -> Chain:
+    """Runs chains and keeps every ``thin``-th position after ``burn_in`` steps.
+
+    Args:
+        kernel: The transition.
+        x: Starting positions, ``(C, *)``.
+        steps: Steps in all, burn-in included.
+        burn_in: Steps that are not kept.
+        thin: Keep one position in so many.
+        compile: Whether to compile the steps; ``"auto"`` does where they take more than a minute as they are.
+        generator: The stream to draw from.
+
+    Returns:
+        What was kept, each chain's averages over all steps, and the last state.
+
+    Raises:
+        ValueError: If nothing would be kept.
+
+    Examples:
+        >>> from energyscape.samplers import Langevin
+        >>> kernel = Langevin(lambda x: (x**2).sum(1) / 2, step_size=0.1)
+        >>> sample(kernel, torch.zeros(8, 2), steps=20, burn_in=10).x.shape
+        torch.Size([10, 8, 2])
+    """
+    if burn_in < 0 or thin < 1 or steps < burn_in + thin:
+        raise ValueError(f"steps ≥ burn_in + thin, thin ≥ 1 and burn_in ≥ 0; they were {steps}, {burn_in} and {thin}")
+    kept = range(burn_in + thin, steps + 1, thin)
+    xs = x.new_empty(len(kept), *x.shape)
+    energy, error, total = (x.new_empty(len(kept), len(x)) for _ in range(3))
+    sums: Info | None = None
+    taken = Steps(kernel, steps=steps, compile=compile)(kernel.init(x), generator=generator)
+    for step, (state, info) in enumerate(taken, 1):
+        end, sums = state, added(sums, info)
+        if step in kept:
+            k = kept.index(step)
+            xs[k], energy[k], error[k], total[k] = state.x, state.energy, info.energy_error, info.hamiltonian
+    assert sums is not None
+    means = sums.accept_prob / steps, sums.diverged, sums.drift / steps, sums.noise / steps
+    return Chain(xs, energy, error, total, *means, state=end)
+
+
+def added(total: Info | None, info: Info) -> Info:
+    """Returns the sum of what steps told; truth values become counts.
+
+    Args:
+        total: The sum so far, or none.
+        info: One more step's.
+    """
+    counts = info._replace(accepted=info.accepted.long(), diverged=info.diverged.long())
+    return counts if total is None else Info(*(a + b for a, b in zip(total, counts, strict=True)))

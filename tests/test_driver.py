@@ -1,0 +1,98 @@
+"""Compiled chains: the numbers of eager ones, and a way back where nothing compiles."""
+
+import functools
+import warnings
+
+import pytest
+import torch
+
+import cases
+from energyscape.models import MLP, ConvEnergyNet, NeuralEnergy
+from energyscape.rng import global_seed
+from energyscape.samplers import HMC, MALA, Langevin, Steps, UnderdampedLangevin, run, sample
+
+KERNELS = {
+    "langevin": functools.partial(Langevin, step_size=0.02, drift_clip=0.5, bounds=(-3.0, 3.0)),
+    "mala": functools.partial(MALA, step_size=0.05),
+    "hmc": functools.partial(HMC, step_size=0.1, leapfrog_steps=3),
+    "underdamped": functools.partial(UnderdampedLangevin, step_size=0.1),
+}
+
+
+def energy(shape=(2,)):
+    with global_seed(0):
+        network = MLP(2, width=16) if shape == (2,) else ConvEnergyNet(shape, width=4)
+    return NeuralEnergy(network, reference_std=2.0)
+
+
+@pytest.mark.parametrize("name", ["langevin", pytest.param("hmc", marks=pytest.mark.slow)])
+def test_compiled_and_eager_chains_are_the_same(name):
+    """The same draws; results differ by the rounding of fused operations only."""
+    e = energy()
+    kernel, x = KERNELS[name](e), cases.normal(32, 2, dtype=torch.float32)
+    chains = [
+        sample(kernel, x, steps=24, burn_in=4, thin=5, compile=each, generator=cases.generator(1))
+        for each in (False, True)
+    ]
+    eager, fast = chains
+    assert torch.allclose(eager.x, fast.x, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(eager.energy, fast.energy, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(eager.accept_prob, fast.accept_prob, atol=1e-5)
+    assert torch.allclose(eager.noise, fast.noise, rtol=1e-5)
+    assert all(each.grad is None and each.requires_grad for each in e.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mala", "underdamped"])
+def test_other_kernels_compile_too(name):
+    kernel, x = KERNELS[name](energy()), cases.normal(32, 2, dtype=torch.float32)
+    eager, fast = (run(kernel, x, steps=20, compile=each, generator=cases.generator(1))[0].x for each in (False, True))
+    assert torch.allclose(eager, fast, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_energies_of_images_compile_too():
+    kernel, x = KERNELS["langevin"](energy((1, 8, 8))), cases.normal(8, 1, 8, 8, dtype=torch.float32)
+    eager, fast = (run(kernel, x, steps=10, compile=each, generator=cases.generator(1))[0].x for each in (False, True))
+    assert torch.allclose(eager, fast, atol=1e-5, rtol=1e-5)
+
+
+def test_no_more_noise_is_drawn_than_is_needed():
+    kernel, x = KERNELS["langevin"](energy()), cases.normal(4, 2, dtype=torch.float32)
+    after = []
+    for steps in (Steps(kernel, steps=7, compile=False), None):
+        stream, state = cases.generator(1), kernel.init(x)
+        if steps is None:
+            for _ in range(7):
+                state, _ = kernel.step(state, generator=stream)
+        else:
+            *_, (state, _) = steps(state, generator=stream)
+        after.append((state.x, torch.rand(3, generator=stream)))
+    assert torch.equal(after[0][0], after[1][0])
+    assert torch.equal(after[0][1], after[1][1])
+
+
+def test_what_cannot_be_compiled_goes_on_uncompiled_and_says_so_once():
+    def stubborn(x):
+        return (x**2).sum(1) * (1.0 if float(x.sum()) > -1e9 else 2.0)  # asks for a number in the middle of the graph
+
+    kernel, x = Langevin(stubborn, step_size=0.1), cases.normal(4, 2, dtype=torch.float32)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fast = run(kernel, x, steps=40, compile=True, generator=cases.generator(1))[0].x
+    said = [str(each.message).startswith("the steps could not be compiled and go on uncompiled: ") for each in told]
+    assert said.count(True) == 1
+    assert torch.equal(fast, run(kernel, x, steps=40, generator=cases.generator(1))[0].x)
+
+
+def test_short_runs_are_not_compiled_by_themselves(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    sample(KERNELS["langevin"](energy()), cases.normal(4, 2, dtype=torch.float32), steps=50, compile="auto")
+
+
+def test_long_runs_are_compiled_by_themselves(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(1) or function)
+    monkeypatch.setattr("energyscape.samplers.driver.WORTH", 0.0)
+    sample(KERNELS["langevin"](energy()), cases.normal(4, 2, dtype=torch.float32), steps=50, compile="auto")
+    assert compiled == [1]
