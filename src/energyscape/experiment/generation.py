@@ -11,7 +11,7 @@ from energyscape.errors import UserError
 from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.settings import Solving
-from energyscape.experiment.solving import BATCH, Generated, denoised, solved
+from energyscape.experiment.solving import BATCH, Generated, denoised, repainted, solved
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
 from energyscape.samplers import Kernel, simulate
@@ -205,6 +205,10 @@ def completed(
     objective, device = experiment.objective, experiment.training.torch_device
     copies = y.to(device).repeat(n, *[1] * (y.ndim - 1))
     generator = seeded(experiment, seed, "inpaint")
+    if not experiment.has_chains:
+        gaps = missing.broadcast_to(y.shape).repeat(n, *[1] * (y.ndim - 1))
+        x = repainted(experiment, copies, gaps, steps=steps, generator=generator)
+        return x.reshape(n, *y.shape)
     start, _ = Noise().draw(len(copies), like=copies, generator=generator)
     x = inpaint(
         experiment.energy,

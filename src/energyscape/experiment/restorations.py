@@ -158,7 +158,8 @@ def inpainting_section(experiment: Experiment, *, draws: int = 4, seed: int | No
         pictures.append((plotting.side_by_side(rows), f"The {name} is missing (grey), and {draws} completions"))
     text = (
         f"Held-out images of which a part is missing, and draws of what may have been there: "
-        f"{experiment.sampling.steps} steps of the recipe's sampler on the missing pixels, from noise. Draws of one "
+        f"{experiment.sampling.steps} steps of the recipe's sampler on the missing pixels, from noise"
+        f"{'' if experiment.has_chains else ', each level gone through several times (RePaint)'}. Draws of one "
         "image should agree where it leaves no choice, and differ where it does."
     )
     return Section("Inpainting", text, tuple(pictures))

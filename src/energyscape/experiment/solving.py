@@ -12,10 +12,13 @@ from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.settings import Solving
 from energyscape.models import Conditional, Guided
 from energyscape.noise import normal_like
-from energyscape.samplers import solve
+from energyscape.samplers import DPMSolver, DPMSolverSDE, Heun, repaint, solve
 
 BATCH = 500
 """Chains at a time."""
+
+RESAMPLINGS = 5
+"""How often inpainting goes through each noise level."""
 
 
 class Generated(NamedTuple):
@@ -114,6 +117,30 @@ def denoised(experiment: Experiment, y: Tensor, *, sigma: float, label: Tensor |
             labels = None if label is None else label[first : first + BATCH].to(device)
             x = experiment.denoiser(part, torch.full((len(part),), sigma, dtype=part.dtype, device=device), labels)
             parts.append(_framed(experiment, x, last=True).cpu())
+    return torch.cat(parts)
+
+
+def repainted(experiment: Experiment, y: Tensor, missing: Tensor, *, steps: int, generator: torch.Generator) -> Tensor:
+    """Returns completions of points with missing coordinates; images are kept on their scale.
+
+    Args:
+        experiment: With a denoiser.
+        y: Points, ``(n, *)``; repeat one for many draws.
+        missing: Which coordinates are, truth values that broadcast to ``y``.
+        steps: Of the recipe's solver; Heun's method stands in for a multistep one.
+        generator: The stream to draw from.
+    """
+    sampling, device = experiment.sampling, experiment.training.torch_device
+    assert isinstance(sampling, Solving)
+    parts = []
+    for first in range(0, len(y), BATCH):
+        part, gaps = (each[first : first + BATCH].to(device) for each in (y, missing.broadcast_to(y.shape)))
+        solver = sampling.solver(denoise=denoising(experiment, None), sigmas=sampling.levels(steps))
+        if isinstance(solver, DPMSolver | DPMSolverSDE):
+            solver = Heun(solver.denoise, solver.sigmas)
+        with torch.no_grad():
+            *_, last = repaint(solver, part, gaps, resamplings=RESAMPLINGS, generator=generator)
+        parts.append(_framed(experiment, last.x, last=True).cpu())
     return torch.cat(parts)
 
 
