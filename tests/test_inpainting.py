@@ -132,6 +132,24 @@ def test_the_walk_goes_up_and_down_as_the_paper_says():
     assert visited == [1, 1, 1, 2, 2, 2, 3]
 
 
+def test_known_parts_are_noised_as_much_as_the_others():
+    inputs = []
+
+    def denoise(x, sigma):
+        inputs.append((x, sigma))
+        return 0 * x
+
+    y = torch.where(MISSING, 1e3, 50.0).double().expand(2000, D)
+    solver = Euler(denoise, [8.0, 2.0, 0.5, 0.0])
+    states = list(repaint(solver, y, MISSING, resamplings=2, generator=cases.generator(6)))
+    ups = [(x, sigma[0]) for x, sigma in inputs] + [(each.x, solver.sigmas[each.steps]) for each in states[:-1]]
+    for x, sigma in ups:
+        for values, mean in ((x[:, ~MISSING], 50.0), (x[:, MISSING], 0.0)):
+            assert abs(cases.z_score(values[:, 0], mean)) < 5
+            assert abs(cases.z_score((values[:, 0] - mean).square(), float(sigma) ** 2)) < 5
+    assert [float(sigma) for _, sigma in ups] == [8.0, 8.0, 2.0, 2.0, 0.5, 2.0, 2.0, 0.5, 0.5]
+
+
 def test_each_point_has_its_own_missing_parts_and_images_are_points():
     law = MixtureDenoiser(
         GaussianMixture(cases.tensor([[[[0.9, 0.8], [0.1, -0.6]]], [[[-0.9, -0.8], [0.5, 0.4]]]]), std=0.01)
