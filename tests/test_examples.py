@@ -57,6 +57,16 @@ def test_methods_differ_as_said(tmp_path, capsys):
         assert picture.height > 500
 
 
+def test_compositions_are_sampled_and_a_sum_of_scores_is_not(tmp_path, capsys):
+    out = tmp_path / "picture.png"
+    found = example("compositions").main(chains=2000, out=out)
+    assert max(found[name] for name in ("both", "either", "the ring without the blobs")) < 0.05
+    assert found["sum"] > 0.1
+    assert f"{found['sum']:.3f} nats" in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert picture.height > 500
+
+
 def test_samplers_fail_as_said(tmp_path, capsys):
     out = tmp_path / "picture.png"
     told = example("how_samplers_fail").main(steps=600, out=out)

@@ -33,6 +33,9 @@ from energyscape.exchange import to_onnx as to_onnx
 from energyscape.models import EDM as EDM
 from energyscape.models import MLP as MLP
 from energyscape.models import CleanEnergyDenoiser as CleanEnergyDenoiser
+from energyscape.models import Composed as Composed
+from energyscape.models import ComposedLevels as ComposedLevels
+from energyscape.models import Conditional as Conditional
 from energyscape.models import ConvEnergyNet as ConvEnergyNet
 from energyscape.models import Denoiser as Denoiser
 from energyscape.models import DenoisingMLP as DenoisingMLP
@@ -45,6 +48,7 @@ from energyscape.models import Gaussian as Gaussian
 from energyscape.models import GaussianBernoulliRBM as GaussianBernoulliRBM
 from energyscape.models import GaussianDenoiser as GaussianDenoiser
 from energyscape.models import GaussianMixture as GaussianMixture
+from energyscape.models import Guided as Guided
 from energyscape.models import MixtureDenoiser as MixtureDenoiser
 from energyscape.models import NetworkDenoiser as NetworkDenoiser
 from energyscape.models import NeuralEnergy as NeuralEnergy
@@ -104,6 +108,8 @@ from energyscape.samplers import PredictorCorrector as PredictorCorrector
 from energyscape.samplers import RecoveryDescent as RecoveryDescent
 from energyscape.samplers import Solver as Solver
 from energyscape.samplers import UnderdampedLangevin as UnderdampedLangevin
+from energyscape.samplers import descend as descend
+from energyscape.samplers import repaint as repaint
 from energyscape.samplers import run as run
 from energyscape.samplers import sample as sample
 from energyscape.samplers import simulate as simulate
