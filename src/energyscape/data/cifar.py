@@ -1,8 +1,8 @@
-"""CIFAR-10: batches of 32×32 colour images, in the binary or the pickled layout, in a folder or in its archive.
+"""CIFAR-10, 32×32 colour images: in the binary or the pickled layout, unpacked or in its archive, or as Parquet files.
 
 A record of the binary layout is one byte for the label and 3,072 for the pixels, red, green and blue after each other,
 row by row. A batch of the other layout is a pickled dictionary of the same numbers. A pickle is a programme, and this
-one is not run (see `pickles`).
+one is not run (see `pickles`). The Hub's files hold an image as a PNG file (see `parquet`).
 """
 
 import gzip
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from energyscape.data.download import DownloadError, cache_folder, download
 from energyscape.data.images import Images, check_split
+from energyscape.data.parquet import Shards, read_shard, shards
 from energyscape.data.pickles import Array, unpickled, word
 from energyscape.errors import UserError
 
@@ -69,8 +70,10 @@ def cifar10(*, root: str | None = None, split: str = "train", download: bool = T
 
     Args:
         root: Folder that holds ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or is one of them, or holds
-            ``cifar-10-binary.tar.gz`` or ``cifar-10-python.tar.gz``; nothing is ever downloaded into it. If None, the
-            cache: ``$ENERGYSCAPE_DATA/cifar10``, else ``~/.cache/energyscape/cifar10``.
+            ``cifar-10-binary.tar.gz`` or ``cifar-10-python.tar.gz``, or the Hub's ``train-00000-of-00001.parquet`` and
+            the like, itself or in ``plain_text`` or ``data`` (these need ``energyscape[parquet]``); nothing is ever
+            downloaded into it. If None, the cache: ``$ENERGYSCAPE_DATA/cifar10``, else
+            ``~/.cache/energyscape/cifar10``.
         split: ``"train"``, ``"test"`` or ``"all"``.
         download: Whether to fetch what the cache lacks (162 MB).
 
@@ -139,6 +142,19 @@ def pickled_batch(content: bytes, name: str) -> Records:
     return pixels, _labels(values, len(pixels), name)
 
 
+def hub_batch(path: Path) -> Records:
+    """Reads a file of the Hub's layout.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If it is something else, or pyarrow is not installed.
+    """
+    pixels, labels = read_shard(path, side=32)
+    return pixels, _labels(labels, len(pixels), str(path))
+
+
 def _labels(values: Any, n: int, name: str) -> NDArray[np.int64]:
     if len(values) != n:
         raise UserError(f"{name}: expected {n} labels, one for each image; it holds {len(values)}")
@@ -179,7 +195,20 @@ def _found(folder: Path, split: str) -> list[Records] | None:
     for layout in LAYOUTS:
         if (folder / layout.archive).is_file():
             return _from_archive(folder / layout.archive, layout, split)
+    for place in _hub_places(folder):
+        found = _hub_shards(place, split)
+        if not found.missing:
+            return [hub_batch(path) for path in found.paths]
     return None
+
+
+def _hub_places(folder: Path) -> tuple[Path, ...]:
+    return folder / "plain_text", folder / "data", folder
+
+
+def _hub_shards(place: Path, split: str) -> Shards:
+    parts = [shards(place, part) for part in (("train", "test") if split == "all" else (split,))]
+    return Shards([path for part in parts for path in part.paths], [name for part in parts for name in part.missing])
 
 
 def _read(path: Path) -> bytes:
@@ -220,7 +249,12 @@ def _lacks(folder: Path, split: str) -> str:
             missing = [name for name in layout.names(split) if not (place / name).is_file()]
             if place.is_dir() and any((place / name).is_file() for name in layout.names("all")):
                 return f"cifar10: {place} lacks {' and '.join(missing)} for split {split!r}: put them there"
-    return f"cifar10: root {folder} holds neither {wanted}, nor {archives}: put one of them there"
+    for place in _hub_places(folder):
+        if _hub_shards(place, "all").paths:
+            missing = _hub_shards(place, split).missing
+            return f"cifar10: {place} lacks {' and '.join(missing)} for split {split!r}: put them there"
+    hub = "plain_text/train-00000-of-00001.parquet and the like"
+    return f"cifar10: root {folder} holds neither {wanted}, nor {archives}, nor {hub}: put one of them there"
 
 
 def _fetch(folder: Path, fetch: bool) -> Path:
