@@ -255,6 +255,18 @@ CASES = {
         (record(energy_data=[-30.0 * i for i in range(100)]), PROBES),
         (record(energy_data=[-10.0 * i for i in range(100)]), PROBES),
     ),
+    "energy_drift that nothing holds": (
+        (record(energy_data=-1001.0), PROBES),
+        (record(energy_data=-999.0), PROBES),
+    ),
+    "energy_drift of many spreads": (
+        (record(energy_data=-2000.0, spread=99.0), PROBES),
+        (record(energy_data=-2000.0, spread=101.0), PROBES),
+    ),
+    "energy_drift without a hold": (
+        (record(energy_data=-2000.0, alpha=0.0), PROBES),
+        (record(energy_data=-2000.0, alpha=1e-5, regulariser="mean"), PROBES),
+    ),
     "memorised": ((record(), at(held_out=2.1)), (record(), at(held_out=1.9))),
     "chosen_by_noise": (
         (record(selected_by="noise_gap", auc=0.24), PROBES),

@@ -246,28 +246,39 @@ def mode_collapse(record: Record, _: Probes) -> Finding | None:
 
 
 def energy_drift(record: Record, _: Probes) -> Finding | None:
-    r"""A free constant that runs away (row 16).
+    r"""A free constant that runs away (row 16), or that has gone far and nothing holds.
 
     :math:`|\bar E^+|` above 100 times the spread of the energies and growing in a line (twice what it was at a third of
-    the record), while the gap is within ten spreads: numbers lose their digits.
+    the record), while the gap is within ten spreads: numbers lose their digits. Without a regulariser also above 20
+    spreads and 1000 T: an Adam step at a rate of :math:`10^{-3}` moves such energies by T and more.
     """
     energies, spread, gap = record.last("energy_data"), record.now("spread"), record.now("gap")
     whole = record.columns.get("energy_data", ())
-    if not energies or spread is None or gap is None or len(whole) < 30:
+    if not energies or spread is None or gap is None or len(whole) < 30 or abs(gap) > 10 * spread:
         return None
     now, before = statistics.median(energies), whole[len(whole) // 3]
     size = abs(now) / max(spread, 1e-12)
-    if size <= 100 or abs(now) < 2 * abs(before) or abs(gap) > 10 * spread:
+    far = (
+        record.alpha == 0
+        and size > 20
+        and abs(now) > 1000 * (1.0 if record.temperature is None else record.temperature)
+    )
+    if not far and (size <= 100 or abs(now) < 2 * abs(before)):
         return None
     return Finding(
         "energy_drift",
         "warn",
         "energies drift away while their differences are fine",
-        f"energies of data are {now:.3g}, {size:.3g} times their spread, and were {before:.3g}",
-        "a constant is free, and nothing holds it",
-        "--objective.alpha 1e-6 --objective.regulariser mean",
+        f"energies of data are {now:.3g}, {size:.3g} times their spread, {before:.3g} a third of the way",
+        "a constant is free, and nothing holds it" + (" (α = 0)" if record.alpha == 0 else ""),
+        f"--objective.alpha {_holding(spread):.1g} --objective.regulariser mean",
         {"energy": now, "spreads": size},
     )
+
+
+def _holding(spread: float) -> float:
+    r"""Returns the :math:`\alpha` at which :math:`2 \alpha (\bar E^+ + \bar E^-)` is 0.03 for means of five spreads."""
+    return 0.03 / (2 * 2 * 5 * max(spread, 1e-12))
 
 
 def blind_to_weights(record: Record, probes: Probes) -> Finding | None:
