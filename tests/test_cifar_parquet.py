@@ -194,6 +194,16 @@ def test_files_that_are_no_tables(tmp_path):
         cifar10(root=str(tmp_path), split="test")
 
 
+def test_a_label_changed_on_the_way_is_noticed_where_the_writer_left_checksums(tmp_path):
+    path, labels = tmp_path / TEST, np.array(LABELS, np.int64).tobytes()
+    pq.write_table(table(FILES, LABELS), path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = path.read_bytes()
+    assert content.count(labels) == 1
+    path.write_bytes(content.replace(labels, bytes([(LABELS[0] + 1) % 10]) + labels[1:]))
+    with pytest.raises(UserError, match=r"expected an intact Parquet file; it cannot be read \(.*CRC"):
+        cifar10(root=str(tmp_path), split="test")
+
+
 def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
     write(tmp_path / TEST, table(FILES, LABELS))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
