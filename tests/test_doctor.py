@@ -159,8 +159,8 @@ CASES = {
     ),
     # 2 α (Ē⁺ + Ē⁻) with both at ±50 by turns: they hold nothing in the mean, and weigh 100 all the same.
     "strong_regulariser on the mean": (
-        (record(alpha=0.31 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
-        (record(alpha=0.29 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
+        (record(alpha=0.11 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
+        (record(alpha=0.09 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
     ),
     "degenerate_data": ((record(), at(degenerate=0.021)), (record(), at(degenerate=0.019))),
     # R = √(2 v / η), v = 1/16: 1.5 at η = 1/18.

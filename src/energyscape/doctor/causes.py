@@ -50,8 +50,8 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
 
     With :math:`\alpha \overline{E^2}` in the loss, the gradient of a point's energy is :math:`1 + 2 \alpha E` where it
     should be 1; with :math:`\alpha (\bar E^+ + \bar E^-)^2`, the mean alone, it is
-    :math:`1 + 2 \alpha (\bar E^+ + \bar E^-)`. Warn where the root mean square of that term exceeds 0.3, act above 1.
-    Also, where every energy is held, :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
+    :math:`1 + 2 \alpha (\bar E^+ + \bar E^-)`. Warn where the root mean square of that term exceeds 0.3 (of the mean
+    alone, which should never matter, 0.1), act above 1. Also, where every energy is held, :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
     """
     alpha, mean = record.alpha or 0.0, record.regulariser == "mean"
     spread = record.now("spread") or probes.spread
@@ -61,9 +61,10 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     temperature = record.temperature or 1.0
     gaps, flat = record.last("gap"), spread < 0.3 * temperature and not mean
     z = over(abs(sum(gaps) / len(gaps)), _deviation(gaps)) if gaps else None
-    if weight <= 0.3 and not (flat and (z or 0) > 3):
+    much = weight > (0.1 if mean else 0.3)
+    if not much and not (flat and (z or 0) > 3):
         return None
-    target = 0.03 / max(weight, 1e-12) * alpha if weight > 0.3 else alpha / 10
+    target = 0.03 / max(weight, 1e-12) * alpha if much else alpha / 10
     remedy = f"--objective.alpha {target:.1g}"
     return Finding(
         "strong_regulariser",
