@@ -51,7 +51,8 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     With :math:`\alpha \overline{E^2}` in the loss, the gradient of a point's energy is :math:`1 + 2 \alpha E` where it
     should be 1; with :math:`\alpha (\bar E^+ + \bar E^-)^2`, the mean alone, it is
     :math:`1 + 2 \alpha (\bar E^+ + \bar E^-)`. Warn where the root mean square of that term exceeds 0.3 (of the mean
-    alone, which should never matter, 0.1), act above 1. Also, where every energy is held, :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
+    alone, which should never matter, 0.1), act above 1. Also, where every energy is held,
+    :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
     """
     alpha, mean = record.alpha or 0.0, record.regulariser == "mean"
     spread = record.now("spread") or probes.spread
