@@ -32,12 +32,13 @@ class Steps:
     Args:
         kernel: The transition; its energy is anything that PyTorch can trace.
         steps: How many will be taken.
-        compile: Whether to compile; ``"auto"`` times the first steps, and compiles if a minute of them is left.
+        compile: Whether to compile; ``"auto"`` times the first steps, and compiles if a minute of them is left. Which
+            it does then depends on the machine's speed, and with it the last bits of the chains.
     """
 
     def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
         self.kernel, self.steps, self.compile = kernel, steps, compile
-        self.block = max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
+        self.block = 1 if compile is False else max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
         self._move: Callable[..., list[tuple[Any, Info]]] = self._moves
 
     def __call__(self, state: Any, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
@@ -55,10 +56,10 @@ class Steps:
             noise = [self.kernel.draw(state.x, generator=generator) for _ in range(many)]
             begun, left = time.perf_counter(), left - many
             moved = self._moves(state, noise) if many < self.block else self._tried(state, noise)
-            state = moved[-1][0]
-            yield from moved
             if self.compile == "auto" and (time.perf_counter() - begun) * left / many > WORTH:
                 self._start()
+            state = moved[-1][0]
+            yield from moved
 
     def _start(self) -> None:
         self.compile = True
@@ -164,7 +165,7 @@ def sample(
     steps: int,
     burn_in: int = 0,
     thin: int = 1,
-    compile: Compile = "auto",
+    compile: Compile = False,
     generator: Generator | None = None,
 ) -> Chain:
     """Runs chains and keeps every ``thin``-th position after ``burn_in`` steps.
@@ -175,7 +176,7 @@ def sample(
         steps: Steps in all, burn-in included.
         burn_in: Steps that are not kept.
         thin: Keep one position in so many.
-        compile: Whether to compile the steps; ``"auto"`` does where they take more than a minute as they are.
+        compile: Whether to compile the steps; see `Steps`.
         generator: The stream to draw from.
 
     Returns:
