@@ -100,7 +100,7 @@ def test_mistakes(tmp_path, capsys):
     for path in run.frames_path.iterdir():
         path.unlink()
     assert energyscape("animate", run.path) == 2
-    assert energyscape("train", "digits-pcd", "--train.frames", "3", "--out", tmp_path / "digits") == 2
+    assert energyscape("train", "8gaussians-edm", "--train.frames", "3", "--out", tmp_path / "no-energy") == 2
     assert energyscape("train", "8gaussians-nce", "--train.frames", "-1", "--out", tmp_path / "other") == 2
     lines = capsys.readouterr().err.splitlines()
     for line, said in zip(
@@ -109,7 +109,7 @@ def test_mistakes(tmp_path, capsys):
             "ending in .gif or .mp4",
             "cannot be read as a frame",
             "--train.frames 40",
-            "laws in the plane",
+            "which this model has not",
             "frames are 0",
         ],
         strict=True,
