@@ -64,7 +64,7 @@ def print_text(told: Any, subject: str) -> None:
     from energyscape.doctor import RULES
 
     if not told.findings and not told.certain:
-        complain(f"{subject}: cannot tell, {told.lacking}: train it longer")
+        complain(f"{subject}: cannot tell: {told.lacking}")
         return
     count = len(told.findings)
     say(

@@ -71,9 +71,10 @@ def examine(run: Run, *, seed: int | None = None) -> Examination:
     if snapshot is not None:
         experiment.load(snapshot)
     probes = ask(experiment, learned=snapshot is not None, seed=seed)
-    few = f"{record.lines} lines of metrics are fewer than {FEWEST}" if record.lines < FEWEST else ""
-    none = "" if snapshot is not None else "there is no checkpoint"
-    lacking = " and ".join(each for each in (few, none) if each)
+    few = f"{record.lines} lines of metrics are fewer than {FEWEST}: train it longer" if record.lines < FEWEST else ""
+    none = "" if snapshot is not None else "there is no checkpoint: train it longer"
+    chainless = "" if experiment.has_chains else "a denoiser has no chains to ask, its record and data alone were read"
+    lacking = "; ".join(each for each in (few, none, chainless) if each)
     return Examination(diagnose(record, probes), probes, record, lacking)
 
 
