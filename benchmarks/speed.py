@@ -109,14 +109,14 @@ def row(name: str, kernel, plain, x: Tensor, *, steps: int, repeats: int) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a tenth of the steps")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the steps")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with global_seed(0):
         flat = NeuralEnergy(MLP(2, width=128, depth=2), reference_std=3.0)
         image = NeuralEnergy(ConvEnergyNet((1, 28, 28), width=16), reference_std=0.5)
-    many, few = (50, 3) if quick else (500, 5)
+    many, few = (100, 3) if quick else (500, 5)
     print("| chains | plain loop, s | eager, × | compiled, × |\n|---|---|---|---|")
     for chains in (16, 4096):
         x = torch.randn(chains, 2)
@@ -124,7 +124,7 @@ def main() -> None:
         row(f"Langevin, MLP 2-128-128-1, {chains}", langevin, plain_langevin, x, steps=many, repeats=few)
         row(f"HMC of 10 steps, same energy, {chains}", hmc, plain_hmc, x, steps=many // 10, repeats=few)
     x, langevin = torch.rand(128, 1, 28, 28) * 2 - 1, Langevin(image, step_size=STEP)
-    row("Langevin, convolutional, 28×28, 128", langevin, plain_langevin, x, steps=many // 25, repeats=few)
+    row("Langevin, convolutional, 28×28, 128", langevin, plain_langevin, x, steps=10 if quick else 20, repeats=few)
 
 
 if __name__ == "__main__":
