@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import cases
+from energyscape.cli import main
 
 
 def pytest_addoption(parser):
@@ -20,3 +21,17 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path):
+    """The command line in a folder of its own: words to exit status, output and complaints."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in words])
+        told = capsys.readouterr()
+        return int(exit_.value.code or 0), told.out, told.err
+
+    return call

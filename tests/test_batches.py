@@ -148,3 +148,15 @@ def test_a_mistake_is_told_in_one_line(make, message):
     with pytest.raises(UserError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_which_images_are_mirrored_does_not_depend_on_the_batch_and_changes_from_epoch_to_epoch():
+    images = Images(torch.arange(2, dtype=torch.uint8).repeat(12, 1).view(12, 1, 1, 2), white=1)  # each: black, white
+    small, large = batches(images, 4, seed=3, flips=True), batches(images, 12, seed=3, flips=True)
+    first = torch.cat([next(small).x for _ in range(6)])
+    assert torch.equal(first, torch.cat([next(large).x for _ in range(2)]))
+    mirrored = first[:, 0, 0, 0] > 0
+    assert 0 < int(mirrored[:12].sum()) < 12
+    assert not torch.equal(mirrored[:12], mirrored[12:])
+    again = batches(images, 4, seed=3, start=8, flips=True)
+    assert torch.equal(next(again).x, first[8:12])

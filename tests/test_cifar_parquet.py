@@ -207,5 +207,5 @@ def test_a_label_changed_on_the_way_is_noticed_where_the_writer_left_checksums(t
 def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
     write(tmp_path / TEST, table(FILES, LABELS))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"need pyarrow, which is not installed: pip install 'energyscape\[parquet\]'"):
+    with pytest.raises(UserError, match=r"needs pyarrow, which is not installed: pip install 'energyscape\[parquet\]'"):
         cifar10(root=str(tmp_path), split="test")

@@ -25,19 +25,6 @@ DIGITS = [
 ]
 
 
-@pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        told = capsys.readouterr()
-        return int(exit_.value.code or 0), told.out, told.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("plane") / "run"

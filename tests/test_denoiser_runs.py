@@ -35,19 +35,6 @@ def gaussian(recipe: str = "8gaussians-edm", **changes: str) -> Experiment:
     return experiment
 
 
-@pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        told = capsys.readouterr()
-        return int(exit_.value.code or 0), told.out, told.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
     """A run that has learned classes, hardly."""
@@ -263,6 +250,36 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(cli, tmp_path, recipe
     assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "told"),
+    [
+        ("digits-ncsn", {"objective.label_dropout": "0.1"}, "the data have 10, the network was made for 0"),
+        ("digits-ncsn", {"objective.label_dropout": "0.1", "model.network.classes": "4"}, "was made for 4"),
+        ("8gaussians-edm", {"objective.label_dropout": "0.1", "model.network.classes": "4"}, "the data have none"),
+    ],
+)
+def test_classes_that_are_told_are_there(recipe, settings, told):
+    with pytest.raises(UserError, match=told):
+        Experiment(Recipe.named(recipe, settings)).fit()
+
+
+def test_a_solver_takes_the_place_of_chains_and_chains_that_of_a_solver():
+    solver = {"sampler.solver.name": "euler", "sampler.grid.name": "karras"}
+    there = Recipe.named("8gaussians-pcd", solver).resolved().tables["sampler"]
+    assert (there["solver"]["name"], "kernel" in there) == ("euler", False)
+    chains = {"sampler.kernel.name": "mala", "sampler.kernel.step_size": "0.1", "sampler.start.name": "noise"}
+    back = Recipe.named("8gaussians-edm", chains).resolved().tables["sampler"]
+    assert (back["kernel"]["name"], "solver" in back) == ("mala", False)
+
+
+def test_another_sampler_leaves_the_first_as_it_was():
+    one = gaussian()
+    other = one.with_sampler({"sampler.solver.name": "dpm++", "sampler.steps": "7"})
+    assert (type(one.solving.solver(abs, [1.0, 0.0])).__name__, one.solving.steps) == ("Heun", 18)
+    assert (type(other.solving.solver(abs, [1.0, 0.0])).__name__, other.solving.steps) == ("DPMSolver", 7)
+    assert other.model is one.model
+
+
 def test_data_of_a_run_may_be_flipped():
     plain, flipped = (Experiment(Recipe.named("digits-ncsn", {"flips": each})) for each in ("false", "true"))
     x, y = (next(iter(each.fit().data)).x for each in (plain, flipped))
@@ -303,7 +320,7 @@ def test_metrics_for_tensorboard(cli, tmp_path):
 def test_without_tensorboard_installed_one_line_says_so(cli, tmp_path, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     status, _, err = cli("train", "digits-ncsn", *TINY, "--train.tensorboard", "true", "--out", tmp_path / "run")
     assert (status, "pip install 'energyscape[tensorboard]'" in err, err.count("\n")) == (2, True, 1)
 

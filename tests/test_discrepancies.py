@@ -12,7 +12,7 @@ import torch
 import cases
 from energyscape.calculus import score
 from energyscape.errors import UserError
-from energyscape.evaluation import discrepancies, energy_distance, kernel_stein, mmd, sliced_wasserstein
+from energyscape.evaluation import discrepancies, energy_distance, kernel_stein, mmd, sliced_wasserstein, u_statistics
 from energyscape.models import GaussianMixture
 
 
@@ -235,7 +235,7 @@ def test_images_sizes_and_parts_do_not_matter(monkeypatch):
         lambda x, y: kernel_stein(lambda x: x.flatten(1).square().sum(1) / 2, x, generator=cases.generator(1)),
     )
     whole = [measure(x, y) for measure in measures]
-    monkeypatch.setattr(discrepancies, "ENTRIES", 130)
+    monkeypatch.setattr(u_statistics, "ENTRIES", 130)
     for measure, before in zip(measures, whole, strict=True):
         assert measure(x, y) == pytest.approx(before, rel=1e-9)
         assert measure(x.flatten(1), y.flatten(1)) == pytest.approx(before, rel=1e-9)

@@ -17,19 +17,6 @@ TINY = ["--train.batch_size", "32", "--train.budget", "320", "--objective.steps"
 SMALL = [*TINY, "--objective.start.capacity", "64", "--model.network.width", "16"]
 
 
-@pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        told = capsys.readouterr()
-        return int(exit_.value.code or 0), told.out, told.err
-
-    return call
-
-
 def trained(folder, recipe, *settings) -> Path:
     with pytest.raises(SystemExit) as exit_:
         main(["train", recipe, *SMALL, *settings, "--out", str(folder / "run")])

@@ -14,6 +14,7 @@ References:
     equation 2.8. https://doi.org/10.1198/jasa.2011.tm11181
 """
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
@@ -351,7 +352,8 @@ GRIDS = Registry(
 )
 
 
-def chain_levels(beta_min: float, beta_max: float, chain: int) -> list[float]:
+@functools.cache
+def chain_levels(beta_min: float, beta_max: float, chain: int) -> tuple[float, ...]:
     r"""Returns the levels of DDPM's chain, rising: :math:`\sigma_t^2 = \prod_{s \le t} (1 - \beta_s)^{-1} - 1`.
 
     Args:
@@ -368,7 +370,7 @@ def chain_levels(beta_min: float, beta_max: float, chain: int) -> list[float]:
     for t in range(chain):
         lost -= math.log1p(-(beta_min + t / (chain - 1) * (beta_max - beta_min)))
         levels.append(math.sqrt(math.expm1(lost)))
-    return levels
+    return tuple(levels)
 
 
 def _check_highest(sigma_max: float) -> None:

@@ -29,7 +29,7 @@ def export(run: RunFolder, /, *, to: Path) -> int:
             how = f"differs from the model by {difference:.1g} of its largest value"
         else:
             settings = experiment.recipe.tables["model"]
-            save_pretrained(experiment.best, to, settings=settings, shape=experiment.shape)  # type: ignore[arg-type]
+            save_pretrained(experiment.best, to, settings=settings, shape=experiment.shape)
             how = f"energyscape.from_pretrained({str(to)!r}) reads it"
     say(f"{to}: {how}")
     return 0

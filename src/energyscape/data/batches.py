@@ -112,7 +112,7 @@ class Batches(Iterator[Batch]):
         self.seed = seed
         self.device = torch.device(device)
         self._from = _opened(source, self.device)
-        self._order: tuple[int, Tensor] | None = None
+        self._order: tuple[int, tuple[Tensor, Tensor]] | None = None
         self.seek(start)
 
     @property
@@ -148,29 +148,29 @@ class Batches(Iterator[Batch]):
             generator = generator_for(self.seed, "batch", self._position)
             batch = Batch(self._from.sample(self.size, generator=generator).to(self.device), None)
         else:
-            rows = self._next_rows(len(self._from)).to(self.device)
-            labels = self._from.labels
-            batch = Batch(self._flipped(self._from.floats(rows)), None if labels is None else labels[rows])
+            rows, mirrored = (each.to(self.device) for each in self._next(len(self._from)))
+            x, labels = self._from.floats(rows), self._from.labels
+            if self.flips:
+                x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(-1), x)
+            batch = Batch(x, None if labels is None else labels[rows])
         self._position += self.size
         return batch
 
-    def _flipped(self, x: Tensor) -> Tensor:
-        if not self.flips:
-            return x
-        u = torch.rand(len(x), generator=generator_for(self.seed, "flips", self._position)).to(x.device)
-        return torch.where((u < 0.5).reshape(-1, 1, 1, 1), x.flip(-1), x)
-
-    def _next_rows(self, n: int) -> Tensor:
+    def _next(self, n: int) -> tuple[Tensor, Tensor]:
+        """Returns the rows of the next batch, and which of them are to be mirrored."""
         parts, position, end = [], self._position, self._position + self.size
         while position < end:
             epoch, offset = divmod(position, n)
-            parts.append(self._permutation(epoch, n)[offset : offset + end - position])
-            position += len(parts[-1])
-        return torch.cat(parts)
+            parts.append([each[offset : offset + end - position] for each in self._epoch(epoch, n)])
+            position += len(parts[-1][0])
+        rows, mirrored = map(torch.cat, zip(*parts, strict=True))
+        return rows, mirrored
 
-    def _permutation(self, epoch: int, n: int) -> Tensor:
+    def _epoch(self, epoch: int, n: int) -> tuple[Tensor, Tensor]:
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, torch.randperm(n, generator=generator_for(self.seed, "epoch", epoch))
+            rows = torch.randperm(n, generator=generator_for(self.seed, "epoch", epoch))
+            mirrored = torch.rand(n, generator=generator_for(self.seed, "flips", epoch)) < 0.5
+            self._order = epoch, (rows, mirrored)
         return self._order[1]
 
 

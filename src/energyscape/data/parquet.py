@@ -4,7 +4,6 @@ A split is one file or several, ``train-00000-of-00002.parquet`` and ``train-000
 how many there are, so that a missing one is noticed. Older ones have sixteen hexadecimal digits behind the number.
 """
 
-import importlib
 import io
 import re
 import struct
@@ -16,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from energyscape.errors import UserError
+from energyscape.errors import UserError, needed
 
 SHARD: Final = re.compile(r"(?P<split>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{16})?\.parquet")
 POINTER: Final = b"version https://git-lfs"
@@ -76,7 +75,8 @@ def read_shard(path: Path, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.
     Raises:
         UserError: If it is something else or damaged, or pyarrow is not installed.
     """
-    arrow = _arrow()
+    needed("pyarrow.parquet", "parquet")
+    arrow = needed("pyarrow", "parquet")
     pixels, labels = list[NDArray[np.uint8]](), list[int]()
     try:
         for image, label in _rows(arrow, path):
@@ -90,16 +90,6 @@ def read_shard(path: Path, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.
     if not pixels:
         raise UserError(f"{path}: expected at least one image; it holds none")
     return np.stack(pixels), np.array(labels, np.int64)
-
-
-def _arrow() -> Any:
-    try:
-        importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UserError(
-            "Parquet files need pyarrow, which is not installed: pip install 'energyscape[parquet]'"
-        ) from None
-    return importlib.import_module("pyarrow")
 
 
 def _rows(arrow: Any, path: Path) -> Iterator[tuple[bytes, int]]:

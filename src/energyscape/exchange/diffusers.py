@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from energyscape.errors import UserError, nearest
-from energyscape.exchange.folders import needed, table_in, whole
+from energyscape.errors import UserError, nearest, needed
+from energyscape.exchange.folders import table_in, whole
 from energyscape.models import Clean, Epsilon, NetworkDenoiser, Preconditioning, Velocity
-from energyscape.models.preconditioning import Coefficients
+from energyscape.models.preconditioning import Coefficients, step_of
 
 PREDICTIONS: Final[dict[str, Preconditioning]] = {
     "epsilon": Epsilon(),
@@ -59,11 +59,7 @@ class Chain(Preconditioning):
             raise ValueError("a chain has at least two noise levels, positive and rising")
 
     def __call__(self, sigma: Tensor) -> Coefficients:
-        level = torch.tensor(self.levels, dtype=sigma.dtype, device=sigma.device).log()
-        above = torch.searchsorted(level, sigma.log()).clamp(1, len(level) - 1)
-        low, high = level[above - 1], level[above]
-        t = above - 1 + (sigma.log() - low) / (high - low)
-        return self.predicted(sigma)._replace(noise=t.clamp(0, len(level) - 1))
+        return self.predicted(sigma)._replace(noise=step_of(self.levels, sigma))
 
 
 @final

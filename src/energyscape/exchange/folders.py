@@ -1,7 +1,6 @@
 """Folders that appear whole or not at all, and what is read out of those of others."""
 
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from energyscape.errors import UserError
+from energyscape.training.snapshot import sync
 
 
 @contextlib.contextmanager
@@ -29,9 +29,9 @@ def whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         for each in [beside, *beside.rglob("*")]:
-            _sync(each)
+            sync(each)
         os.replace(beside, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from None
     finally:
@@ -59,27 +59,3 @@ def table_in(path: Path, *, what: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise UserError(f"{path}: expected {what}, it holds a {type(table).__name__} and no table")
     return table
-
-
-def needed(module: str, extra: str) -> Any:
-    """Returns a module that is not installed with this package.
-
-    Args:
-        module: Its name.
-        extra: The extra that brings it.
-
-    Raises:
-        UserError: If it is missing.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f"this needs {module}, which is not installed: pip install 'energyscape[{extra}]'") from None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

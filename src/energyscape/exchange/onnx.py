@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from energyscape.errors import UserError
-from energyscape.exchange.folders import needed, whole
+from energyscape.errors import UserError, needed
+from energyscape.exchange.folders import whole
 from energyscape.models import Denoiser, Energy, EnergyDenoiser
 from energyscape.models.denoiser import column
 

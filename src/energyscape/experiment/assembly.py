@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import nn
@@ -48,7 +48,7 @@ class Experiment:
         self.shape = self.source.shape if shape is None else shape
         self.objective: Objective[Any] = self._built("objective", OBJECTIVES)
         with global_seed(seed_for(self.training.seed, "weights")):
-            self.model: nn.Module = self._built("model", MODELS)
+            self.model: Energy | Denoiser = self._built("model", MODELS)
         self.objective.check(self.model)
         self.model.to(self.training.torch_device)
         self.objective.to(self.training.torch_device)
@@ -87,15 +87,15 @@ class Experiment:
         return Budget.parse(self.training.budget, epoch=epoch)
 
     @property
-    def best(self) -> nn.Module:
+    def best(self) -> Energy | Denoiser:
         """The model to use: with averaged weights where there are any."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast("Energy | Denoiser", self.average.module)
 
     @property
     def level(self) -> float:
         """The noise level at which the model is nearest to the data; 0 where it learns data as they are."""
-        if isinstance(self.sampling, Solving) and isinstance(self.best, EnergyDenoiser):
-            return self.objective.level or self.sampling.levels()[-2]
+        if not self.has_chains and isinstance(self.best, EnergyDenoiser):
+            return self.objective.level or self.solving.levels()[-2]
         return self.objective.level
 
     @property
@@ -149,9 +149,25 @@ class Experiment:
             raise UserError("this run's sampler comes down the noise levels with a solver: it has no chains")
         return self.sampling
 
+    @property
+    def solving(self) -> Solving:
+        """How a solver comes down the noise levels.
+
+        Raises:
+            UserError: If samples come from chains instead.
+        """
+        if not isinstance(self.sampling, Solving):
+            raise UserError("this run's sampler runs chains on an energy: it has no solver")
+        return self.sampling
+
     def fit(self) -> Fit[Any]:
-        """Returns the training run, at its beginning."""
+        """Returns the training run, at its beginning.
+
+        Raises:
+            UserError: If the budget cannot be read, or the model is to be told classes that the data have not.
+        """
         training = self.training
+        self._check_classes()
         budget = self.budget
         return Fit(
             self.model,
@@ -213,6 +229,21 @@ class Experiment:
         table = other.recipe.tables["sampler"]
         other.sampling = construct(plain("sampler", table), "[sampler]", table)
         return other
+
+    def _check_classes(self) -> None:
+        """Refuses classes that are told but not there, or that the network has no room for."""
+        if not self.objective.conditional:
+            return
+        labels = self.source.labels if isinstance(self.source, Images) else None
+        room = self.model.classes if isinstance(self.model, Denoiser) else 0
+        there = 0 if labels is None else int(labels.max()) + 1
+        if not there or room < there:
+            raise UserError(
+                f"objective.label_dropout tells the model classes: the data have {there}, the network was made for "
+                f"{room}. Give its setting classes = {there}, or label_dropout = 'none'"
+                if there
+                else "objective.label_dropout tells the model classes, and the data have none: set it to 'none'"
+            )
 
     def _optimiser(self) -> Optimizer:
         parameters = [*self.model.parameters(), *self.objective.parameters()]

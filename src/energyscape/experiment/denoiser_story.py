@@ -1,5 +1,6 @@
 """What the page of a denoiser's run shows."""
 
+import functools
 import math
 
 import torch
@@ -14,7 +15,6 @@ from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, generate
 from energyscape.experiment.measures import ENOUGH, MANY, against_truth, of_samples
 from energyscape.experiment.restorations import denoising_section, inpainting_section
-from energyscape.experiment.settings import Solving
 from energyscape.experiment.solving import known_classes
 from energyscape.report import Section
 
@@ -75,8 +75,7 @@ def of_images(experiment: Experiment, source: Images, *, seed: int | None = None
 
 
 def _made(experiment: Experiment) -> str:
-    sampling = experiment.sampling
-    assert isinstance(sampling, Solving)
+    sampling = experiment.solving
     name = experiment.recipe.tables["sampler"]["solver"]["name"]
     return (
         f"Samples begin as noise of deviation {sampling.levels()[0]:g} and come down in {sampling.steps} steps of "
@@ -100,14 +99,10 @@ def level_section(experiment: Experiment, seed: int | None) -> Section:
     """
     told = by_level(experiment, seed=seed)
     at = [math.log10(sigma) for sigma in told.sigma]
-    error = plotting.curves(
-        at, {"left of the noise": told.error}, title="Error by noise level", ylabel="E|D − x|² / dσ²",
-        xlabel="log₁₀ σ", smooth=1,
-    )  # fmt: skip
-    norm = plotting.curves(
-        at, {"norm": told.norm, "1 − error": [1 - each for each in told.error]}, title="The score's squared norm",
-        ylabel="E|σ s|² / d", xlabel="log₁₀ σ", smooth=1,
-    )  # fmt: skip
+    curves = functools.partial(plotting.curves, at, xlabel="log₁₀ σ", smooth=1)
+    left, norms = {"left of the noise": told.error}, {"norm": told.norm, "1 − error": [1 - e for e in told.error]}
+    error = curves(left, title="Error by noise level", ylabel="E|D − x|² / dσ²")
+    norm = curves(norms, title="The score's squared norm", ylabel="E|σ s|² / d")
     worst = max(told.imbalance, key=abs)
     text = (
         "On held-out data, no class told. One means that nothing of the noise is removed. The posterior mean is "
@@ -129,7 +124,7 @@ def cost_section(experiment: Experiment, judge: Classifier, seed: int | None) ->
     table: list[tuple[object, ...]] = [("solver", "evaluations", "Fréchet distance")]
     table += [(each.solver, each.nfe, each.distance) for each in found]
     text = (
-        "500 samples each, from the same noise, against held-out images on a classifier's features. So few samples "
+        "250 samples each, from the same noise, against held-out images on a classifier's features. So few samples "
         "overstate the distance, all alike: compare the rows with each other only."
     )
     return Section("Quality and cost", text, table=table)

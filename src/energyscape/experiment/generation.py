@@ -10,7 +10,6 @@ from energyscape.data import Images, Law
 from energyscape.errors import UserError
 from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
-from energyscape.experiment.settings import Solving
 from energyscape.experiment.solving import BATCH, Generated, denoised, repainted, solved
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
@@ -51,7 +50,7 @@ def generate(
     steps = experiment.sampling.steps if steps is None else steps
     if n < 1 or steps < 1:
         raise UserError(f"the numbers of samples and of steps are at least 1; they were {n} and {steps}")
-    if isinstance(experiment.sampling, Solving):
+    if not experiment.has_chains:
         if start != "noise":
             raise UserError(f"a solver begins at noise, not at {start}: leave --start out")
         return solved(experiment, n, steps=steps, label=label, shown=shown, frames=frames, seed=seed)

@@ -78,7 +78,8 @@ class Recipe:
     def overridden(self, overrides: Mapping[str, str]) -> "Recipe":
         """Returns the recipe with some settings replaced.
 
-        A new ``name`` of a component drops the old component's settings, and a solver those of the chains.
+        A new ``name`` of a component drops the old component's settings, and a solver those of the chains, or the other
+        way round.
 
         Args:
             overrides: ``section.setting`` to TOML text; a setting of ``[train]`` may be given without its section, and
@@ -89,8 +90,9 @@ class Recipe:
         """
         tables = _copied(self.tables)
         plainly = dict(_epochs(key, text) for key, text in overrides.items())
-        if "sampler.solver.name" in plainly and "solver" not in tables.get("sampler", {}):
-            tables["sampler"] = {}
+        for kind, other in (("solver", "kernel"), ("kernel", "solver")):
+            if f"sampler.{kind}.name" in plainly and other in tables.get("sampler", {}):
+                tables["sampler"] = {}
         names_first = sorted(plainly.items(), key=lambda item: (item[0].split(".")[-1] != "name", item[0].count(".")))
         for key, text in names_first:
             *path, setting = _full(key).split(".")

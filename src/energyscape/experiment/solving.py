@@ -9,7 +9,6 @@ from torch import Tensor
 from energyscape.calculus import DenoiseFn
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment, seeded
-from energyscape.experiment.settings import Solving
 from energyscape.models import Conditional, Guided
 from energyscape.noise import normal_like
 from energyscape.samplers import DPMSolver, DPMSolverSDE, Heun, repaint, solve
@@ -22,13 +21,13 @@ RESAMPLINGS = 5
 
 
 class Generated(NamedTuple):
-    """Samples of a trained energy.
+    """Samples of a trained model.
 
     Args:
         x: The samples, ``(n, *)``.
         path: Where the first chains were after each of ``at`` steps, ``(K, shown, *)``.
         at: Those steps; the first is 0, where the chains begin.
-        diverged: Proposals that were not finite, in all.
+        diverged: Proposals of chains, or samples of a solver, that were not finite.
     """
 
     x: Tensor
@@ -62,8 +61,7 @@ def solved(
     Raises:
         UserError: If the denoiser does not know such a class.
     """
-    sampling, generator = experiment.sampling, seeded(experiment, seed, "solve")
-    assert isinstance(sampling, Solving)
+    sampling, generator = experiment.solving, seeded(experiment, seed, "solve")
     levels = sampling.levels(steps)
     labels = class_of_each(experiment, n, label)
     like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
@@ -90,8 +88,7 @@ def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:
         experiment: With a denoiser.
         labels: Class of each of the points that it will be given, or none.
     """
-    denoiser, sampling = experiment.denoiser, experiment.sampling
-    assert isinstance(sampling, Solving)
+    denoiser, sampling = experiment.denoiser, experiment.solving
     if labels is None:
         return denoiser
     if sampling.guidance is not None:
@@ -130,8 +127,7 @@ def repainted(experiment: Experiment, y: Tensor, missing: Tensor, *, steps: int,
         steps: Of the recipe's solver; Heun's method stands in for a multistep one.
         generator: The stream to draw from.
     """
-    sampling, device = experiment.sampling, experiment.training.torch_device
-    assert isinstance(sampling, Solving)
+    sampling, device = experiment.solving, experiment.training.torch_device
     parts = []
     for first in range(0, len(y), BATCH):
         part, gaps = (each[first : first + BATCH].to(device) for each in (y, missing.broadcast_to(y.shape)))

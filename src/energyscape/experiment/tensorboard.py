@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, final
 
-from energyscape.errors import UserError
+from energyscape.errors import needed
 from energyscape.training import Report, Verdict
 
 
@@ -26,12 +26,9 @@ class Board(AbstractContextManager["Board"]):
         self._writer: Any = None
         if folder is None:
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "--train.tensorboard needs the package tensorboard: pip install 'energyscape[tensorboard]'"
-            ) from None
+        needed("tensorboard", "tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=samples + 1)
 
     def write(self, report: Report) -> None:

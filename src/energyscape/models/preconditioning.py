@@ -16,13 +16,14 @@ References:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
+from energyscape.errors import check_positive
 from energyscape.models.denoiser import Denoiser, column
 from energyscape.noise import chain_levels
 
@@ -85,8 +86,7 @@ class EDM(Preconditioning):
     data_std: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.data_std > 0:
-            raise ValueError(f"data_std is positive; it was {self.data_std}")
+        check_positive(data_std=self.data_std)
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         size = (sigma.square() + self.data_std**2).sqrt()
@@ -127,11 +127,7 @@ class Epsilon(Preconditioning):
     chain: int = 1000
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max < 1 or self.chain < 2:
-            raise ValueError(
-                "0 < beta_min ≤ beta_max < 1 and chain ≥ 2; they were "
-                f"{self.beta_min}, {self.beta_max} and {self.chain}"
-            )
+        chain_levels(self.beta_min, self.beta_max, self.chain)
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         inside = (1 + sigma.square()).rsqrt()
@@ -143,11 +139,7 @@ class Epsilon(Preconditioning):
         Args:
             sigma: Noise levels, ``(B,)``.
         """
-        levels = chain_levels(self.beta_min, self.beta_max, self.chain)
-        level = torch.tensor(levels, dtype=sigma.dtype, device=sigma.device).log()
-        above = torch.searchsorted(level, sigma.log()).clamp(1, self.chain - 1)
-        low, high = level[above - 1], level[above]
-        return (above - 1 + (sigma.log() - low) / (high - low)).clamp(0, self.chain - 1)
+        return step_of(chain_levels(self.beta_min, self.beta_max, self.chain), sigma)
 
 
 @final
@@ -196,8 +188,7 @@ class Clean(Preconditioning):
     data_std: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.data_std > 0:
-            raise ValueError(f"data_std is positive; it was {self.data_std}")
+        check_positive(data_std=self.data_std)
 
     def __call__(self, sigma: Tensor) -> Coefficients:
         inside = (sigma.square() + self.data_std**2).rsqrt()
@@ -243,6 +234,21 @@ class Flow(Preconditioning):
     def __call__(self, sigma: Tensor) -> Coefficients:
         inside = 1 / (1 + sigma)
         return Coefficients(inside, -sigma * inside, inside, sigma * inside)
+
+
+def step_of(levels: Sequence[float], sigma: Tensor) -> Tensor:
+    r"""Returns the step of a chain at some noise levels, a real number.
+
+    Between two steps it is interpolated in :math:`\ln \sigma`, beyond the chain it is that of the nearest end.
+
+    Args:
+        levels: Noise level of each step, rising.
+        sigma: Noise levels, ``(B,)``.
+    """
+    level = torch.tensor(levels, dtype=sigma.dtype, device=sigma.device).log()
+    above = torch.searchsorted(level, sigma.log()).clamp(1, len(level) - 1)
+    low, high = level[above - 1], level[above]
+    return (above - 1 + (sigma.log() - low) / (high - low)).clamp(0, len(level) - 1)
 
 
 @final

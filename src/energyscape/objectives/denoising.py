@@ -138,7 +138,8 @@ class Denoising(Objective[Denoiser]):
         levels: The law of :math:`\sigma`, in units of ``x``.
         weight: :math:`\lambda(\sigma)`.
         label_dropout: Probability with which a point's class is withheld, so that one network learns the conditional
-            and the unconditional denoiser; none uses no classes at all.
+            and the unconditional denoiser; none uses no classes at all. At 0 nothing is learned without classes, and
+            guidance, restoration and likelihood ask for that.
 
     Raises:
         ValueError: If ``label_dropout`` is no probability.
@@ -166,11 +167,9 @@ class Denoising(Objective[Denoiser]):
     def forward(
         self, model: Denoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        u = shifted_grid(x, generator=generator)
-        sigma = self.levels(u)
-        squared = _squared_error(model, x, sigma, _withheld(label, self.label_dropout, generator), generator)
-        weighted = self.weight(sigma) * squared
-        return Loss(weighted.mean(), _by_band((squared / sigma.square()).detach(), u))
+        told = _withheld(label, self.label_dropout, generator)
+        sigma, squared, facts = _errors(model, x, self.levels, told, generator)
+        return Loss((self.weight(sigma) * squared).mean(), facts)
 
 
 @final
@@ -225,12 +224,10 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
     def forward(
         self, model: Denoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        u = shifted_grid(x, generator=generator)
-        sigma = self.levels(u)
-        squared = _squared_error(model, x, sigma, _withheld(label, self.label_dropout, generator), generator)
+        told = _withheld(label, self.label_dropout, generator)
+        sigma, squared, facts = _errors(model, x, self.levels, told, generator)
         weighted, w = self.weight(sigma) * squared, self.uncertainty(sigma)
-        facts = _by_band((squared / sigma.square()).detach(), u) | {"loss": weighted.detach().mean()}
-        return Loss((weighted / w.exp() + w).mean(), facts)
+        return Loss((weighted / w.exp() + w).mean(), facts | {"loss": weighted.detach().mean()})
 
 
 def _check_dropout(label_dropout: float | None) -> None:
@@ -246,12 +243,15 @@ def _withheld(label: Tensor | None, dropout: float | None, generator: Generator 
     return torch.where(u < dropout, -1, label)
 
 
-def _squared_error(
-    model: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, generator: Generator | None
-) -> Tensor:
-    """Returns the denoiser's mean squared error over the coordinates of each point, ``(B,)``."""
+def _errors(
+    model: Denoiser, x: Tensor, levels: Levels, label: Tensor | None, generator: Generator | None
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Returns noise levels ``(B,)``, the denoiser's mean squared error over each point's coordinates, and facts."""
+    u = shifted_grid(x, generator=generator)
+    sigma = levels(u)
     y = x + column(sigma, x) * normal_like(x, generator=generator)
-    return (model(y, sigma, label) - x).flatten(1).square().mean(1)
+    squared = (model(y, sigma, label) - x).flatten(1).square().mean(1)
+    return sigma, squared, _by_band((squared / sigma.square()).detach(), u)
 
 
 def shifted_grid(x: Tensor, *, generator: Generator | None = None) -> Tensor:

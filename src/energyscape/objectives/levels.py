@@ -13,7 +13,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energyscape.noise import chain_levels
+from energyscape.errors import check_positive
+from energyscape.noise import chain_levels, geometric
 
 
 class Levels(ABC):
@@ -54,8 +55,7 @@ class LogNormal(Levels):
     std: float = 1.2
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise ValueError(f"std is positive; it was {self.std}")
+        check_positive(std=self.std)
 
     def __call__(self, u: Tensor) -> Tensor:
         # No further out than what a float32 can tell from 0 and 1.
@@ -83,7 +83,7 @@ class LogUniform(Levels):
     sigma_max: float
 
     def __post_init__(self) -> None:
-        _check_rising(self.sigma_min, self.sigma_max)
+        geometric(self.sigma_min, self.sigma_max, 1)
 
     def __call__(self, u: Tensor) -> Tensor:
         return self.sigma_min * (u * math.log(self.sigma_max / self.sigma_min)).exp()
@@ -120,7 +120,7 @@ class Ladder(Levels):
     rungs: int = 10
 
     def __post_init__(self) -> None:
-        _check_rising(self.sigma_min, self.sigma_max)
+        geometric(self.sigma_min, self.sigma_max, 1)
         if self.rungs < 2:
             raise ValueError(f"a ladder has at least two rungs; they were {self.rungs}")
 
@@ -156,11 +156,7 @@ class ChainLevels(Levels):
     chain: int = 1000
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max < 1 or self.chain < 2:
-            raise ValueError(
-                "0 < beta_min ≤ beta_max < 1 and chain ≥ 2; they were "
-                f"{self.beta_min}, {self.beta_max} and {self.chain}"
-            )
+        chain_levels(self.beta_min, self.beta_max, self.chain)
 
     def __call__(self, u: Tensor) -> Tensor:
         sigma = torch.tensor(chain_levels(self.beta_min, self.beta_max, self.chain), dtype=u.dtype, device=u.device)
@@ -192,8 +188,7 @@ class CosineLevels(Levels):
     sigma_max: float = 160.0
 
     def __post_init__(self) -> None:
-        if not self.sigma_max > 0:
-            raise ValueError(f"sigma_max is positive; it was {self.sigma_max}")
+        check_positive(sigma_max=self.sigma_max)
 
     def __call__(self, u: Tensor) -> Tensor:
         s = 0.008
@@ -223,8 +218,7 @@ class FlowLevels(Levels):
     sigma_max: float = 100.0
 
     def __post_init__(self) -> None:
-        if not self.sigma_max > 0:
-            raise ValueError(f"sigma_max is positive; it was {self.sigma_max}")
+        check_positive(sigma_max=self.sigma_max)
 
     def __call__(self, u: Tensor) -> Tensor:
         # Half a millionth is the least that float32 tells from nothing here.
@@ -266,8 +260,7 @@ class EDMWeight(Weight):
     data_std: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.data_std > 0:
-            raise ValueError(f"data_std is positive; it was {self.data_std}")
+        check_positive(data_std=self.data_std)
 
     def __call__(self, sigma: Tensor) -> Tensor:
         return (sigma.square() + self.data_std**2) / (sigma * self.data_std).square()
@@ -358,13 +351,7 @@ class MinSNRWeight(Weight):
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ValueError(f"gamma is positive; it was {self.gamma}")
+        check_positive(gamma=self.gamma)
 
     def __call__(self, sigma: Tensor) -> Tensor:
         return (1 / sigma.square()).clamp(max=self.gamma)
-
-
-def _check_rising(low: float, high: float) -> None:
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"0 < sigma_min < sigma_max; they were {low} and {high}")

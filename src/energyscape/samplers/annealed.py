@@ -8,9 +8,10 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
+from energyscape.errors import check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, at, hamiltonian, unadjusted
-from energyscape.samplers.langevin import bounded, check_limits, check_positive, clipped
+from energyscape.samplers.langevin import bounded, check_limits, clipped
 
 
 class Cooling(NamedTuple):

@@ -16,9 +16,9 @@ from typing import final
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
+from energyscape.errors import check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, Point, at, expand, hamiltonian, metropolis, rms
-from energyscape.samplers.langevin import check_positive
 
 
 @final

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
+from energyscape.errors import check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, Point, at, hamiltonian, metropolis, rms, unadjusted
 
@@ -217,17 +218,3 @@ def check_limits(drift_clip: float | None, bounds: tuple[float, float] | None) -
         check_positive(drift_clip=drift_clip)
     if bounds is not None and not bounds[0] < bounds[1]:
         raise ValueError(f"bounds are (low, high) with low < high; they were {bounds}")
-
-
-def check_positive(**settings: float) -> None:
-    """Raises a clear error unless every setting is a positive number.
-
-    Args:
-        settings: Values by name.
-
-    Raises:
-        ValueError: If one is not positive or not a number.
-    """
-    for name, value in settings.items():
-        if not value > 0:
-            raise ValueError(f"{name} is positive; it was {value}")

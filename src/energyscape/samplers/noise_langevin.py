@@ -18,9 +18,9 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import DenoiseFn
+from energyscape.errors import check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.diffusion import Solution, Solver, check_levels
-from energyscape.samplers.langevin import check_positive
 
 
 @final

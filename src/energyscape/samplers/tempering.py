@@ -17,9 +17,8 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
-from energyscape.errors import UserError
+from energyscape.errors import UserError, check_positive
 from energyscape.samplers.base import Info, Kernel, KernelFactory, expand, flat
-from energyscape.samplers.langevin import check_positive
 
 
 class Replicas(NamedTuple):

@@ -15,9 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
+from energyscape.errors import check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, at, expand, finite, hamiltonian, rms, where
-from energyscape.samplers.langevin import check_positive
 
 
 class Moving(NamedTuple):

@@ -7,12 +7,10 @@ seen, so that a change of batch size is not a change of recipe.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Generic, Self, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -86,7 +84,6 @@ class Fit(Iterator[Report], Generic[Model]):
         self.schedule, self.clip, self.average = schedule, clip, average
         self.guards: Sequence[Guard] = usual() if guards is None else guards
         self.snapshot_every, self.rollbacks, self.autocast = snapshot_every, rollbacks, autocast
-        self.drops = any(isinstance(each, _DropoutNd) and each.p > 0 for each in model.modules())
         device = next((each.device for each in model.parameters()), torch.device("cpu"))
         self.streams = Streams(seed, device=device)
         self.step = self.samples = self.rolled_back = self.spoiled = 0
@@ -238,18 +235,15 @@ class Fit(Iterator[Report], Generic[Model]):
             group["lr"] = rate * factor
 
     def _gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
-        with self._dropout(x.device), torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+        # Layers such as dropout draw from torch's global generators, which no stream reaches: they are seeded anew.
+        seed = seed_for(self.streams.seed, "layers", self.samples)
+        autocast = torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None)
+        with global_seed(seed, device=x.device), autocast:
             loss = self.objective(self.model, x, label, generator=self.streams["objective"])
         self.optimiser.zero_grad()
         loss.value.backward()
         parameters = [each for group in self.optimiser.param_groups for each in group["params"]]
         return loss, nn.utils.clip_grad_norm_(parameters, math.inf if self.clip is None else self.clip)
-
-    def _dropout(self, device: torch.device) -> AbstractContextManager[None]:
-        """Seeds torch's global generators where a layer draws from them, which no stream reaches."""
-        if not self.drops:
-            return nullcontext()
-        return global_seed(seed_for(self.streams.seed, "dropout", self.samples), device=device)
 
     def _report(self, loss: Loss, grad_norm: Tensor) -> Report:
         # One transfer for all numbers: the host waits for the device once a step.
