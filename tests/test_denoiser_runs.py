@@ -258,9 +258,13 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(cli, tmp_path, recipe
         ("8gaussians-edm", {"objective.label_dropout": "0.1", "model.network.classes": "4"}, "the data have none"),
     ],
 )
-def test_classes_that_are_told_are_there(recipe, settings, told):
+def test_classes_that_are_told_are_there(tmp_path, recipe, settings, told):
+    experiment = Experiment(Recipe.named(recipe, settings))
     with pytest.raises(UserError, match=told):
-        Experiment(Recipe.named(recipe, settings)).fit()
+        experiment.fit()
+    with pytest.raises(UserError, match=told):
+        Run.create(tmp_path / "run", experiment)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_solver_takes_the_place_of_chains_and_chains_that_of_a_solver():

@@ -141,6 +141,18 @@ def test_an_unstable_step_is_undone_at_once():
     assert [guard.look(far) for _ in range(3)][2].treatment == Treatment(step=0.1)  # never by more than ten at once
 
 
+def test_a_step_that_was_shortened_is_mended_until_it_is_sound():
+    guard = StepSize(window=3)
+    before = guard.state()
+    assert [guard.look(report(**{**MOVING, "drift": 0.2 / 1.2})) for _ in range(3)][2].verdict == Verdict.REMEDY
+    better = report(**{**MOVING, "drift": 0.2 / 1.8})  # which would do, had it not been too long before
+    guard.restore(before)  # as a rollback does, which leaves the step mended
+    told = [guard.look(better) for _ in range(3)][2]
+    assert (told.verdict, told.treatment) == (Verdict.REMEDY, Treatment(step=pytest.approx(0.52)))  # (1.8 / 2.5)²
+    assert verdicts(guard, [report(**{**MOVING, "drift": 0.2 / 2.1})] * 20) == ["GO"] * 20
+    assert verdicts(StepSize(window=3), [better] * 20) == ["GO"] * 20
+
+
 def test_a_step_that_was_sound_is_not_to_blame():
     guard = StepSize()
     assert verdicts(guard, [report(**MOVING)] * 10) == ["GO"] * 10

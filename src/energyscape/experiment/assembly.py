@@ -160,14 +160,35 @@ class Experiment:
             raise UserError("this run's sampler runs chains on an energy: it has no solver")
         return self.sampling
 
+    def check(self) -> None:
+        """Refuses to be trained where settings do not go together.
+
+        Raises:
+            UserError: If the budget cannot be read, or the model is to be told classes that the data have not or that
+                its network has no room for.
+        """
+        _ = self.budget
+        if not self.objective.conditional:
+            return
+        labels = self.source.labels if isinstance(self.source, Images) else None
+        room = self.model.classes if isinstance(self.model, Denoiser) else 0
+        there = 0 if labels is None else int(labels.max()) + 1
+        if not there or room < there:
+            raise UserError(
+                f"objective.label_dropout tells the model classes: the data have {there}, the network was made for "
+                f"{room}. Give its setting classes = {there}, or label_dropout = 'none'"
+                if there
+                else "objective.label_dropout tells the model classes, and the data have none: set it to 'none'"
+            )
+
     def fit(self) -> Fit[Any]:
         """Returns the training run, at its beginning.
 
         Raises:
-            UserError: If the budget cannot be read, or the model is to be told classes that the data have not.
+            UserError: If settings do not go together, as `check` says.
         """
         training = self.training
-        self._check_classes()
+        self.check()
         budget = self.budget
         return Fit(
             self.model,
@@ -229,21 +250,6 @@ class Experiment:
         table = other.recipe.tables["sampler"]
         other.sampling = construct(plain("sampler", table), "[sampler]", table)
         return other
-
-    def _check_classes(self) -> None:
-        """Refuses classes that are told but not there, or that the network has no room for."""
-        if not self.objective.conditional:
-            return
-        labels = self.source.labels if isinstance(self.source, Images) else None
-        room = self.model.classes if isinstance(self.model, Denoiser) else 0
-        there = 0 if labels is None else int(labels.max()) + 1
-        if not there or room < there:
-            raise UserError(
-                f"objective.label_dropout tells the model classes: the data have {there}, the network was made for "
-                f"{room}. Give its setting classes = {there}, or label_dropout = 'none'"
-                if there
-                else "objective.label_dropout tells the model classes, and the data have none: set it to 'none'"
-            )
 
     def _optimiser(self) -> Optimizer:
         parameters = [*self.model.parameters(), *self.objective.parameters()]

@@ -59,10 +59,10 @@ class Run:
             experiment: What is to be trained there.
 
         Raises:
-            UserError: If the budget cannot be read, or the directory holds another run or cannot be written.
+            UserError: If settings do not go together, or the directory holds another run or cannot be written.
         """
         run, recipe, shape = Run(path), experiment.recipe, experiment.shape
-        _ = experiment.budget  # a mistake in it is told before anything is written
+        experiment.check()  # a mistake is told before anything is written
         if run.recipe_path.exists():
             if changes := run.recipe().resolved().differences(recipe):
                 raise UserError(
