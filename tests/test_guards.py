@@ -25,6 +25,7 @@ from energyscape.training import (
     RunawayEnergies,
     StandingChains,
     StepSize,
+    StrongRegulariser,
     Verdict,
     averaged,
     fit,
@@ -177,6 +178,27 @@ def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
     assert verdicts(guard, [report(auc=1.0, gap=40.0)] * 9) == ["GO"] * 9  # no such objective
 
 
+def test_a_regulariser_that_outweighs_the_likelihood_is_weakened():
+    guard = StrongRegulariser(window=3)
+    assert verdicts(guard, [report(pull=0.99)] * 9) == ["GO"] * 9
+    told = [guard.look(report(pull=25.0)) for _ in range(2)][1]  # two of the last three
+    assert (told.verdict, told.treatment, told.purge) == (Verdict.REMEDY, Treatment(alpha=pytest.approx(0.004)), True)
+    assert "pulls at energies 25 times as hard as the likelihood" in told.reason
+    assert guard.look(report(pull=25.0)).verdict == Verdict.GO  # it waits for a whole window
+    assert verdicts(guard, [report()] * 9) == ["GO"] * 9  # no such objective
+
+
+@pytest.mark.parametrize("regulariser", ["squared", "mean"])
+def test_the_pull_is_the_derivative_of_the_regulariser(regulariser):
+    objective = ContrastiveDivergence(
+        Noise(), functools.partial(Langevin, step_size=1e-9), steps=1, alpha=0.25, regulariser=regulariser
+    )
+    e = torch.tensor([1.0, -3.0, 2.0, 4.0], requires_grad=True)
+    penalty, pull = objective._penalty(e[:2], e[2:])
+    (slope,) = torch.autograd.grad(penalty, e)
+    assert pull.item() == pytest.approx(2 * slope.square().mean().sqrt().item())  # each is one of two in its mean
+
+
 def test_collapsed_chains_were_once_wide():
     guard = CollapsedChains(window=3)
     wide, narrow = report(model_std=0.5, data_std=0.6), report(model_std=0.05, data_std=0.6)
@@ -241,13 +263,23 @@ def test_chains_that_stand_still_are_found_in_training():
         lambda: RunawayEnergies(factor=3, window=3),
         lambda: StepSize(window=3),
         lambda: LostChains(window=2),
+        lambda: StrongRegulariser(window=2),
         lambda: CollapsedChains(window=2),
         lambda: DegenerateData(window=2),
     ],
 )
 def test_guards_go_on_from_their_state(make):
     accepts = isinstance(make(), StepSize)  # which looks at chains without a Metropolis test
-    fixed = {**MOVING, "move": 0.01, "drift": 0.01, "auc": 1.0, "penalty": 1.0, "degenerate": 0.5, "spread": 1.0}
+    fixed = {
+        **MOVING,
+        "move": 0.01,
+        "drift": 0.01,
+        "auc": 1.0,
+        "penalty": 1.0,
+        "pull": 2.0,
+        "degenerate": 0.5,
+        "spread": 1.0,
+    }
     stream = [
         report(grad_norm=g, **{**fixed, "accept_prob": 1 if accepts else 1 / (1 + g), "gap": g, "model_std": 1 / g**2})
         for g in (1, 2, 3, 4, 40, 1, math.nan, 50, 60, 1, 1, 70, math.nan, math.nan)

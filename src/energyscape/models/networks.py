@@ -182,6 +182,8 @@ class ConvEnergyNet(nn.Module):
         hidden = 4 * width
         layers += [nn.Flatten(), normalised(nn.Linear(inside * height * breadth, hidden)), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers, normalised(nn.Linear(hidden, 1, bias=False)))
+        # Channels innermost: on a CPU the score takes three quarters of the time.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         f: Tensor = self.layers(x)
@@ -253,11 +255,10 @@ class ResidualEnergyNet(nn.Module):
         layers += [_Residual(inside, inside, activation, normalised) for _ in range(blocks)]
         self.blocks = nn.Sequential(*layers, ACTIVATIONS[activation]())
         self.last = nn.Linear(inside, 1, bias=False)
+        self.to(memory_format=torch.channels_last)  # as in `ConvEnergyNet`
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels innermost: on a CPU the score takes a quarter less time.
-        h = self.first(x).contiguous(memory_format=torch.channels_last)
-        f: Tensor = self.last(self.blocks(h).sum((2, 3)))
+        f: Tensor = self.last(self.blocks(self.first(x)).sum((2, 3)))
         return f.squeeze(1)
 
     if TYPE_CHECKING:

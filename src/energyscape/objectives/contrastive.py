@@ -111,16 +111,19 @@ class ContrastiveDivergence(Objective):
             "temperature": x.new_tensor(self.temperature),
             **self.start.facts(),
         }
-        penalty = self._penalty(e_data, e_model)
-        facts["penalty"] = penalty
+        penalty, pull = self._penalty(e_data, e_model)
+        facts.update(penalty=penalty, pull=pull)
         loss = e_data.mean() - e_model.mean() + penalty
         return Loss(loss, {name: value.detach() for name, value in facts.items()})
 
-    def _penalty(self, e_data: Tensor, e_model: Tensor) -> Tensor:
+    def _penalty(self, e_data: Tensor, e_model: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the regulariser, and the size of its derivative by an energy where the likelihood's is 1."""
         alpha = self.alpha * self.treatment.alpha
         if self.regulariser == "mean":
-            return alpha * (e_data.mean() + e_model.mean()).square()
-        return alpha * (e_data.square().mean() + e_model.square().mean())
+            both = e_data.mean() + e_model.mean()
+            return alpha * both.square(), 2 * alpha * both.abs()
+        squares = e_data.square().mean() + e_model.square().mean()
+        return alpha * squares, 2 * alpha * (squares / 2).sqrt()
 
     def purge(self, model: Energy, x: Tensor, *, generator: Generator | None = None) -> int:
         """Restarts chains whose energy is not finite or farther than ten spreads from that of the data.

@@ -14,6 +14,7 @@ from energyscape.training.guards import (
     RunawayEnergies,
     StandingChains,
     StepSize,
+    StrongRegulariser,
     Verdict,
 )
 from energyscape.training.snapshot import Snapshot
@@ -32,6 +33,7 @@ __all__ = [
     "Snapshot",
     "StandingChains",
     "StepSize",
+    "StrongRegulariser",
     "Verdict",
     "averaged",
     "fit",

@@ -1,7 +1,14 @@
 """Guards: what looks at a training step's report and says whether to go on, and what to change."""
 
 from energyscape.training.guards.base import NOTHING, SLOWER, Guard, Judgement, Report, Verdict
-from energyscape.training.guards.chains import CollapsedChains, DegenerateData, LostChains, StandingChains, StepSize
+from energyscape.training.guards.chains import (
+    CollapsedChains,
+    DegenerateData,
+    LostChains,
+    StandingChains,
+    StepSize,
+    StrongRegulariser,
+)
 from energyscape.training.guards.numbers import Finite, GradientNorm, RunawayEnergies
 
 
@@ -27,6 +34,7 @@ def usual(
         StandingChains(least=least_acceptance),
         StepSize(),
         LostChains(),
+        StrongRegulariser(),
         CollapsedChains(),
         DegenerateData(),
     ]
@@ -46,6 +54,7 @@ __all__ = [
     "RunawayEnergies",
     "StandingChains",
     "StepSize",
+    "StrongRegulariser",
     "Verdict",
     "usual",
 ]

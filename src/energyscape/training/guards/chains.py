@@ -258,6 +258,38 @@ class LostChains(Guard):
 
 
 @final
+class StrongRegulariser(Guard):
+    r"""Weakens a regulariser that pulls at energies more than the likelihood does.
+
+    The likelihood's derivative by an energy is 1 in size; the regulariser's is told as ``pull``. Above 1 it turns the
+    sign of what is learned. It is then cut to where the pull would be a tenth.
+
+    Args:
+        most: The pull that is too much.
+        window: Steps in the median.
+    """
+
+    calm = True
+
+    def __init__(self, *, most: float = 1.0, window: int = 50) -> None:
+        self.most = most
+        self.window = Window("pull", size=window)
+
+    def look(self, report: Report) -> Judgement:
+        if not self.window.add(report.facts) or (pull := self.window.median("pull")) <= self.most:
+            return GO
+        self.window.clear()
+        what = f"the regulariser pulls at energies {pull:.3g} times as hard as the likelihood"
+        return Judgement(Verdict.REMEDY, what, Treatment(alpha=float(f"{0.1 / pull:.1g}")), purge=True)
+
+    def state(self) -> dict[str, Any]:
+        return self.window.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.window.restore(state)
+
+
+@final
 class CollapsedChains(Guard):
     """Rolls back when chains that were spread like the data have come together in one place.
 
