@@ -1,15 +1,18 @@
-"""How fast chains are, as ratios: compiled against plain steps, and against a loop as one would write it.
+"""How fast chains are, as ratios: our compiled steps against uncompiled ones, a loop as one would write it, and peers.
 
-Every row first checks that eager and compiled chains came to the same kind of place (mean energy within five standard
-errors), then times all three in turns, several times, in processor time; it prints the median of the ratios and their
-range.
+The peers are TorchEBM 0.8.9 and blackjax 1.7.1, each where it is installed, on the same weights and from the same start.
+Every row first checks that all of them come to the same kind of place (mean energy within five standard errors), then
+times them in turns, several times, in processor time with compilation left out; it prints the medians of the ratios and
+their range. One thread, because a second one's waiting counts as work.
 
     python benchmarks/speed.py [--quick]
 """
 
 import argparse
 import functools
+import importlib.util
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +25,10 @@ from energyscape.rng import global_seed
 from energyscape.samplers import Steps
 
 STEP = 0.01
+"""Langevin's."""
+
+LENGTH, LEAPS = 0.1, 10
+"""Length and number of the leapfrog steps."""
 
 
 def plain_langevin(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tensor:
@@ -33,7 +40,7 @@ def plain_langevin(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) ->
     return x.detach()
 
 
-def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int, *, length: float = 0.1) -> Tensor:
+def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tensor:
     """Ten leapfrog steps and a Metropolis test, as one would write them."""
 
     def slope(y: Tensor) -> Tensor:
@@ -42,12 +49,12 @@ def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int, *, leng
 
     for _ in range(steps):
         v = torch.randn_like(x)
-        y, w = x, v - length / 2 * slope(x)
-        for _ in range(9):
-            y = y + length * w
-            w = w - length * slope(y)
-        y = y + length * w
-        w = w - length / 2 * slope(y)
+        y, w = x, v - LENGTH / 2 * slope(x)
+        for _ in range(LEAPS - 1):
+            y = y + LENGTH * w
+            w = w - LENGTH * slope(y)
+        y = y + LENGTH * w
+        w = w - LENGTH / 2 * slope(y)
         with torch.no_grad():
             ratio = energy(x) - energy(y) + (v.square() - w.square()).flatten(1).sum(1) / 2
             keep = torch.rand(len(x)).log() < ratio
@@ -56,15 +63,13 @@ def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int, *, leng
 
 
 def ours(kernel, x: Tensor, steps: int, *, compile: bool) -> Callable[[], Tensor]:
-    """Returns a run of some steps whose compilation is already done."""
-    generator, state = torch.Generator().manual_seed(0), kernel.init(x)
-    taken = Steps(kernel, steps=10**9, compile=compile)(state, generator=generator)
-    next(taken)
+    """Returns a run of some steps, as `energyscape.sample` takes them."""
+    generator, taken = torch.Generator().manual_seed(0), Steps(kernel, steps=steps, compile=compile)
 
     def go() -> Tensor:
-        for _ in range(steps):
-            state, _ = next(taken)
-        return state.x
+        for state, _ in taken(kernel.init(x), generator=generator):
+            end = state.x
+        return end
 
     return go
 
@@ -84,43 +89,102 @@ def agree(energy: Callable[[Tensor], Tensor], *ends: Tensor) -> None:
         raise SystemExit(f"the chains do not agree: mean energies {means} ± {errors}")
 
 
+def torchebm_ways(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
+    """Returns TorchEBM's samplers of an energy, as its documentation makes them."""
+    from torchebm.core import BaseModel
+    from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
+
+    class Wrapped(BaseModel):
+        def forward(self, x: Tensor) -> Tensor:
+            return energy(x)
+
+    langevin = LangevinDynamics(model=Wrapped(), step_size=STEP, noise_scale=1.0)
+    hmc = HamiltonianMonteCarlo(model=Wrapped(), step_size=LENGTH, n_leapfrog_steps=LEAPS)
+    return {
+        "Langevin": lambda: langevin.sample(x=x.clone(), n_steps=steps),
+        "HMC": lambda: hmc.sample(x=x.clone(), n_steps=steps),
+    }
+
+
+def blackjax_ways(energy: NeuralEnergy, x: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
+    """Returns blackjax's jitted samplers of the same perceptron, its weights handed over."""
+    import blackjax
+    import jax
+    import jax.numpy as jnp
+
+    weights = [jnp.asarray(each.detach().numpy()) for each in energy.parameters()]
+    *hidden, last = weights
+
+    def log_density(y):
+        h = y
+        for matrix, bias in zip(hidden[::2], hidden[1::2], strict=True):
+            h = jax.nn.silu(h @ matrix.T + bias)
+        return -(energy.scale * (h @ last.T)[..., 0] + (y**2).sum(-1) / (2 * energy.reference_std**2))
+
+    begin, expected = jnp.asarray(x.numpy()), energy(x[:8]).detach()
+    torch.testing.assert_close(torch.tensor(-log_density(begin[:8])), expected, atol=1e-4, rtol=1e-4)
+    sgld = blackjax.sgld(lambda y, _: jax.grad(lambda z: log_density(z).sum())(y))
+    hmc = blackjax.hmc(log_density, step_size=LENGTH, inverse_mass_matrix=jnp.ones(2), num_integration_steps=LEAPS)
+
+    @jax.jit
+    def langevin(key):
+        return jax.lax.scan(lambda y, k: (sgld.step(k, y, None, STEP), None), begin, jax.random.split(key, steps))[0]
+
+    @jax.jit
+    def hamiltonian(key):
+        def step(states, k):
+            return jax.vmap(hmc.step)(jax.random.split(k, len(begin)), states)[0], None
+
+        return jax.lax.scan(step, jax.vmap(hmc.init)(begin), jax.random.split(key, steps))[0].position
+
+    key = jax.random.key(0)
+    return {
+        "Langevin": lambda: torch.tensor(langevin(key).block_until_ready()),
+        "HMC": lambda: torch.tensor(hamiltonian(key).block_until_ready()),
+    }
+
+
+PEERS = {"torchebm": torchebm_ways, "blackjax": blackjax_ways}
+
+
 def row(name: str, kernel, plain, x: Tensor, *, steps: int, repeats: int) -> None:
     """Prints one line of the table."""
     energy = kernel.energy.requires_grad_(False)
     ways = {
-        "plain loop": functools.partial(plain, energy, x, steps),
-        "eager": ours(kernel, x, steps, compile=False),
         "compiled": ours(kernel, x, steps, compile=True),
+        "eager": ours(kernel, x, steps, compile=False),
+        "plain": functools.partial(plain, energy, x, steps),
     }
-    for go in ways.values():
-        go()
-    for _ in range(3):  # towards one law, from one start
-        ends = [go() for go in ways.values()]
-    agree(energy, *(ends[1:]))
+    for peer, made in PEERS.items():
+        # blackjax needs the network written in JAX, which is done for the perceptron only.
+        if importlib.util.find_spec(peer) and (peer != "blackjax" or x.ndim == 2):
+            ways[peer] = made(energy, x, steps)[type(kernel).__name__]
+    agree(energy, *(go() for go in ways.values()))
+    ways["compiled"]()  # what was started anew for the check is warm now
     times = [{way: seconds(go) for way, go in ways.items()} for _ in range(repeats)]
-    cells = []
-    for way in ("eager", "compiled"):
-        ratios = [each["plain loop"] / each[way] for each in times]
-        cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
-    print(
-        f"| {name} | {statistics.median(each['plain loop'] for each in times):.2f} | {' | '.join(cells)} |", flush=True
-    )
+    cells = [f"{statistics.median(each['compiled'] for each in times):.3f}"]
+    for way in ("eager", "plain", *PEERS):
+        ratios = [each[way] / each["compiled"] for each in times if way in each]
+        cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "")
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a fifth of the steps")
     quick = parser.parse_args().quick
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # which JAX counts its threads by
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with global_seed(0):
         flat = NeuralEnergy(MLP(2, width=128, depth=2), reference_std=3.0)
         image = NeuralEnergy(ConvEnergyNet((1, 28, 28), width=16), reference_std=0.5)
     many, few = (100, 3) if quick else (500, 5)
-    print("| chains | plain loop, s | eager, × | compiled, × |\n|---|---|---|---|")
+    print("| chains | compiled, s | against eager, × | plain loop, × | TorchEBM, × | blackjax, × |")
+    print("|---|---|---|---|---|---|")
     for chains in (16, 4096):
         x = torch.randn(chains, 2)
-        langevin, hmc = Langevin(flat, step_size=STEP), HMC(flat, step_size=0.1, leapfrog_steps=10)
+        langevin, hmc = Langevin(flat, step_size=STEP), HMC(flat, step_size=LENGTH, leapfrog_steps=LEAPS)
         row(f"Langevin, MLP 2-128-128-1, {chains}", langevin, plain_langevin, x, steps=many, repeats=few)
         row(f"HMC of 10 steps, same energy, {chains}", hmc, plain_hmc, x, steps=many // 10, repeats=few)
     x, langevin = torch.rand(128, 1, 28, 28) * 2 - 1, Langevin(image, step_size=STEP)

@@ -159,8 +159,13 @@ CASES = {
     ),
     # 2 α (Ē⁺ + Ē⁻) with both at ±50 by turns: they hold nothing in the mean, and weigh 100 all the same.
     "strong_regulariser on the mean": (
-        (record(alpha=0.11 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
-        (record(alpha=0.09 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
+        (record(alpha=0.51 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
+        (record(alpha=0.49 / 200, regulariser="mean", energy_data=TURNS, energy_model=TURNS), PROBES),
+    ),
+    # 2 α (Ē⁺ + Ē⁻) is 0.6 at first, and a share of that later.
+    "strong_regulariser on the mean, later": (
+        (record(alpha=0.015, regulariser="mean", energy_data=closing(0.17), energy_model=closing(0.17)), PROBES),
+        (record(alpha=0.015, regulariser="mean", energy_data=closing(0.16), energy_model=closing(0.16)), PROBES),
     ),
     "degenerate_data": ((record(), at(degenerate=0.021)), (record(), at(degenerate=0.019))),
     # R = √(2 v / η), v = 1/16: 1.5 at η = 1/18.

@@ -1,6 +1,7 @@
 """Rules about causes that are no part of the chains' kernel: data, regulariser, batch, network, buffer, rate."""
 
 import math
+from collections.abc import Iterable
 
 from energyscape.doctor.finding import Finding, diverged, growth, rate, volley
 from energyscape.doctor.probes import Probes
@@ -51,18 +52,20 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     With :math:`\alpha \overline{E^2}` in the loss, the gradient of a point's energy is :math:`1 + 2 \alpha E` where it
     should be 1; with :math:`\alpha (\bar E^+ + \bar E^-)^2`, the mean alone, it is
     :math:`1 + 2 \alpha (\bar E^+ + \bar E^-)`. Warn where the root mean square of that term exceeds 0.3 (of the mean
-    alone, which should never matter, 0.1), act above 1. Also, where every energy is held,
+    alone, which should never matter, 0.1), act above 1. Of the mean alone only where it did so from the beginning,
+    above 0.5: else energies have run away, and :math:`\alpha` is not to blame. Also, where every energy is held,
     :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
     """
     alpha, mean = record.alpha or 0.0, record.regulariser == "mean"
     spread = record.now("spread") or probes.spread
     if alpha == 0 or spread is None:
         return None
-    weight = 2 * alpha * (_sum_of_means(record) if mean else _size(record, spread))
+    at_first, later = _sum_of_means(record) if mean else (math.inf, _size(record, spread))
+    weight = 2 * alpha * later
     temperature = record.temperature or 1.0
     gaps, flat = record.last("gap"), spread < 0.3 * temperature and not mean
     z = over(abs(sum(gaps) / len(gaps)), _deviation(gaps)) if gaps else None
-    much = weight > (0.1 if mean else 0.3)
+    much = weight > (0.1 if mean else 0.3) and 2 * alpha * at_first > 0.5
     if not much and not (flat and (z or 0) > 3):
         return None
     target = 0.03 / max(weight, 1e-12) * alpha if much else alpha / 10
@@ -86,12 +89,19 @@ def _size(record: Record, spread: float) -> float:
     return math.hypot(max(abs(record.now("energy_data") or 0), abs(record.now("energy_model") or 0)), spread)
 
 
-def _sum_of_means(record: Record) -> float:
-    """Returns the root mean square, over the last half of the record, of both mean energies' sum."""
+def _sum_of_means(record: Record) -> tuple[float, float]:
+    """Returns the root mean square of both mean energies' sum, at the beginning and over the record's last half."""
     half = max(record.window, record.lines // 2)
-    plus, minus = (record.last(name, window=half) for name in ("energy_data", "energy_model"))
-    sums = [(a + b) ** 2 for a, b in zip(plus, minus, strict=False)]
-    return math.sqrt(sum(sums) / len(sums)) if sums else 0.0
+    first, last = (record.first(name) for name in _MEANS), (record.last(name, window=half) for name in _MEANS)
+    return _root_mean_square(map(sum, zip(*first, strict=False))), _root_mean_square(map(sum, zip(*last, strict=False)))
+
+
+_MEANS = "energy_data", "energy_model"
+
+
+def _root_mean_square(values: Iterable[float]) -> float:
+    squares = [value**2 for value in values]
+    return math.sqrt(sum(squares) / len(squares)) if squares else 0.0
 
 
 def _deviation(values: list[float]) -> float:

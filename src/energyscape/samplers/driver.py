@@ -62,8 +62,10 @@ class Steps:
             yield from moved
 
     def _start(self) -> None:
+        from energyscape.samplers.compilation import compiled  # the compiler takes seconds to import
+
         self.compile = True
-        self._move = torch.compile(self._moves, fullgraph=True, dynamic=False)
+        self._move = compiled(self._moves)
 
     def _tried(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
         if self.compile is not True:
