@@ -1,6 +1,6 @@
 """How fast chains are, as ratios: our compiled steps against uncompiled ones, a loop as one would write it, and peers.
 
-The peers are TorchEBM 0.8.9 and blackjax 1.7.1, each where it is installed, on the same weights and from the same start.
+The peers are TorchEBM 0.8.9 and blackjax 1.7.1, where they are installed, on the same weights and from the same start.
 Every row first checks that all of them come to the same kind of place (mean energy within five standard errors), then
 times them in turns, several times, in processor time with compilation left out; it prints the medians of the ratios and
 their range. One thread, because a second one's waiting counts as work.

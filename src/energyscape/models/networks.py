@@ -182,8 +182,7 @@ class ConvEnergyNet(nn.Module):
         hidden = 4 * width
         layers += [nn.Flatten(), normalised(nn.Linear(inside * height * breadth, hidden)), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers, normalised(nn.Linear(hidden, 1, bias=False)))
-        # Channels innermost: on a CPU the score takes three quarters of the time.
-        self.to(memory_format=torch.channels_last)
+        _channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
         f: Tensor = self.layers(x)
@@ -255,7 +254,7 @@ class ResidualEnergyNet(nn.Module):
         layers += [_Residual(inside, inside, activation, normalised) for _ in range(blocks)]
         self.blocks = nn.Sequential(*layers, ACTIVATIONS[activation]())
         self.last = nn.Linear(inside, 1, bias=False)
-        self.to(memory_format=torch.channels_last)  # as in `ConvEnergyNet`
+        _channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
         f: Tensor = self.last(self.blocks(self.first(x)).sum((2, 3)))
@@ -284,6 +283,11 @@ class _Residual(nn.Module):
         change = self.second(self.activation(self.first(self.activation(h))))
         f: Tensor = self.shortcut(self.pooled(h)) + self.pooled(change)
         return f
+
+
+def _channels_last(network: nn.Module) -> None:
+    """Lays weights out with their channels innermost: on a CPU the score takes three quarters of the time."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 Normaliser = Callable[[nn.Module], nn.Module]
