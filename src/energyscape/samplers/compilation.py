@@ -49,10 +49,11 @@ def by_columns(graph: Graph, node: Node) -> None:
         node: Any operation.
     """
     at = _RIGHT.get(node.target)
-    if at is None or _value(node.args[at]).shape[1] > NARROW:
+    right: Any = None if at is None else node.args[at]
+    if at is None or _value(right).shape[1] > NARROW:
         return
     with graph.inserting_before(node):
-        turned = _added(graph, _aten.permute.default, node.args[at], [1, 0])
+        turned = _added(graph, _aten.permute.default, right, [1, 0])
         laid = _added(graph, _aten.clone.default, turned, memory_format=torch.contiguous_format)
         node.update_arg(at, _added(graph, _aten.permute.default, laid, [1, 0]))
 
