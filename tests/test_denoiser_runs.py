@@ -16,6 +16,7 @@ from energyscape.experiment import Experiment, Recipe, Run
 from energyscape.experiment.descents import by_level, likelihood_figures
 from energyscape.experiment.generation import draw_data, generate, restored
 from energyscape.experiment.measures import against_truth
+from energyscape.experiment.precision import autocast_dtype
 from energyscape.experiment.solving import class_of_each
 from energyscape.models import Denoiser, GaussianDenoiser, ScalarEnergyDenoiser
 
@@ -304,6 +305,26 @@ def test_training_in_bfloat16_keeps_weights_and_loss_in_float32():
     second = list(exact.fit())[1].loss  # at first the network says zero, exactly
     assert reports[1].loss == pytest.approx(second, rel=0.02)
     assert reports[1].loss != second
+
+
+def test_sampling_in_bfloat16_is_nearly_that_in_float32():
+    exact = Experiment(Recipe.named("digits-ncsn", {"budget": "256", "precision": "float32"}))
+    list(exact.fit())  # a network that says zero is the same in any numbers
+    rough = exact.with_sampler({"sampler.precision": "bfloat16"})
+    left, right = (generate(each, 4, steps=6, seed=0).x for each in (exact, rough))
+    assert right.dtype == torch.float32
+    assert not torch.equal(left, right)
+    assert torch.allclose(left, right, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("able", "found"), [({"avx512_bf16": True}, torch.bfloat16), ({"avx512_bf16": False}, None), ({}, None)]
+)
+def test_automatic_precision_is_what_the_processor_multiplies(monkeypatch, able, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    cpu = torch.device("cpu")
+    assert autocast_dtype("auto", cpu) == found
+    assert (autocast_dtype("bfloat16", cpu), autocast_dtype("float32", cpu)) == (torch.bfloat16, None)
 
 
 def test_held_out_data_are_used_where_there_are_any():

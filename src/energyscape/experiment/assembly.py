@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from energyscape.data import DATASETS, Images, Law, batches
 from energyscape.errors import UserError
+from energyscape.experiment.precision import autocast_dtype
 from energyscape.experiment.recipe import Recipe, plain
 from energyscape.experiment.settings import Budget, Guarding, Sampling, Solving, Training
 from energyscape.models import MODELS, Denoiser, Energy, EnergyDenoiser
@@ -211,7 +212,7 @@ class Experiment:
             snapshot_every=training.checkpoint_every,
             rollbacks=self.guarding.rollbacks,
             seed=training.seed,
-            autocast=torch.bfloat16 if training.precision == "bfloat16" else None,
+            autocast=autocast_dtype(training.precision, training.torch_device),
         )
 
     def load(self, snapshot: Snapshot) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from energyscape.errors import UserError
+from energyscape.experiment.precision import Precision
 from energyscape.noise import Grid
 from energyscape.objectives import Start
 from energyscape.samplers import DescentFactory, KernelFactory, SolverFactory
@@ -98,7 +99,8 @@ class Training:
         frames: How often on the way to keep what the model generates: for a film of a law in the plane, or as
             pictures, from the same noise every time.
         seed: Of everything random.
-        precision: Of products and convolutions in training; bfloat16 pays on a GPU, and on processors that multiply it.
+        precision: Of products and convolutions in training: float32, bfloat16, or auto, which is bfloat16 where the
+            hardware multiplies it.
         device: Where to train: auto takes a GPU where there is one.
         threads: Processor threads of the whole process; torch's own choice when left out. Small networks are fastest
             with one, and the same bits come again only with the same number.
@@ -119,7 +121,7 @@ class Training:
     tensorboard: bool = False
     frames: int = 0
     seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
 
@@ -206,6 +208,8 @@ class Solving:
         guidance: How far beyond the conditional denoiser, away from the unconditional one, samples of a class are
             taken; 1 is the conditional denoiser as it is, none the same at half the cost.
         guided_from: Noise level above which there is no guidance, in units of ``x``; none guides all levels.
+        precision: Of the network's products and convolutions in sampling, as in training; likelihoods are always in
+            float32.
     """
 
     solver: SolverFactory
@@ -213,6 +217,7 @@ class Solving:
     steps: int = 18
     guidance: float | None = None
     guided_from: float | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

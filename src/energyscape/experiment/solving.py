@@ -9,6 +9,7 @@ from torch import Tensor
 from energyscape.calculus import DenoiseFn
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.precision import autocast_dtype
 from energyscape.models import Conditional, Guided
 from energyscape.noise import normal_like
 from energyscape.samplers import DPMSolver, DPMSolverSDE, Heun, repaint, solve
@@ -89,12 +90,20 @@ def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:
         labels: Class of each of the points that it will be given, or none.
     """
     denoiser, sampling = experiment.denoiser, experiment.solving
-    if labels is None:
+    if labels is not None:
+        if sampling.guidance is not None:
+            highest = math.inf if sampling.guided_from is None else sampling.guided_from
+            denoiser = Guided(denoiser, weight=sampling.guidance, interval=(0.0, highest))
+        denoiser = Conditional(denoiser, labels)
+    lower = autocast_dtype(sampling.precision, experiment.training.torch_device)
+    if lower is None:
         return denoiser
-    if sampling.guidance is not None:
-        highest = math.inf if sampling.guided_from is None else sampling.guided_from
-        denoiser = Guided(denoiser, weight=sampling.guidance, interval=(0.0, highest))
-    return Conditional(denoiser, labels)
+
+    def roughly(y: Tensor, sigma: Tensor) -> Tensor:
+        with torch.autocast(y.device.type, lower):
+            return denoiser(y, sigma)
+
+    return roughly
 
 
 def denoised(experiment: Experiment, y: Tensor, *, sigma: float, label: Tensor | None = None) -> Tensor:
