@@ -60,16 +60,20 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
                 self._show(report, now - self._begun)
             yield report
 
+    @property
+    def speed(self) -> float:
+        """Samples a second since training began, or went on."""
+        return (self.session.fit.samples - self._first[1]) / max(time.monotonic() - self._begun, 1e-9)
+
     def _show(self, report: Report, seconds: float) -> None:
-        progress, samples = self._first
+        progress, _ = self._first
         done = self.session.fit.progress
-        speed = (report.samples - samples) / max(seconds, 1e-9)
         left = seconds * (1 - done) / max(done - progress, 1e-9)
         cells = {
             "done": f"{done:.0%}",
             "left": f"{int(left) // 60}:{int(left) % 60:02d}",
             "samples": f"{report.samples:,}",
-            "samples/s": f"{speed:,.0f}",
+            "samples/s": f"{self.speed:,.0f}",
             "loss": f"{report.loss:.3f}",
             "gradient": f"{report.grad_norm:.2f}",
         }

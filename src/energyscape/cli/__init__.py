@@ -48,6 +48,7 @@ def carry_on(run: Any, experiment: Any) -> int:
     """
     from energyscape.display import TrainingDisplay
     from energyscape.experiment import Session
+    from energyscape.experiment.efficiency import efficiency
     from energyscape.training import Verdict
 
     with interruptible() as interrupted, Session(run, experiment) as session:
@@ -69,6 +70,7 @@ def carry_on(run: Any, experiment: Any) -> int:
     if report is not None and report.verdict == Verdict.STOP:
         complain(f"{run.path}: {report.reason} (see {run.interventions_path.name})")
         return 1
+    say(str(efficiency(experiment, speed=display.speed)))
     say(f"{run.path}: finished. Next: energyscape sample {run.path}, energyscape report {run.path}")
     return 0
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from energyscape.data import DATASETS, Images, Law, batches
+from energyscape.data import DATASETS, Batches, Images, Law, batches
 from energyscape.errors import UserError
 from energyscape.experiment.precision import autocast_dtype
 from energyscape.experiment.recipe import Recipe, plain
@@ -194,13 +194,7 @@ class Experiment:
         return Fit(
             self.model,
             self.objective,
-            batches(
-                self.source,
-                training.batch_size,
-                seed=training.seed,
-                device=training.torch_device,
-                flips=training.flips,
-            ),
+            self.batches(),
             self._optimiser(),
             samples=budget.samples,
             seconds=budget.seconds,
@@ -214,6 +208,12 @@ class Experiment:
             seed=training.seed,
             autocast=autocast_dtype(training.precision, training.torch_device),
         )
+
+    def batches(self) -> Batches:
+        """Returns the data of training, from their beginning."""
+        training = self.training
+        device = training.torch_device
+        return batches(self.source, training.batch_size, seed=training.seed, device=device, flips=training.flips)
 
     def load(self, snapshot: Snapshot) -> None:
         """Takes over what a snapshot has learned, to use it.

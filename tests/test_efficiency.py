@@ -1,0 +1,45 @@
+"""What training costs: operations against those of its networks, counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from energyscape.experiment import Experiment, Recipe
+from energyscape.experiment.efficiency import Efficiency, efficiency, flops_per_sample
+
+
+def products(network: nn.Module) -> int:
+    """Operations of the linear layers of one forward pass, a point."""
+    return sum(2 * each.weight.numel() for each in network.modules() if isinstance(each, nn.Linear))
+
+
+def test_a_denoiser_costs_three_forward_passes():
+    experiment = Experiment(Recipe.named("8gaussians-edm"))
+    forward = products(experiment.model.network)
+    # Backwards there are two products for each, and one where the input is no function of the weights.
+    assert 2.5 * forward < flops_per_sample(experiment) <= 3 * forward
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_chains_cost_a_gradient_a_step(steps):
+    experiment = Experiment(Recipe.named("8gaussians-pcd-langevin", {"objective.steps": str(steps)}))
+    forward = products(experiment.model.network)
+    before = {name: value.clone() for name, value in experiment.objective.state_dict().items()}
+    cost = flops_per_sample(experiment)
+    # A step's score takes two passes, as does the start's; data and negatives take three each, less the first layer's.
+    chains = cost / forward - 2 * (steps + 1)
+    assert 5.5 < chains <= 6
+    after = experiment.objective.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(each.grad is None for each in experiment.model.parameters())
+
+
+def test_utilisation_is_what_went_into_products_of_what_could_have():
+    told = Efficiency(speed=200.0, flops=3e6, peak=1e9, memory=2**30)
+    assert told.utilisation == pytest.approx(0.6)
+    assert str(told) == (
+        "200 samples/s, 3 MFLOP each: 60% of the rate of matrix products here (1 GFLOP/s); 1,024 MiB at most"
+    )
+    measured = efficiency(Experiment(Recipe.named("8gaussians-edm")), speed=1.0)
+    assert 0 < measured.utilisation < 1
+    assert 2**26 < measured.memory < 2**36
