@@ -47,7 +47,7 @@ def test_a_solver_drops_the_settings_of_the_chains():
     words |= {"objective.levels.name": "log-uniform", "objective.levels.sigma_max": "40.0"}
     words |= {f"{section}.sigma_min": "0.01" for section in ("objective.levels", "sampler.grid")}
     sampler = Recipe.named("digits-pcd", words).resolved().tables["sampler"]
-    assert set(sampler) == {"solver", "grid", "steps"}
+    assert set(sampler) == {"solver", "grid", "steps", "precision"}
     # One solver for another leaves what the recipe says of the rest.
     again = Recipe.named("mnist-edm", {"sampler.solver.name": "euler"}).tables["sampler"]
     assert (again["steps"], again["grid"]["sigma_max"]) == (18, 80.0)
