@@ -65,3 +65,17 @@ def test_what_only_looks_like_silu_is_left_alone():
     Mended()(graph.graph)
     assert [node.target for node in graph.graph.nodes].count(aten.div.Tensor) == 2
     assert [node.target for node in graph.graph.nodes].count(aten.sigmoid.default) == 1
+
+
+def test_a_sigmoid_that_comes_first_stays_where_it_is():
+    def other(x):
+        s = torch.sigmoid(x)
+        return s * 2, silu(x)
+
+    x = cases.normal(3, 2)
+    graph = make_fx(other, tracing_mode="fake")(x)
+    Mended()(graph.graph)
+    graph.graph.lint()
+    graph.recompile()
+    for left, right in zip(other(x), graph(x), strict=True):
+        assert torch.allclose(left, right, atol=1e-12)

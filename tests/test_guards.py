@@ -143,15 +143,17 @@ def test_an_unstable_step_is_undone_at_once():
 
 
 def test_a_step_that_was_shortened_is_mended_until_it_is_sound():
-    guard = StepSize(window=3)
-    before = guard.state()
-    assert [guard.look(report(**{**MOVING, "drift": 0.2 / 1.2})) for _ in range(3)][2].verdict == Verdict.REMEDY
-    better = report(**{**MOVING, "drift": 0.2 / 1.8})  # which would do, had it not been too long before
-    guard.restore(before)  # as a rollback does, which leaves the step mended
-    told = [guard.look(better) for _ in range(3)][2]
+    def moving(r, **treatment):
+        return report(**{**MOVING, "drift": 0.2 / r})._replace(treatment=Treatment(**treatment))
+
+    guard = StepSize(window=12)
+    told = [guard.look(moving(1.8, step=0.3)) for _ in range(12)][11]
     assert (told.verdict, told.treatment) == (Verdict.REMEDY, Treatment(step=pytest.approx(0.52)))  # (1.8 / 2.5)²
-    assert verdicts(guard, [report(**{**MOVING, "drift": 0.2 / 2.1})] * 20) == ["GO"] * 20
-    assert verdicts(StepSize(window=3), [better] * 20) == ["GO"] * 20
+    # Once it was sound it may be as long as any other.
+    assert verdicts(guard, [moving(2.1, step=0.15)] * 20 + [moving(1.8, step=0.15)] * 20) == ["GO"] * 40
+    # So it may where nobody shortened it.
+    assert verdicts(StepSize(window=12), [moving(1.8)] * 20) == ["GO"] * 20
+    assert verdicts(StepSize(window=12), [moving(1.8, step=18.0, rate=0.3)] * 20) == ["GO"] * 20
 
 
 def test_a_step_that_was_sound_is_not_to_blame():

@@ -1,6 +1,7 @@
 """In which numbers networks multiply and convolve."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
@@ -13,7 +14,7 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
 
     Args:
         precision: ``"auto"`` is bfloat16 where the hardware multiplies it, else float32. With it our convolutional
-            networks took 0.4 to 0.6 of the time, without it twice as much and more (one core with AVX-512, with and
+            networks took 0.4 to 0.65 of the time, without it twice as much and more (one core with AVX-512, with and
             without its bfloat16 instructions).
         device: Where the network is.
     """
@@ -24,5 +25,5 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # which older versions of PyTorch lack
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -286,7 +286,10 @@ class _Residual(nn.Module):
 
 
 def _channels_last(network: nn.Module) -> None:
-    """Lays weights out with their channels innermost: on a CPU the score takes three quarters of the time."""
+    """Lays weights out with their channels innermost.
+
+    On a CPU the score of 28×28 pixels takes three quarters of the time, of 32×32 nine tenths, of 8×8 a little more.
+    """
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

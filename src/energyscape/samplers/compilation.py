@@ -27,7 +27,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @final
 class Mended(CustomGraphPass):
-    """Mends what gradients of perceptrons waste on a CPU: together a sixth of the time of a chain in the plane."""
+    """Mends what gradients of perceptrons waste on a CPU: an eighth of the time of thousands of chains in the plane."""
 
     def __call__(self, graph: Graph) -> None:
         for node in list(graph.nodes):
@@ -66,15 +66,17 @@ def share_sigmoids(graph: Graph) -> None:
     Args:
         graph: Of the energy and its gradient.
     """
-    again = {node.args[0]: node for node in graph.nodes if node.target is _aten.sigmoid.default}
+    later = {node.args[0]: node for node in graph.nodes if node.target is _aten.sigmoid.default}
     for node in list(graph.nodes):
+        if node.target is _aten.sigmoid.default:
+            later.pop(node.args[0], None)
         x = _argument_of_silu(node)
-        if x is not None and x in again:
+        if x is not None and x in later:
             with graph.inserting_before(node):
                 sigmoid = _added(graph, _aten.sigmoid.default, x)
                 product = _added(graph, _aten.mul.Tensor, x, sigmoid)
             node.replace_all_uses_with(product)
-            again[x].replace_all_uses_with(sigmoid)
+            later[x].replace_all_uses_with(sigmoid)
 
 
 def _argument_of_silu(node: Node) -> Node | None:
@@ -83,7 +85,7 @@ def _argument_of_silu(node: Node) -> Node | None:
         return None
     x, path = node.args[0], node.args[1]
     for target in (_aten.add.Tensor, _aten.exp.default, _aten.neg.default):
-        if not isinstance(path, Node) or path.target is not target or path.args[1:] not in ((), (1,)):
+        if not isinstance(path, Node) or path.target is not target or path.args[1:] not in ((), (1,)) or path.kwargs:
             return None
         path = path.args[0]
     return x if isinstance(x, Node) and path is x else None

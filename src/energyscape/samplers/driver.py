@@ -39,7 +39,7 @@ class Steps:
     def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
         self.kernel, self.steps, self.compile = kernel, steps, compile
         self.block = 1 if compile is False else max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
-        self._move: Callable[..., list[tuple[Any, Info]]] = self._moves
+        self._move: Callable[..., list[tuple[Any, Info]]] | None = None
 
     def __call__(self, state: Any, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
         """Yields the state after each step, and what it told.
@@ -49,23 +49,15 @@ class Steps:
             generator: The stream to draw from; noise is drawn for a few steps at once, and no more than is needed.
         """
         left = self.steps
-        if self.compile is True:
-            self._start()
         while left:
             many = min(left, self.block)
             noise = [self.kernel.draw(state.x, generator=generator) for _ in range(many)]
             begun, left = time.perf_counter(), left - many
             moved = self._moves(state, noise) if many < self.block else self._tried(state, noise)
             if self.compile == "auto" and (time.perf_counter() - begun) * left / many > WORTH:
-                self._start()
+                self.compile = True
             state = moved[-1][0]
             yield from moved
-
-    def _start(self) -> None:
-        from energyscape.samplers.compilation import compiled  # the compiler takes seconds to import
-
-        self.compile = True
-        self._move = compiled(self._moves)
 
     def _tried(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
         if self.compile is not True:
@@ -73,6 +65,7 @@ class Steps:
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
+                self._move = self._move or _compiled(self._moves)
                 return self._move(state, noise)
         except Exception as error:  # whatever a compiler may raise
             self.compile = False
@@ -86,6 +79,12 @@ class Steps:
             state, info = self.kernel.move(state, each)
             moved.append((state, info))
         return moved
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    from energyscape.samplers.compilation import compiled  # the compiler takes seconds to import
+
+    return compiled(function)
 
 
 class Chain(NamedTuple):

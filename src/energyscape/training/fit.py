@@ -249,7 +249,8 @@ class Fit(Iterator[Report], Generic[Model]):
         # One transfer for all numbers: the host waits for the device once a step.
         names = list(loss.facts)
         told = torch.stack([each.detach().double() for each in (loss.value, grad_norm, *loss.facts.values())]).tolist()
-        return Report(self.step, self.samples, told[0], told[1], dict(zip(names, told[2:], strict=True)))
+        facts = dict(zip(names, told[2:], strict=True))
+        return Report(self.step, self.samples, told[0], told[1], facts, self.treatment)
 
     def _keep(self, report: Report, x: Tensor) -> Report:
         """Takes a snapshot; rolls back first where a number is not finite or the run ends in trouble."""

@@ -35,6 +35,7 @@ class Report(NamedTuple):
         loss: Value of the loss.
         grad_norm: Euclidean norm of the parameters' gradient before clipping.
         facts: What the objective told, by name.
+        treatment: What guards had changed before this step, on top of the settings.
         verdict: What became of the step.
         reason: Why, when the verdict is not GO: the evidence.
         action: What was done about it.
@@ -46,6 +47,7 @@ class Report(NamedTuple):
     loss: float
     grad_norm: float
     facts: dict[str, float]
+    treatment: Treatment = Treatment()
     verdict: Verdict = Verdict.GO
     reason: str = ""
     action: str = ""

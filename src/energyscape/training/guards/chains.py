@@ -124,8 +124,8 @@ class StepSize(Guard):
     Unstable: :math:`R < 1` five steps in a row, which is undone. Too long: :math:`R < 1.25`. Too short: in one training
     step chains move by less than 0.12 of the data's standard deviation, though :math:`R` says that they could go
     farther. The step is then multiplied by :math:`(R / 2.5)^2`, at which :math:`R` would be 2.5. Chains that overshot
-    told their drift wrongly, clipped or out of equilibrium, so a step that was too long is mended again while
-    :math:`R < 2`.
+    told their drift wrongly, clipped or out of equilibrium, so a step that was shortened is mended again while
+    :math:`R < 2`, until it was sound once.
 
     A step that was sound before is not to blame: then the energy has become too steep, training goes back and the
     learning rate is lowered. Left alone are chains far from :math:`T = 1`, whose maker wants an optimiser with jitter,
@@ -143,29 +143,24 @@ class StepSize(Guard):
         self.low, self.least = low, least
         self.window = Window("noise", "drift", "move", "data_std", "temperature", "accept_prob", size=window)
         self.latest = Window("noise", "drift", "accept_prob", size=5)
-        self.sound = self.shortened = False
-
-    @property
-    def enough(self) -> float:
-        """The ratio at which a step is taken to be sound."""
-        return 0.8 * RATIO if self.shortened else 1.5
+        self.sound = False
 
     def look(self, report: Report) -> Judgement:
         full, quick = self.window.add(report.facts), self.latest.add(report.facts)
         if not 0.5 <= report.facts.get("temperature", math.nan) <= 2:
             return GO
+        shortened = report.treatment.step < 1
+        enough = 0.8 * RATIO if shortened else 1.5
         judgement = self._overshooting(self.latest, 1.0) if quick else GO
         if judgement is GO and full:
-            low = self.enough if self.shortened and not self.sound else self.low
-            judgement = self._overshooting(self.window, low)
+            judgement = self._overshooting(self.window, enough if shortened and not self.sound else self.low)
             judgement = self._creeping() if judgement is GO else judgement
         if judgement is not GO:
             self.window.clear()
             self.latest.clear()
             self.sound &= judgement.treatment.step == 1
-            self.shortened |= judgement.treatment.step < 1
         elif len(self.window.values["noise"]) >= 10:
-            self.sound |= ratio(self.window) >= self.enough
+            self.sound |= ratio(self.window) >= enough
         return judgement
 
     def _overshooting(self, window: Window, low: float) -> Judgement:
@@ -190,18 +185,12 @@ class StepSize(Guard):
         return Judgement(Verdict.REMEDY, what, _step(min((r / RATIO) ** 2, (0.5 / max(share, 1e-3)) ** 2)))
 
     def state(self) -> dict[str, Any]:
-        return {
-            "window": self.window.state(),
-            "latest": self.latest.state(),
-            "sound": self.sound,
-            "shortened": self.shortened,
-        }
+        return {"window": self.window.state(), "latest": self.latest.state(), "sound": self.sound}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.window.restore(state["window"])
         self.latest.restore(state["latest"])
         self.sound = state["sound"]
-        self.shortened |= state["shortened"]  # a rollback leaves the step as it was mended
 
 
 def ratio(window: Window) -> float:
