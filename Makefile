@@ -23,8 +23,10 @@ check: $(READY)  ## Lint, format, types, tests.
 	$(BIN)/mypy
 	$(MAKE) test
 
-bench: $(READY)  ## Compare with a peer by exact KL; adds the peer to the environment and takes more than an hour.
+bench: $(READY)  ## Compare with peers: speed, then exact KL; adds them to the environment and takes two hours.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/peer_kl.py
 
 $(READY): pyproject.toml constraints.txt
