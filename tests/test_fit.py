@@ -13,6 +13,7 @@ import cases
 from energyscape.calculus import score
 from energyscape.data import EightGaussians, batches
 from energyscape.experiment import Experiment, Recipe
+from energyscape.models import ConvEnergyNet
 from energyscape.objectives import (
     ContrastiveDivergence,
     Data,
@@ -22,6 +23,7 @@ from energyscape.objectives import (
     ReplayBuffer,
 )
 from energyscape.objectives.base import Loss, Objective
+from energyscape.rng import global_seed
 from energyscape.samplers import HMC, Langevin
 from energyscape.training import GradientNorm, Snapshot, Verdict, averaged, fit
 from test_guards import learned, same
@@ -274,6 +276,29 @@ def test_resuming_gives_the_same_bits_as_not_stopping(objective, source, cut, tm
     resumed.restore(Snapshot.load(tmp_path / "run.safetensors"))
     assert list(resumed) == told[cut:]
     assert same(resumed.snapshot().tree, whole.snapshot().tree)
+
+
+def test_weights_of_any_layout_are_resumed_from_a_file_with_the_same_bits(tmp_path):
+    """A file remembers no layout, and a fused optimiser goes through weights and moments in the order of memory."""
+
+    def made():
+        with global_seed(0):
+            network = ConvEnergyNet((3, 8, 8), width=4)
+        assert not network.layers[0].weight.is_contiguous()  # channels last
+        optimiser = torch.optim.Adam(network.parameters(), lr=1e-2, fused=True)
+        images = (cases.normal(8, 3, 8, 8, seed=i, dtype=torch.float32) for i in itertools.count())
+        return fit(network, Mean(), images, optimiser)
+
+    run, again = made(), made()
+    for _ in range(4):
+        next(run)
+    run.snapshot().save(tmp_path / "s.safetensors")
+    for _ in range(4):
+        next(again.data)
+    again.restore(Snapshot.load(tmp_path / "s.safetensors"))
+    for _ in range(3):
+        assert next(run).loss == next(again).loss
+    assert same(run.snapshot().tree, again.snapshot().tree)
 
 
 def test_data_that_did_not_begin_at_the_beginning_are_resumed_where_they_were():

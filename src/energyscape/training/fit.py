@@ -221,6 +221,7 @@ class Fit(Iterator[Report], Generic[Model]):
             self.average.load_state_dict(tree["average"])
         self.objective.load_state_dict(tree["objective"])
         self.optimiser.load_state_dict(tree["optimiser"])
+        _lay_out(self.optimiser)
         try:
             for guard, state in zip(self.guards, tree["guards"], strict=True):
                 guard.restore(state)
@@ -294,6 +295,18 @@ _GO = Judgement(Verdict.GO)
 
 
 fit = Fit
+
+
+def _lay_out(optimiser: Optimizer) -> None:
+    """Lays an optimiser's moments out in memory as their parameters are, which no file remembers.
+
+    A fused optimiser goes through both in the order of memory: with moments of another layout, such as channels last,
+    it would move each weight by the moments of some other one.
+    """
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _unpacked(batch: Any) -> tuple[Tensor, Tensor | None]:
