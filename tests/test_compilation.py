@@ -58,12 +58,13 @@ def test_narrow_right_factors_are_laid_out_by_columns():
 
 def test_what_only_looks_like_silu_is_left_alone():
     def other(x, y):
-        return y / (torch.exp(-x) + 1), x / (torch.exp(-x) + 2), torch.sigmoid(x)
+        twice = x / torch.add(torch.exp(-x), 1, alpha=2)
+        return y / (torch.exp(-x) + 1), x / (torch.exp(-x) + 2), twice, torch.sigmoid(x)
 
     x, y = cases.normal(3, 2), cases.normal(3, 2, seed=1)
     graph = make_fx(other, tracing_mode="fake")(x, y)
     Mended()(graph.graph)
-    assert [node.target for node in graph.graph.nodes].count(aten.div.Tensor) == 2
+    assert [node.target for node in graph.graph.nodes].count(aten.div.Tensor) == 3
     assert [node.target for node in graph.graph.nodes].count(aten.sigmoid.default) == 1
 
 

@@ -17,7 +17,7 @@ from energyscape.experiment.descents import by_level, likelihood_figures
 from energyscape.experiment.generation import draw_data, generate, restored
 from energyscape.experiment.measures import against_truth
 from energyscape.experiment.precision import autocast_dtype
-from energyscape.experiment.solving import class_of_each
+from energyscape.experiment.solving import class_of_each, denoising
 from energyscape.models import Denoiser, GaussianDenoiser, ScalarEnergyDenoiser
 
 V = 0.25
@@ -311,6 +311,7 @@ def test_sampling_in_bfloat16_is_nearly_that_in_float32():
     exact = Experiment(Recipe.named("digits-ncsn", {"budget": "256", "precision": "float32"}))
     list(exact.fit())  # a network that says zero is the same in any numbers
     rough = exact.with_sampler({"sampler.precision": "bfloat16"})
+    assert denoising(exact, None) is exact.denoiser
     left, right = (generate(each, 4, steps=6, seed=0).x for each in (exact, rough))
     assert right.dtype == torch.float32
     assert not torch.equal(left, right)

@@ -1,9 +1,12 @@
 """What training costs: operations against those of its networks, counted by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from energyscape.display import TrainingDisplay
 from energyscape.experiment import Experiment, Recipe
 from energyscape.experiment.efficiency import Efficiency, efficiency, flops_per_sample
 
@@ -32,6 +35,15 @@ def test_chains_cost_a_gradient_a_step(steps):
     after = experiment.objective.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(each.grad is None for each in experiment.model.parameters())
+
+
+def test_speed_is_that_since_training_went_on(monkeypatch):
+    clock = iter([10.0, 14.0])
+    monkeypatch.setattr("energyscape.display.time.monotonic", lambda: next(clock))
+    session = SimpleNamespace(fit=SimpleNamespace(progress=0.5, samples=1_000))
+    display = TrainingDisplay(session)
+    session.fit.samples = 1_200
+    assert display.speed == pytest.approx(50)
 
 
 def test_utilisation_is_what_went_into_products_of_what_could_have():

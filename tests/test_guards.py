@@ -583,6 +583,7 @@ def test_a_remedy_is_told_stays_and_is_resumed(verdict):
     assert told.action.startswith("learning rate × 0.5 (now × 0.5), step size × 0.25 (now × 0.25), data noised at 0.3")
     assert told.outcome == ("" if verdict == Verdict.REMEDY else "back to sample 128")
     after = next(run)
+    assert (told.treatment, after.treatment) == (Treatment(), remedy.treatment)
     assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.5e-2)
     # Noise has variance 2 η, so a quarter of the step is half of the noise; the mean of an RMS of two is 0.89 of it.
     assert after.facts["noise"] == pytest.approx(0.89 * math.sqrt(2 * 0.02 / 4), rel=0.2)
