@@ -1,5 +1,6 @@
 """What is mended in compiled graphs: the numbers stay, the waste goes."""
 
+import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -42,18 +43,42 @@ def test_mended_graphs_compute_the_same():
     assert aten.exp.default not in asked
 
 
-def test_narrow_right_factors_are_laid_out_by_columns():
-    x, first, second, seed = (
-        cases.normal(*shape, seed=i) for i, shape in enumerate([(6, 2), (9, 2), (20, 9), (6, 20)])
-    )
-    graph, _ = mended(x, first, second, seed)
-    right = [
-        node.args[-1].meta["val"] for node in graph.graph.nodes if node.target in (aten.mm.default, aten.addmm.default)
-    ]
-    strides = {tuple(each.shape): each.stride() for each in right}
-    assert strides[9, 2] == (1, 9)  # twice: as it is, and with something added
-    assert strides[2, 9] == (1, 2)  # nine are not narrow; a transposed matrix is left as it is
-    assert strides[20, 9] == (9, 1)
+@pytest.mark.parametrize(
+    ("width", "outputs", "products"),
+    [
+        (9, 3, 0),  # two inputs and three outputs are narrow, and with them every product
+        (20, 9, 2),  # there and back
+        (9, 9, 2),
+    ],
+)
+def test_products_by_narrow_matrices_are_sums(width, outputs, products):
+    shapes = (6, 2), (width, 2), (outputs, width), (6, outputs)
+    arguments = [cases.normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+    graph, before = mended(*arguments)
+    for left, right in zip(before, graph(*arguments), strict=True):
+        assert torch.allclose(left, right, atol=1e-12)
+    asked = [node.target for node in graph.graph.nodes]
+    assert asked.count(aten.mm.default) == products
+    assert asked.count(aten.addmm.default) == 0
+    # Each is read along its rows: one product begins with two numbers, two end with as many.
+    laid = [node for node in graph.graph.nodes if "force_stride_order" in str(node.target)]
+    assert all(node.meta["val"].is_contiguous() for node in laid)
+    assert len(laid) == (5 if products == 0 else 3)
+
+
+def test_what_is_added_to_a_product_is_added_afterwards():
+    def layer(x, weights, bias):
+        return torch.addmm(bias, x, weights), torch.addmm(bias, x, weights, beta=2)
+
+    arguments = cases.normal(5, 9), cases.normal(9, 10, seed=1), cases.normal(10, seed=2)
+    graph = make_fx(layer, tracing_mode="fake")(*arguments)
+    Mended()(graph.graph)
+    graph.graph.lint()
+    graph.recompile()
+    for left, right in zip(layer(*arguments), graph(*arguments), strict=True):
+        assert torch.allclose(left, right, atol=1e-12)
+    asked = [node.target for node in graph.graph.nodes]
+    assert (asked.count(aten.mm.default), asked.count(aten.addmm.default)) == (1, 1)  # twice the bias is left alone
 
 
 def test_what_only_looks_like_silu_is_left_alone():

@@ -22,6 +22,7 @@ from energyscape.training import (
     Judgement,
     LostChains,
     Report,
+    RunawayChains,
     RunawayEnergies,
     StandingChains,
     StepSize,
@@ -165,6 +166,19 @@ def test_a_step_that_was_sound_is_not_to_blame():
     assert "too steep for its chains: their noise is 0.8 times their drift" in told.reason
 
 
+def test_a_landscape_that_grew_steep_is_no_place_to_go_back_to():
+    guard = StepSize()
+    assert guard.calm
+    guard.look(report(**{**MOVING, "drift": 0.15}))
+    assert guard.calm  # it has never been better
+    for _ in range(10):
+        guard.look(report(**MOVING))
+    assert guard.calm
+    for _ in range(30):
+        assert guard.look(report(**{**MOVING, "drift": 0.2 / 1.4})).verdict == Verdict.GO
+    assert not guard.calm
+
+
 def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
     guard = LostChains(window=3)
     kept_up, lost = report(auc=0.97, gap=5.0, penalty=0.0), report(auc=0.99, gap=40.0, penalty=0.0)
@@ -178,6 +192,19 @@ def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
     held = [guard.look(report(auc=1.0, gap=40.0, penalty=penalty)) for penalty in (11.0, 9.0, 11.0)]
     assert held[2].treatment == Treatment(alpha=0.1)
     assert verdicts(guard, [report(auc=1.0, gap=40.0)] * 9) == ["GO"] * 9  # no such objective
+
+
+def test_a_few_chains_far_above_all_others_are_no_quiet_run():
+    guard = RunawayChains(window=3)
+    far, near = ({"spread": 2.0, "spread_model": spread, "auc": 0.4} for spread in (42.0, 39.0))
+    assert verdicts(guard, [report(**near)] * 9) == ["GO"] * 9
+    assert not guard.calm  # 19.5 is no state to go back to
+    told = [guard.look(report(**far)) for _ in range(2)][1]  # two of the last three
+    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(rate=0.3), True)
+    assert "negatives' energies spread 21 times as far as the data's" in told.reason
+    assert guard.calm
+    assert guard.look(report(**far)).verdict == Verdict.GO  # it waits for a whole window
+    assert verdicts(RunawayChains(window=3), [report(**{**far, "auc": 0.95})] * 9) == ["GO"] * 9  # all are far above
 
 
 def test_a_regulariser_that_outweighs_the_likelihood_is_weakened():
@@ -265,6 +292,7 @@ def test_chains_that_stand_still_are_found_in_training():
         lambda: RunawayEnergies(factor=3, window=3),
         lambda: StepSize(window=3),
         lambda: LostChains(window=2),
+        lambda: RunawayChains(window=2),
         lambda: StrongRegulariser(window=2),
         lambda: CollapsedChains(window=2),
         lambda: DegenerateData(window=2),
@@ -276,14 +304,23 @@ def test_guards_go_on_from_their_state(make):
         **MOVING,
         "move": 0.01,
         "drift": 0.01,
-        "auc": 1.0,
+        "auc": 0.5 if isinstance(make(), RunawayChains) else 1.0,
         "penalty": 1.0,
         "pull": 2.0,
         "degenerate": 0.5,
         "spread": 1.0,
     }
     stream = [
-        report(grad_norm=g, **{**fixed, "accept_prob": 1 if accepts else 1 / (1 + g), "gap": g, "model_std": 1 / g**2})
+        report(
+            grad_norm=g,
+            **{
+                **fixed,
+                "accept_prob": 1 if accepts else 1 / (1 + g),
+                "gap": g,
+                "spread_model": g,
+                "model_std": 1 / g**2,
+            },
+        )
         for g in (1, 2, 3, 4, 40, 1, math.nan, 50, 60, 1, 1, 70, math.nan, math.nan)
     ]
     assert set(verdicts(make(), stream)) != {"GO"}

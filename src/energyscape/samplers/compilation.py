@@ -1,18 +1,18 @@
 """How the compiler is asked for the steps of a kernel, and what is mended in the graphs that it makes."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch._inductor.inductor_prims import force_stride_order
 from torch.fx import Graph, Node
 
 NARROW: Final = 8
-"""Columns up to which a matrix is narrow."""
+"""Rows or columns up to which a matrix is narrow."""
 
 _aten = torch.ops.aten
-_RIGHT: Final[dict[Any, int]] = {_aten.mm.default: 1, _aten.addmm.default: 2}
-"""Where products have their right factor."""
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,35 +27,59 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @final
 class Mended(CustomGraphPass):
-    """Mends what gradients of perceptrons waste on a CPU: an eighth of the time of thousands of chains in the plane."""
+    """Mends what gradients of perceptrons waste on a CPU: a fifth of the time of thousands of chains in the plane."""
 
     def __call__(self, graph: Graph) -> None:
         for node in list(graph.nodes):
-            by_columns(graph, node)
+            write_out(graph, node)
         share_sigmoids(graph)
 
     def uuid(self) -> bytes:
         return get_hash_for_files((__file__,))
 
 
-def by_columns(graph: Graph, node: Node) -> None:
-    """Lays the right factor of a product out by columns where it is narrow.
+def write_out(graph: Graph, node: Node) -> None:
+    """Writes products by narrow matrices, and what is added to products, as sums that the compiler can fuse.
 
-    A gradient in the plane ends with the product of thousands of rows by a matrix of two columns. Laid out by rows, as
-    weights are, it takes five times as long.
+    A gradient in the plane begins with a product of thousands of rows of two numbers and ends with one by a matrix of
+    two columns. A library of products does not do well at either, and its results go through the memory. What is added
+    to a product, it copies first.
 
     Args:
         graph: Where the node is.
         node: Any operation.
     """
-    at = _RIGHT.get(node.target)
-    right: Any = None if at is None else node.args[at]
-    if at is None or _value(right).shape[1] > NARROW:
+    product = node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs
+    if not product or _value(node).device.type != "cpu":
         return
+    *bias, left, right = cast("tuple[Node, ...]", node.args)
+    inner, columns = _value(right).shape
     with graph.inserting_before(node):
-        turned = _added(graph, _aten.permute.default, right, [1, 0])
-        laid = _added(graph, _aten.clone.default, turned, memory_format=torch.contiguous_format)
-        node.update_arg(at, _added(graph, _aten.permute.default, laid, [1, 0]))
+        if inner <= NARROW:
+            right = _laid_out(graph, right)
+            pairs = [
+                (_added(graph, _aten.slice.Tensor, left, 1, k, k + 1), _added(graph, _aten.select.int, right, 0, k))
+                for k in range(inner)
+            ]
+            terms = [*bias, *(_added(graph, _aten.mul.Tensor, *pair) for pair in pairs)]
+        elif columns <= NARROW:
+            turned = _laid_out(graph, _added(graph, _aten.permute.default, right, [1, 0]))
+            rows = [_added(graph, _aten.select.int, turned, 0, j) for j in range(columns)]
+            products = [_added(graph, _aten.mul.Tensor, left, row) for row in rows]
+            sums = [_added(graph, _aten.sum.dim_IntList, product, [1], True) for product in products]
+            terms = [*bias, _added(graph, _aten.cat.default, sums, 1)]
+        elif bias:
+            terms = [*bias, _added(graph, _aten.mm.default, left, right)]
+        else:
+            return
+        total = functools.reduce(functools.partial(_added, graph, _aten.add.Tensor), terms)
+    node.replace_all_uses_with(total)
+    graph.erase_node(node)
+
+
+def _laid_out(graph: Graph, matrix: Node) -> Node:
+    """Returns a matrix whose rows are each in one piece of memory, to be read many numbers at a time."""
+    return _added(graph, force_stride_order, matrix, [_value(matrix).shape[1], 1])
 
 
 def share_sigmoids(graph: Graph) -> None:
@@ -91,16 +115,17 @@ def _argument_of_silu(node: Node) -> Node | None:
     return x if isinstance(x, Node) and path is x else None
 
 
-def _added(graph: Graph, operation: Callable[..., Any], node: Node, *rest: Any, **settings: Any) -> Node:
-    new = graph.call_function(operation, (node, *rest), settings)
-    given = (_value(each) if isinstance(each, Node) else each for each in rest)
-    new.meta["val"] = operation(_value(node), *given, **settings)
+def _added(graph: Graph, operation: Callable[..., Any], *arguments: Any) -> Node:
+    new = graph.call_function(operation, arguments)
+    new.meta["val"] = operation(*(_value(each) for each in arguments))
     return new
 
 
-def _value(node: Node) -> Any:
-    """Returns the tensor without numbers that tells a node's shape and layout."""
-    return node.meta["val"]
+def _value(argument: Any) -> Any:
+    """Returns the tensor without numbers that tells a node's shape and layout; what is no node is its own."""
+    if isinstance(argument, list):
+        return [_value(each) for each in argument]
+    return argument.meta["val"] if isinstance(argument, Node) else argument
 
 
 _OPTIONS: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Mended()}

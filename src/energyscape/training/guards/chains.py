@@ -137,8 +137,6 @@ class StepSize(Guard):
         window: Steps in the medians.
     """
 
-    calm = True
-
     def __init__(self, *, low: float = 1.25, least: float = 0.12, window: int = 50) -> None:
         self.low, self.least = low, least
         self.window = Window("noise", "drift", "move", "data_std", "temperature", "accept_prob", size=window)
@@ -183,6 +181,11 @@ class StepSize(Guard):
             "the data's standard deviation"
         )
         return Judgement(Verdict.REMEDY, what, _step(min((r / RATIO) ** 2, (0.5 / max(share, 1e-3)) ** 2)))
+
+    @property
+    def calm(self) -> bool:
+        # What has once been sound and is steeper now is no place to go back to, though it is not yet unstable.
+        return not self.sound or not self.window.values["noise"] or ratio(self.window) >= 1.5
 
     def state(self) -> dict[str, Any]:
         return {"window": self.window.state(), "latest": self.latest.state(), "sound": self.sound}
@@ -238,6 +241,46 @@ class LostChains(Guard):
     def calm(self) -> bool:
         recent = self.window.values["auc"]
         return not recent or statistics.median(recent) <= 0.9
+
+    def state(self) -> dict[str, Any]:
+        return self.window.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.window.restore(state)
+
+
+@final
+class RunawayChains(Guard):
+    r"""Rolls back when a few chains have run away, far above all the others.
+
+    Where energies are steep, far from the data, a clipped drift swings from one slope to the other and does not come
+    back. One such chain among sixty-four can outweigh the rest of the batch in the gradient, which then makes the
+    slopes steeper still; to restart the chains without going back only brings new ones there. Seen by the negatives'
+    standard deviation of energies, in units of that of the data: it is below 10 in healthy runs, and beyond 20 long
+    before anything else is wrong.
+
+    Args:
+        most: The negatives' spread over that of the data which is too much.
+        window: Steps in the medians.
+    """
+
+    def __init__(self, *, most: float = 20.0, window: int = 50) -> None:
+        self.most = most
+        self.window = Window("spread", "spread_model", "auc", size=window)
+
+    def look(self, report: Report) -> Judgement:
+        if not self.window.add(report.facts) or self._widths() <= self.most or self.window.median("auc") > 0.9:
+            return GO
+        what = f"some chains have run away: negatives' energies spread {self._widths():.3g} times as far as the data's"
+        self.window.clear()
+        return Judgement(Verdict.ROLLBACK, what, SLOWER, purge=True)
+
+    def _widths(self) -> float:
+        return self.window.median("spread_model") / max(self.window.median("spread"), 1e-12)
+
+    @property
+    def calm(self) -> bool:
+        return not self.window.values["spread"] or self._widths() <= self.most / 2
 
     def state(self) -> dict[str, Any]:
         return self.window.state()
