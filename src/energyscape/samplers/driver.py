@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, final
 import torch
 from torch import Generator, Tensor
 
+from energyscape.memory import keep_freed
 from energyscape.samplers.base import Info, Kernel
 
 Compile = bool | Literal["auto"]
@@ -40,6 +41,7 @@ class Steps:
         self.kernel, self.steps, self.compile = kernel, steps, compile
         self.block = 1 if compile is False else max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
         self._move: Callable[..., list[tuple[Any, Info]]] | None = None
+        keep_freed()
 
     def __call__(self, state: Any, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
         """Yields the state after each step, and what it told.

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from energyscape.data.batches import Batches
 from energyscape.errors import UserError
+from energyscape.memory import keep_freed
 from energyscape.objectives.base import Loss, Model, Objective, Treatment
 from energyscape.rng import Streams, global_seed, seed_for
 from energyscape.training.guards import NOTHING, SLOWER, Guard, Judgement, Report, Verdict, usual
@@ -79,6 +80,7 @@ class Fit(Iterator[Report], Generic[Model]):
         autocast: torch.dtype | None = None,
     ) -> None:
         objective.check(model)
+        keep_freed()
         self.model, self.objective, self.data, self.optimiser = model, objective, data, optimiser
         self.budget_samples, self.budget_seconds, self.clock = samples, seconds, clock
         self.schedule, self.clip, self.average = schedule, clip, average
