@@ -177,6 +177,9 @@ def test_a_landscape_that_grew_steep_is_no_place_to_go_back_to():
     for _ in range(30):
         assert guard.look(report(**{**MOVING, "drift": 0.2 / 1.4})).verdict == Verdict.GO
     assert not guard.calm
+    for _ in range(30):  # a Metropolis test makes long steps right
+        guard.look(report(**{**MOVING, "drift": 0.2 / 1.4, "accept_prob": 0.9}))
+    assert guard.calm
 
 
 def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():

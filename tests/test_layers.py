@@ -12,7 +12,7 @@ import energyscape
 ROOT = Path(energyscape.__file__).parent
 
 ORDER = [
-    ("errors",),
+    ("errors", "memory"),
     ("registry", "rng"),
     ("calculus",),
     ("noise",),

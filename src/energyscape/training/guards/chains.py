@@ -185,7 +185,8 @@ class StepSize(Guard):
     @property
     def calm(self) -> bool:
         # What has once been sound and is steeper now is no place to go back to, though it is not yet unstable.
-        return not self.sound or not self.window.values["noise"] or ratio(self.window) >= 1.5
+        judged = self.sound and self.window.values["noise"] and self.window.median("accept_prob") == 1
+        return not judged or ratio(self.window) >= 1.5
 
     def state(self) -> dict[str, Any]:
         return {"window": self.window.state(), "latest": self.latest.state(), "sound": self.sound}
