@@ -127,6 +127,11 @@ def ending(n=100):
     return [1.0] * 60 + [math.nan] * (n - 60)
 
 
+def interrupted(lines, n=100):
+    """Numbers that end in the middle of the record and come back."""
+    return [1.0] * 50 + [math.nan] * lines + [1.0] * (n - 50 - lines)
+
+
 def exploding(n=100):
     return [10.0] * 60 + [10.0 * 3.0 ** (i + 1) for i in range(n - 60)]
 
@@ -151,6 +156,10 @@ CASES = {
     "spoiled_data by a sudden end": (
         (record(loss=ending(), grad_norm=ending()), PROBES),
         (record(loss=ending(), grad_norm=[1.0] * 50 + [99.0] * 10 + [math.nan] * 40), PROBES),
+    ),
+    "spoiled_data until a rollback": (
+        (record(loss=interrupted(5)), PROBES),
+        (record(loss=interrupted(4)), PROBES),
     ),
     # 2 α rms(E) with rms √(50² + 10²) = 51: 0.31 and 0.29.
     "strong_regulariser": (
@@ -233,6 +242,13 @@ CASES = {
     ),
     "no_signal": ((bare(objective="dsm"), at(near=0.99)), (bare(objective="dsm"), at(near=0.97))),
     "divergence": ((record(gap=exploding()), PROBES), (record(gap=[10.0] * 100), PROBES)),
+    "divergence beside spoiled data": tuple(
+        (
+            record(loss=interrupted(lines), interventions=skipped("1 of the batch's 64 data points are not finite")),
+            PROBES,
+        )
+        for lines in (2, 1)  # and one batch was skipped
+    ),
     "divergence by gradients": ((record(grad_norm=spike(101.0)), PROBES), (record(grad_norm=spike(99.0)), PROBES)),
     "oscillation": ((record(gap=swinging(-0.45)), PROBES), (record(gap=swinging(-0.1)), PROBES)),
     "easy_negatives": ((record(auc=0.76), PROBES), (record(auc=0.74), PROBES)),

@@ -12,8 +12,8 @@ def spoiled_data(record: Record, probes: Probes) -> Finding | None:
     r"""Data that are not finite.
 
     Told by the data themselves, by guards that skipped such batches, or by a record whose numbers end from one line to
-    the next: calm (gradient norm within 10 times its median, energies within 10 times their smallest in the last
-    window), then not finite.
+    the next: calm (gradient norm within 10 times its median, energies within 100 times their smallest), then not finite
+    for five lines or to the end.
     """
     skipped = record.answered("data points are not finite")
     bad = 0.0 if probes.finite is None else 1 - probes.finite
@@ -40,7 +40,8 @@ def spoiled_data(record: Record, probes: Probes) -> Finding | None:
 def _ended_suddenly(record: Record) -> bool:
     columns = record.columns.get("loss", ())
     end = next((i for i, value in enumerate(columns) if not math.isfinite(value)), None)
-    if end is None or end < 5 or any(math.isfinite(value) for value in columns[end:]):
+    # Weights that are not finite are rolled back at the next snapshot, guards or not, and numbers come back with them.
+    if end is None or end < 5 or any(math.isfinite(value) for value in columns[end : end + 5]):
         return False
     before = Record(columns={name: column[:end] for name, column in record.columns.items()})
     return (growth(before) or 1) < 100 and (volley(before) or 1) < 10

@@ -94,13 +94,16 @@ def volley(record: Record) -> float | None:
 def diverged(record: Record) -> bool:
     """Whether numbers ended, ran away or exploded, now or at the end of the record.
 
+    Lines that end no more numbers than there were batches of spoiled data, which guards skipped, are not counted.
+
     Args:
         record: What was written down.
     """
+    ended = record.lost() > len(record.answered("data points are not finite"))
     rho = autocorrelation(record.last("gap"))
     shape = record.last("gap")
     drifting = rho is not None and rho > 0.9 and abs(shape[-1]) > 10 * max(abs(shape[0]), 1e-12)
-    return bool(record.lost()) or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
+    return ended or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
 
 
 def calibrated(record: Record) -> bool:
