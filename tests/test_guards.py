@@ -197,7 +197,7 @@ def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
     assert verdicts(guard, [report(auc=1.0, gap=40.0)] * 9) == ["GO"] * 9  # no such objective
 
 
-def test_a_few_chains_far_above_all_others_are_no_quiet_run():
+def test_a_few_chains_far_above_all_others_are_undone():
     guard = RunawayChains(window=3)
     far, near = ({"spread": 2.0, "spread_model": spread, "auc": 0.4} for spread in (42.0, 39.0))
     assert verdicts(guard, [report(**near)] * 9) == ["GO"] * 9

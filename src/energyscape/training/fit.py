@@ -19,7 +19,7 @@ from energyscape.errors import UserError
 from energyscape.memory import keep_freed
 from energyscape.objectives.base import Loss, Model, Objective, Treatment
 from energyscape.rng import Streams, global_seed, seed_for
-from energyscape.training.guards import NOTHING, SLOWER, Guard, Judgement, Report, Verdict, usual
+from energyscape.training.guards import GO, NOTHING, SLOWER, Guard, Judgement, Report, Verdict, usual
 from energyscape.training.snapshot import Snapshot
 
 Schedule = Callable[[float, int], float]
@@ -134,7 +134,7 @@ class Fit(Iterator[Report], Generic[Model]):
     def _acted(self, report: Report, x: Tensor) -> Report:
         """Lets the guards look at a step, does what they say, and returns the report of it."""
         judgement = self._spoiled(report, x) or max(
-            (guard.look(report) for guard in self.guards), key=lambda each: each.verdict, default=_GO
+            (guard.look(report) for guard in self.guards), key=lambda each: each.verdict, default=GO
         )
         if judgement.verdict == Verdict.ROLLBACK:
             return self._rolled_back(report, judgement, x)
@@ -292,9 +292,6 @@ class Fit(Iterator[Report], Generic[Model]):
 
 MOST_SPOILED: Final = 20
 """Steps with data that are not finite that every run is forgiven."""
-
-_GO = Judgement(Verdict.GO)
-
 
 fit = Fit
 

@@ -1,16 +1,15 @@
 """Guards: what looks at a training step's report and says whether to go on, and what to change."""
 
-from energyscape.training.guards.base import NOTHING, SLOWER, Guard, Judgement, Report, Verdict
+from energyscape.training.guards.base import GO, NOTHING, SLOWER, Guard, Judgement, Report, Verdict
 from energyscape.training.guards.chains import (
     CollapsedChains,
     DegenerateData,
     LostChains,
     RunawayChains,
-    StandingChains,
-    StepSize,
     StrongRegulariser,
 )
 from energyscape.training.guards.numbers import Finite, GradientNorm, RunawayEnergies
+from energyscape.training.guards.steps import StandingChains, StepSize
 
 
 def usual(
@@ -43,6 +42,7 @@ def usual(
 
 
 __all__ = [
+    "GO",
     "NOTHING",
     "SLOWER",
     "CollapsedChains",

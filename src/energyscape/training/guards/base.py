@@ -77,6 +77,10 @@ class Judgement(NamedTuple):
     purge: bool = False
 
 
+GO: Final = Judgement(Verdict.GO)
+"""Nothing is wrong."""
+
+
 class Guard(ABC):
     """Looks at reports."""
 

@@ -6,7 +6,7 @@ import statistics
 from collections import deque
 from typing import Any, final
 
-from energyscape.training.guards.base import SLOWER, Guard, Judgement, Report, Verdict
+from energyscape.training.guards.base import GO, SLOWER, Guard, Judgement, Report, Verdict
 
 
 @final
@@ -28,7 +28,7 @@ class Finite(Guard):
     def look(self, report: Report) -> Judgement:
         if math.isfinite(report.loss) and math.isfinite(report.grad_norm):
             self.bad = 0
-            return Judgement(Verdict.GO)
+            return GO
         self.bad += 1
         what = f"loss {report.loss:.4g}, gradient norm {report.grad_norm:.4g}"
         if self.bad < self.patience:
@@ -67,14 +67,14 @@ class GradientNorm(Guard):
 
     def look(self, report: Report) -> Judgement:
         if not math.isfinite(report.grad_norm):
-            return Judgement(Verdict.GO)  # not this guard's business
+            return GO  # not this guard's business
         usual = math.inf
         if len(self.recent) >= self.window // 2:
             usual = max(statistics.median(self.recent), min(itertools.islice(reversed(self.recent), 5)))
         if report.grad_norm <= self.factor * usual:
             self.recent.append(report.grad_norm)
             self.bad, self.quiet = 0, self.quiet + 1
-            return Judgement(Verdict.GO)
+            return GO
         self.bad, self.quiet = self.bad + 1, 0
         what = f"gradient norm {report.grad_norm:.4g} is {report.grad_norm / max(usual, 1e-300):.0f} times the usual"
         if self.bad < self.patience:
@@ -116,14 +116,14 @@ class RunawayEnergies(Guard):
     def look(self, report: Report) -> Judgement:
         level = abs(report.facts.get("gap", math.nan)) + report.facts.get("spread", math.nan)
         if not math.isfinite(level):
-            return Judgement(Verdict.GO)
+            return GO
         self.recent.append(level)
         if len(self.recent) < self.window:
-            return Judgement(Verdict.GO)
+            return GO
         now = statistics.median(self.recent)
         self.least = min(self.least, now)
         if now <= self.factor * self.least:
-            return Judgement(Verdict.GO)
+            return GO
         self.recent.clear()
         return Judgement(
             Verdict.ROLLBACK,

@@ -1,0 +1,58 @@
+"""The last values of what an objective told: one batch tells little."""
+
+import math
+import statistics
+from collections import deque
+from typing import final
+
+
+@final
+class Window:
+    """The last values of some facts.
+
+    Args:
+        names: Of the facts.
+        size: How many steps.
+    """
+
+    def __init__(self, *names: str, size: int) -> None:
+        self.size = size
+        self.values: dict[str, deque[float]] = {name: deque(maxlen=size) for name in names}
+
+    def add(self, facts: dict[str, float]) -> bool:
+        """Takes a step's facts; returns whether the window is full and every number was there.
+
+        Args:
+            facts: What the objective told.
+        """
+        numbers = {name: facts.get(name, math.nan) for name in self.values}
+        if not all(math.isfinite(each) for each in numbers.values()):
+            return False
+        for name, number in numbers.items():
+            self.values[name].append(number)
+        return all(len(each) == self.size for each in self.values.values())
+
+    def median(self, name: str) -> float:
+        """Returns the median of one fact.
+
+        Args:
+            name: Of the fact.
+        """
+        return statistics.median(self.values[name])
+
+    def clear(self) -> None:
+        """Forgets everything, because what comes now is another run."""
+        for each in self.values.values():
+            each.clear()
+
+    def state(self) -> dict[str, list[float]]:
+        """Returns all values."""
+        return {name: list(each) for name, each in self.values.items()}
+
+    def restore(self, state: dict[str, list[float]]) -> None:
+        """Takes back what `state` returned.
+
+        Args:
+            state: All values.
+        """
+        self.values = {name: deque(state[name], maxlen=self.size) for name in self.values}
