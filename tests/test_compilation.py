@@ -47,6 +47,8 @@ def test_mended_graphs_compute_the_same():
     ("width", "outputs", "products"),
     [
         (9, 3, 0),  # two inputs and three outputs are narrow, and with them every product
+        (9, 8, 0),
+        (8, 9, 0),
         (20, 9, 2),  # there and back
         (9, 9, 2),
     ],
@@ -68,7 +70,8 @@ def test_products_by_narrow_matrices_are_sums(width, outputs, products):
 
 def test_what_is_added_to_a_product_is_added_afterwards():
     def layer(x, weights, bias):
-        return torch.addmm(bias, x, weights), torch.addmm(bias, x, weights, beta=2)
+        first = torch.addmm(bias, x[:, :2], weights[:2])
+        return first, torch.addmm(bias, x, weights), torch.addmm(bias, x, weights, beta=2)
 
     arguments = cases.normal(5, 9), cases.normal(9, 10, seed=1), cases.normal(10, seed=2)
     graph = make_fx(layer, tracing_mode="fake")(*arguments)
