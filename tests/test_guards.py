@@ -31,6 +31,7 @@ from energyscape.training import (
     averaged,
     fit,
 )
+from energyscape.training.guards import usual
 
 
 def report(loss=1.0, grad_norm=1.0, **facts):
@@ -335,6 +336,12 @@ def test_guards_go_on_from_their_state(make):
         verdicts(two, stream[3:7])
         two.restore(kept)
         assert verdicts(two, stream[cut:]) == whole
+
+
+def test_the_usual_guards_are_all_of_them():
+    ours = {each for each in Guard.__subclasses__() if each.__module__.startswith("energyscape.")}
+    assert {type(guard) for guard in usual()} == ours
+    assert len(ours) >= 10
 
 
 # --- guards at work ---------------------------------------------------------------------------------------------------
