@@ -186,6 +186,16 @@ def test_a_scale_is_of_the_shape_of_an_event():
     kernel = HMC(cases.image().energy, step_size=0.1, scale=torch.ones(16))
     with pytest.raises(ValueError, match=r"event's shape \(1, 4, 4\); it was \(16,\)"):
         kernel.init(cases.normal(2, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"event's shape \(3,\); it was \(2, 2\)"):
+        HMC(cases.gumbel().energy, step_size=0.1, scale=torch.eye(2)).init(cases.normal(2, 3))
+    with pytest.raises(ValueError, match=r"event's shape \(2, 3\); it was \(3, 3\)"):
+        HMC(torch.sum, step_size=0.1, scale=torch.ones(3, 3)).init(cases.normal(2, 2, 3))
+
+
+@pytest.mark.parametrize("scale", [[[1.0, 2.0], [-0.1, 1.0]], [[1.0, 0.0], [0.5, -1.0]], [[math.inf, 0.0], [1.0, 1.0]]])
+def test_a_scale_that_is_a_matrix_is_a_lower_triangle(scale):
+    with pytest.raises(ValueError, match="lower triangle"):
+        HMC(torch.sum, step_size=0.1, scale=torch.tensor(scale))
 
 
 def test_what_kernels_say_of_their_temperature():
@@ -272,6 +282,8 @@ def test_invariance_under_a_scale(target, temperature):
     law = cases.TARGETS[target]()
     x = law.sample(2, generator=cases.generator())
     scale = torch.linspace(0.6, 1.6, x[0].numel(), dtype=torch.float64, device=cases.DEVICE).reshape(x[0].shape)
+    if target == "correlated":
+        scale = scale.diag() + 0.7 * torch.ones_like(scale.diag()).tril(-1)
     settings = {"step_size": 1.5 * law.scale / math.sqrt(temperature), "leapfrog_steps": 4, "temperature": temperature}
     factory = functools.partial(HMC, scale=scale, jitter=0.3, **settings)
     assert_invariant(factory, law, temperature, N, accept=(0.2, 0.97))
@@ -464,16 +476,20 @@ def test_a_langevin_step_costs_one_gradient(kernel):
     assert energy.calls == 1 + 6
 
 
-def test_a_scale_is_a_change_of_units():
+@pytest.mark.parametrize(
+    "scale", [[0.5, 1.0, 3.0], [[0.5, 0.0, 0.0], [-2.0, 1.0, 0.0], [0.3, 1.1, 3.0]]], ids=["coordinates", "matrix"]
+)
+def test_a_scale_is_a_change_of_units(scale):
     """In units of the scale it is the same chain without one."""
     law, settings = cases.gumbel(), {"step_size": 0.5, "leapfrog_steps": 3, "temperature": 0.7, "jitter": 0.4}
-    scale = cases.tensor([0.5, 1.0, 3.0])
+    scale = cases.tensor(scale)
+    matrix = scale if scale.ndim == 2 else scale.diag()
     scaled = HMC(law.energy, scale=scale, **settings)
-    plain = HMC(lambda y: law.energy(scale * y), **settings)
+    plain = HMC(lambda y: law.energy(y @ matrix.T), **settings)
     x = law.sample(50, generator=cases.generator(1))
     one, told = run(scaled, x, steps=4, generator=cases.generator(2))
-    two, info = run(plain, x / scale, steps=4, generator=cases.generator(2))
-    assert torch.allclose(one.x, scale * two.x, rtol=1e-9)
+    two, info = run(plain, torch.linalg.solve(matrix, x.T).T, steps=4, generator=cases.generator(2))
+    assert torch.allclose(one.x, two.x @ matrix.T, rtol=1e-9)
     assert torch.allclose(told.energy_error, info.energy_error, rtol=1e-6, atol=1e-9)
     single = scaled.init(x.float())
     assert scaled.step(single, generator=cases.generator(3))[0].x.dtype == torch.float32

@@ -98,7 +98,7 @@ def test_trajectories_grow_as_long_as_a_turned_law_needs(spread):
     """No scale of coordinates helps here: a quarter of the slowest period is 50 of the shortest deviations."""
     target = cases.stiff(8, 1e3)
     kernel = HMC(target.energy, step_size=1.0, leapfrog_steps=3)
-    adapted = warmup(kernel, spread * cases.normal(32, 8), steps=150, generator=cases.generator(2))
+    adapted = warmup(kernel, spread * cases.normal(32, 8), steps=150, dense=False, generator=cases.generator(2))
     assert adapted.leapfrog_steps > 12
     root = torch.linalg.eigh(target.energy.factor @ target.energy.factor.mT)
     rate, r_hat = worst(adapted.kernel, adapted.x, lambda y: y @ root.eigenvectors / root.eigenvalues.sqrt(), 100, 3)
@@ -115,13 +115,42 @@ def test_a_turned_law_of_condition_ten_thousand(spread):
     """The row that a naive setting failed in silence: 3 leapfrogs a draw and an R-hat of 7."""
     target = cases.stiff()
     adapted = warmup(
-        HMC(target.energy, step_size=1.0), spread * cases.normal(64, 100), steps=400, generator=cases.generator(1)
-    )
+        HMC(target.energy, step_size=1.0), spread * cases.normal(64, 100), steps=400, dense=False,
+        generator=cases.generator(1),
+    )  # fmt: skip
     assert adapted.leapfrog_steps > 40
     root = torch.linalg.eigh(target.energy.factor @ target.energy.factor.mT)
     rate, r_hat = worst(adapted.kernel, adapted.x, lambda y: y @ root.eigenvectors / root.eigenvalues.sqrt(), 400, 3)
     assert r_hat < 1.02
     assert rate > 1.5
+
+
+@pytest.mark.parametrize("spread", [0.01, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_a_matrix_makes_a_turned_law_round(spread):
+    target, d = cases.stiff(), 100
+    adapted = warmup(
+        HMC(target.energy, step_size=1.0), spread * cases.normal(64, d), steps=300, generator=cases.generator(1)
+    )
+    assert adapted.scale.shape == (d, d)
+    assert adapted.leapfrog_steps <= 4
+    root = torch.linalg.eigh(target.energy.factor @ target.energy.factor.mT)
+    # In units of the scale the covariance is one, up to what a few thousand correlated draws tell of it.
+    inside = torch.linalg.solve_triangular(adapted.scale, target.energy.factor, upper=False)
+    assert 0.5 < float(torch.linalg.svdvals(inside).min()) < float(torch.linalg.svdvals(inside).max()) < 2.0
+    rate, r_hat = worst(adapted.kernel, adapted.x, lambda y: y @ root.eigenvectors / root.eigenvalues.sqrt(), 200, 3)
+    assert r_hat < 1.03
+    assert rate > 40  # 1.5 without
+
+
+def test_a_matrix_is_for_correlations_that_pay_for_it():
+    law, x = cases.correlated(), cases.normal(64, 2)
+    assert warmup(HMC(law.energy, step_size=0.1), x, steps=100, generator=cases.generator(1)).scale.shape == (2,)
+    adapted = warmup(HMC(law.energy, step_size=0.1), x, steps=100, dense=True, generator=cases.generator(1))
+    truth = cases.tensor([[1.0, 0.8], [0.8, 2.0]])
+    assert torch.allclose(adapted.scale @ adapted.scale.T, truth, atol=0.25)
+    # Of few draws nobody knows: hundreds of dimensions keep a scale a coordinate.
+    few = warmup(HMC(harmonic(1.0), step_size=0.1), cases.normal(4, 300), steps=100, generator=cases.generator(4))
+    assert few.scale.shape == (300,)
 
 
 # --- what must not throw it off ---------------------------------------------------------------------------------------

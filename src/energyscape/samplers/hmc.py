@@ -4,9 +4,9 @@ With :math:`H(x, v) = E(x) + \tfrac12 \|v\|^2`, the law :math:`\exp(-H / T)` has
 and :math:`N(0, T I)` momenta. The leapfrog map is reversible and keeps volume, so its energy error alone decides the
 Metropolis test.
 
-Momenta :math:`p \sim N(0, T M)` with a diagonal mass :math:`M = \operatorname{diag}(\sigma)^{-2}` are the same as
-:math:`v = \sigma p` and a step of length :math:`\epsilon \sigma_i` in coordinate :math:`i`: what a preconditioner does
-is to give every coordinate its own step.
+Momenta :math:`p \sim N(0, T M)` with a mass :math:`M = (S S^\top)^{-1}` are the same as velocities
+:math:`v = S^\top p` and steps of :math:`\epsilon S v`: what a preconditioner does is to give every direction its own
+step.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from energyscape.calculus import EnergyFn
 from energyscape.errors import check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, Point, at, expand, hamiltonian, metropolis, rms
+from energyscape.samplers.scale import check_scale, check_shape, pulled, stretched
 
 
 @final
@@ -27,8 +28,8 @@ class HMC(Kernel[Point]):
     r"""Hamiltonian Monte Carlo with the leapfrog integrator.
 
     .. math::
-        v \leftarrow v + \tfrac{\epsilon}{2} s(x), \quad x \leftarrow x + \epsilon v, \quad
-        v \leftarrow v + \tfrac{\epsilon}{2} s(x) \qquad (L \text{ times})
+        v \leftarrow v + \tfrac{\epsilon}{2} S^\top s(x), \quad x \leftarrow x + \epsilon S v, \quad
+        v \leftarrow v + \tfrac{\epsilon}{2} S^\top s(x) \qquad (L \text{ times})
 
     The step :math:`\epsilon` has the units of ``x``, that of `Langevin` its square: one leapfrog step is a Langevin
     step of :math:`\eta = \epsilon^2 / 2`. A transition evaluates the gradient :math:`L` times, because the last one is
@@ -42,11 +43,12 @@ class HMC(Kernel[Point]):
         jitter: :math:`0 \le j < 1`; each transition of each chain takes :math:`u\, \epsilon` for its step, with its own
             :math:`u` uniform on :math:`[1 - j, 1]`. Without it a length that is half a period of some coordinate
             takes that coordinate back and forth for ever.
-        scale: Standard deviation :math:`\sigma` of each coordinate, as far as it is known, of the event's shape
-            ``(*)``: the square root of the inverse mass. All ones when left out.
+        scale: :math:`S`, as far as it is known: the standard deviation of each coordinate, of the event's shape ``(*)``,
+            or for vectors a lower triangular ``(d, d)``, :math:`S S^\top` the covariance and the inverse mass. One when
+            left out.
 
     Raises:
-        ValueError: If a setting is out of its range, or ``scale`` has not the event's shape.
+        ValueError: If a setting is out of its range, or ``scale`` has not the event's shape or no inverse.
 
     References:
         MCMC using Hamiltonian dynamics (Neal, 2011), section 5.3.2, and 5.4.2.2 for the jitter and 5.4.2.4 for the
@@ -65,12 +67,12 @@ class HMC(Kernel[Point]):
         check_positive(step_size=self.step_size, leapfrog_steps=self.leapfrog_steps, temperature=self.temperature)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter is at least 0 and below 1; it was {self.jitter}")
-        if self.scale is not None and not bool(((self.scale > 0) & self.scale.isfinite()).all()):
-            raise ValueError("scale is a standard deviation a coordinate: finite positive numbers; some were not")
+        if self.scale is not None:
+            check_scale(self.scale)
 
     def init(self, x: Tensor) -> Point:
-        if self.scale is not None and self.scale.shape != x.shape[1:]:
-            raise ValueError(f"scale is of the event's shape {tuple(x.shape[1:])}; it was {tuple(self.scale.shape)}")
+        if self.scale is not None:
+            check_shape(self.scale, x)
         return at(self.energy, x)
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
@@ -90,10 +92,12 @@ class HMC(Kernel[Point]):
             randomness: What `draw` returned.
         """
         point, step, v = state, self._step(randomness), self.temperature**0.5 * randomness[0]
+        score = pulled(point.score, self.scale)
         for _ in range(self.leapfrog_steps):
-            v = v + step / 2 * point.score
-            point = at(self.energy, point.x + step * v)
-            v = v + step / 2 * point.score
+            v = v + step / 2 * score
+            point = at(self.energy, point.x + step * stretched(v, self.scale))
+            score = pulled(point.score, self.scale)
+            v = v + step / 2 * score
             yield point, v
 
     def log_ratio(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> Tensor:
@@ -121,13 +125,11 @@ class HMC(Kernel[Point]):
         """
         log_ratio, v0 = self.log_ratio(state, new, v, randomness), self.temperature**0.5 * randomness[0]
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, randomness[1])
-        free = self._step(randomness) * self.leapfrog_steps * v0
+        free = self._step(randomness) * self.leapfrog_steps * stretched(v0, self.scale)
         drift = rms(new.x - state.x - free).where(~diverged, 0)
         total = hamiltonian(state, v0)
         return point, Info(accept_prob, accepted, diverged, drift, rms(free), -log_ratio, total)
 
     def _step(self, randomness: tuple[Tensor, ...]) -> float | Tensor:
-        """Returns the length of a leapfrog step, for each chain and coordinate where these differ."""
-        z = randomness[0]
-        step = self.step_size if self.scale is None else self.step_size * self.scale.to(z)
-        return step * (1 - self.jitter * expand(randomness[2], z)) if self.jitter else step
+        """Returns the length of a leapfrog step, for each chain where these differ."""
+        return self.step_size * (1 - self.jitter * expand(randomness[2], randomness[0])) if self.jitter else self.step_size

@@ -6,7 +6,8 @@ r"""Finding a kernel's settings from what many chains see together.
   .. math:: \log \epsilon_{t+1} = \mu - \frac{\sqrt{t}}{\gamma\,(t + t_0)} \sum_{i \le t} (\delta - a_i),
 
   and the last word is a weighted average of these logarithms.
-* The scale: the standard deviation of each coordinate over all chains and draws of a window.
+* The scale: the standard deviation of each coordinate over all chains and draws of a window; or, of vectors whose
+  correlations are strong enough to pay for a product of matrices, the Cholesky factor of their covariance.
 * The length of a trajectory: where the expected squared change of the distance from the mean is largest,
 
   .. math:: \operatorname{ChEES}(l) = \tfrac14\, E\, a_l \bigl( \|x_l - E x_l\|^2 - \|x_0 - E x_0\|^2 \bigr)^2 .
@@ -29,6 +30,7 @@ from energyscape.errors import UserError
 from energyscape.samplers.base import Info, Kernel, Point, expand, finite
 from energyscape.samplers.hmc import HMC
 from energyscape.samplers.langevin import MALA
+from energyscape.samplers.scale import shrunk
 
 WINDOWS = (0.04, 0.04, 0.04, 0.04, 0.04, 0.04, 0.08, 0.16, 0.25)
 """Shares of the steps after which scale and length are set anew; what is left over goes to the step size alone."""
@@ -39,6 +41,18 @@ LONGEST = 1024
 JITTER = 0.9
 """Of a kernel that had none."""
 
+WIDEST = 512
+"""Most dimensions whose covariance is asked for."""
+
+ENOUGH = 10
+"""Draws for each dimension from which on their correlations are believed."""
+
+RIDGE = 0.01
+"""Draws for each dimension that no correlation at all is worth."""
+
+OBLIQUE = 10.0
+"""Condition number of the correlations from which on a scale is a matrix: trajectories get shorter by its root."""
+
 
 class Adapted(NamedTuple):
     """What a warm-up found.
@@ -48,7 +62,8 @@ class Adapted(NamedTuple):
         x: Where the chains are, ``(C, *)``: start there.
         step_size: The step.
         leapfrog_steps: Of a trajectory; 1 for `MALA`.
-        scale: Standard deviation of each coordinate, ``(*)``; none for `MALA`.
+        scale: Standard deviation of each coordinate, ``(*)``, or a factor of the covariance, ``(d, d)``; none for
+            `MALA`.
         accept_prob: Mean acceptance probability of the second half of the last window.
     """
 
@@ -66,11 +81,12 @@ def warmup(
     *,
     steps: int,
     target_accept: float | None = None,
+    dense: bool | None = None,
     generator: Generator | None = None,
 ) -> Adapted:
     r"""Runs chains from where they start to where they belong, and sets the kernel to suit what they met on the way.
 
-    For `MALA` this is the step size; for `HMC` also the diagonal ``scale`` and the number of leapfrog steps. A window's
+    For `MALA` this is the step size; for `HMC` also the ``scale`` and the number of leapfrog steps. A window's
     trajectories are twice as long as the last window found best, and ChEES is taken at every point along them: the
     length is the shortest that reaches 95 % of the largest value, and can double from window to window. A climb along
     the criterion's gradient with a fixed rate, as published, can stop short and not say so.
@@ -85,6 +101,8 @@ def warmup(
         x: Starting positions, ``(C, *)``. All chains adapt together: dozens are better than four.
         steps: Transitions in all, at least 100; a few hundred for a hard problem.
         target_accept: :math:`0 < \delta < 1`; 0.574 for `MALA` and 0.8 for `HMC` when left out.
+        dense: Whether the scale of vectors is a matrix; when left out, where their correlations make it pay, and chains
+            have drawn enough to tell.
         generator: The stream to draw from.
 
     Raises:
@@ -113,7 +131,7 @@ def warmup(
     if not bool(finite(state).any()):
         raise UserError("no chain starts where energy and score are finite: start elsewhere")
     if isinstance(kernel, HMC):
-        return _travelled(kernel, state, steps, target=target, generator=generator)
+        return _travelled(kernel, state, steps, target=target, dense=dense, generator=generator)
     tuned, state, accept_prob = _tuned(kernel, state, steps, target=target, generator=generator)
     return Adapted(tuned, state.x, tuned.step_size, 1, None, accept_prob)
 
@@ -195,7 +213,9 @@ class DualAveraging:
         self.step_size, self.settled = math.exp(log_step), math.exp(self._log_settled)
 
 
-def _travelled(kernel: HMC, state: Point, steps: int, *, target: float, generator: Generator | None) -> Adapted:
+def _travelled(
+    kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
+) -> Adapted:
     """Sets scale and length window by window, and the step size alone in what is left.
 
     Args:
@@ -203,11 +223,12 @@ def _travelled(kernel: HMC, state: Point, steps: int, *, target: float, generato
         state: Where the chains stand.
         steps: In all.
         target: Acceptance that is sought.
+        dense: Whether the scale is a matrix, if that is not left to the chains.
         generator: The stream to draw from.
     """
     kernel = dataclasses.replace(kernel, jitter=kernel.jitter or JITTER)
     for share in WINDOWS:
-        kernel, state = _surveyed(kernel, state, int(share * steps), target=target, generator=generator)
+        kernel, state = _surveyed(kernel, state, int(share * steps), target=target, dense=dense, generator=generator)
     left = steps - sum(int(share * steps) for share in WINDOWS)
     best = kernel.leapfrog_steps / 2
     length, kernel = best * kernel.step_size, dataclasses.replace(kernel, leapfrog_steps=math.ceil(best))
@@ -218,7 +239,7 @@ def _travelled(kernel: HMC, state: Point, steps: int, *, target: float, generato
 
 
 def _surveyed(
-    kernel: HMC, state: Point, steps: int, *, target: float, generator: Generator | None
+    kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
 ) -> tuple[HMC, Point]:
     """Runs a window; returns the kernel with a new step, scale and length, and the chains.
 
@@ -227,9 +248,10 @@ def _surveyed(
         state: Where the chains stand.
         steps: Of the window.
         target: Acceptance that is sought.
+        dense: Whether the scale is a matrix, if that is not left to the chains.
         generator: The stream to draw from.
     """
-    survey = Survey(state, kernel, skip=steps // 2, generator=generator)
+    survey = Survey(state, kernel, skip=steps // 2, dense=dense, generator=generator)
     kernel, state, _ = _tuned(kernel, state, steps, target=target, generator=generator, step=survey.step)
     twice = min(2 * survey.length(), LONGEST)
     return dataclasses.replace(kernel, leapfrog_steps=twice, scale=survey.scale()), state
@@ -242,15 +264,20 @@ class Survey:
         state: Where the chains stand.
         kernel: Whose trajectories they take.
         skip: Steps before the first that counts: the step size is not yet right.
+        dense: Whether the scale is to be a matrix, if that is not left to the chains.
         generator: The stream to draw from.
     """
 
-    def __init__(self, state: Point, kernel: HMC, *, skip: int, generator: Generator | None) -> None:
-        self._generator, self._skip, self._alive = generator, skip, finite(state)
+    def __init__(
+        self, state: Point, kernel: HMC, *, skip: int, dense: bool | None, generator: Generator | None
+    ) -> None:
+        self._generator, self._skip, self._alive, self._dense = generator, skip, finite(state), dense
         self._unit = torch.ones_like(state.x[0]) if kernel.scale is None else kernel.scale.to(state.x)
         self._curve = torch.zeros(kernel.leapfrog_steps, dtype=torch.float64, device=state.x.device)
         self._centre = state.x[self._alive].double().mean(0)
-        self._n, self._sum, self._squares = 0, torch.zeros_like(self._centre), torch.zeros_like(self._centre)
+        self._n, self._sum = 0, torch.zeros_like(self._centre)
+        self._paired = self._centre.ndim == 1 and len(self._centre) <= WIDEST and dense is not False
+        self._squares = torch.zeros_like(self._centre.outer(self._centre) if self._paired else self._centre)
 
     def step(self, kernel: HMC, state: Point) -> tuple[Point, Info]:
         """Takes a step, and looks at every point of its trajectories."""
@@ -265,13 +292,13 @@ class Survey:
         if self._skip < 0:
             apart = state.x[self._alive].double() - self._centre
             self._n, self._sum = self._n + len(apart), self._sum + apart.sum(0)
-            self._squares = self._squares + apart.square().sum(0)
+            self._squares = self._squares + (apart.mT @ apart if self._paired else apart.square().sum(0))
         return state, info
 
     def _chees(self, x0: Tensor, x: Tensor, accept_prob: Tensor) -> Tensor:
         """Returns the criterion over the living chains, in units of the scale."""
         moved = self._alive & (accept_prob > 0)
-        a, x0, x = (each[moved].double() for each in (accept_prob, x0 / self._unit, x / self._unit))
+        a, x0, x = (each[moved].double() for each in (accept_prob, *(shrunk(y, self._unit) for y in (x0, x))))
         if not len(a):
             return a.sum()
         mean = (expand(a, x) * x).sum(0) / a.sum()
@@ -283,8 +310,26 @@ class Survey:
         return int((self._curve >= 0.95 * self._curve.max()).double().argmax()) + 1
 
     def scale(self) -> Tensor:
-        """Returns each coordinate's standard deviation; the old scale where chains tell none."""
-        variance = self._squares / self._n - (self._sum / self._n).square()
+        """Returns the deviations or a factor of the covariance that the draws have; the old scale if they have none."""
+        mean, squares = self._sum / self._n, self._squares / self._n
+        variance = (squares.diagonal() if self._paired else squares) - mean.square()
         std = variance.clamp(min=0).sqrt()
-        std = std.clamp(min=1e-6 * float(std.max())).to(self._unit)
-        return std if bool(((std > 0) & std.isfinite()).all()) else self._unit
+        std = std.clamp(min=1e-6 * float(std.max()))
+        if not bool(((std > 0) & std.isfinite()).all()):
+            return self._unit
+        correlation = self._correlation(squares, mean, std) if self._paired else None
+        root = std if correlation is None else std[:, None] * torch.linalg.cholesky(correlation)
+        return root.to(self._unit)
+
+    def _correlation(self, squares: Tensor, mean: Tensor, std: Tensor) -> Tensor | None:
+        """Returns the correlations of the draws, or none where they are too few or too weak to be worth their price."""
+        d = len(std)
+        if self._dense is None and self._n < ENOUGH * d:
+            return None
+        correlation = (squares - torch.outer(mean, mean)) / torch.outer(std, std)
+        # Directions that the draws happen not to have are not shut for ever.
+        trust = self._n / (self._n + RIDGE * d)
+        correlation = trust * correlation + (1 - trust) * torch.eye(d).to(correlation)
+        lengths = torch.linalg.eigvalsh(correlation)
+        oblique = bool(lengths[0] > 0) and bool(lengths[-1] > OBLIQUE * lengths[0])
+        return correlation if self._dense or oblique else None

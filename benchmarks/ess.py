@@ -1,0 +1,172 @@
+"""What chains are worth a second once they are warm: ours, blackjax's ChEES-HMC and numpyro's NUTS.
+
+The law is a Gaussian of 100 dimensions whose deviations go from 0.01 to 1, so that the condition number of its
+covariance is 10⁴; along the axes, or turned at random, which a scale for each coordinate can do nothing about. Each
+sampler warms up as it documents, and its draws are judged alike: the smallest bulk effective sample size of the 200
+first and second moments along the axes of the ellipsoid, divided by the seconds of the draws (compilation and warm-up
+left out). One process each in turns, on one thread, in processor time; medians and ranges over the seeds.
+
+    python benchmarks/ess.py [--quick]
+"""
+
+import argparse
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import energyscape as es
+from energyscape.evaluation import diagnose
+from energyscape.samplers import warmup
+
+DIMENSIONS, CONDITION, CHAINS = 100, 1e4, 64
+
+
+class Law(NamedTuple):
+    """A Gaussian of mean zero.
+
+    Args:
+        deviations: Along its own axes.
+        axes: Those, in columns.
+    """
+
+    deviations: Tensor
+    axes: Tensor
+
+    @staticmethod
+    def of(*, turned: bool) -> "Law":
+        """Returns the law of the head of this file."""
+        random = torch.randn(DIMENSIONS, DIMENSIONS, generator=torch.Generator().manual_seed(1))
+        axes = torch.linalg.qr(random).Q if turned else torch.eye(DIMENSIONS)
+        return Law(torch.logspace(-0.5, 0, DIMENSIONS, base=CONDITION), axes)
+
+    @property
+    def precision(self) -> Tensor:
+        """Returns the inverse covariance."""
+        return (self.axes / self.deviations.square()) @ self.axes.T
+
+
+class Drawn(NamedTuple):
+    """What a sampler made.
+
+    Args:
+        x: Draws, ``(K, C, d)``.
+        seconds: Of processor time for them.
+        warm: Seconds of warm-up, compilation included where it is one.
+        gradients: Of each chain in a draw.
+    """
+
+    x: Tensor
+    seconds: float
+    warm: float
+    gradients: float
+
+
+def ours(law: Law, seed: int, draws: int) -> Drawn:
+    """Returns draws of the `HMC` that `warmup` makes of any."""
+    precision, generator = law.precision, torch.Generator().manual_seed(seed)
+    energy = lambda x: ((x @ precision) * x).sum(1) / 2  # noqa: E731
+    begun = time.process_time()
+    start = torch.randn(CHAINS, DIMENSIONS, generator=generator)
+    found = warmup(es.HMC(energy, step_size=0.01), start, steps=1000, generator=generator)
+    es.sample(found.kernel, found.x, steps=20, compile=True, generator=generator)
+    warm, begun = time.process_time() - begun, time.process_time()
+    chain = es.sample(found.kernel, found.x, steps=draws, compile=True, generator=generator)
+    return Drawn(chain.x, time.process_time() - begun, warm, found.leapfrog_steps)
+
+
+def chees(law: Law, seed: int, draws: int) -> Drawn:
+    """Returns draws of blackjax's ChEES-HMC with a diagonal mass."""
+    import blackjax
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    precision = jnp.asarray(law.precision.numpy())
+    log_density = lambda x: -(x @ precision @ x) / 2  # noqa: E731
+    keys = jax.random.split(jax.random.key(seed), 3)
+    begun = time.process_time()
+    start = jax.random.normal(keys[0], (CHAINS, DIMENSIONS))
+    adaptation = blackjax.chees_adaptation(log_density, CHAINS, mass_matrix_estimation="diagonal")
+    (states, found), _ = adaptation.run(keys[1], start, 0.01, optax.adam(0.05), 1500)
+    step = blackjax.dhmc(log_density, **found).step
+
+    @jax.jit
+    def run(key, states):
+        def one(states, key):
+            states, info = jax.vmap(step)(jax.random.split(key, CHAINS), states)
+            return states, (states.position, info.num_integration_steps.mean())
+
+        return jax.lax.scan(one, states, jax.random.split(key, draws))[1]
+
+    jax.block_until_ready(run(keys[2], states))
+    warm, begun = time.process_time() - begun, time.process_time()
+    x, lengths = jax.block_until_ready(run(keys[2], states))
+    return Drawn(torch.tensor(np.array(x)), time.process_time() - begun, warm, float(lengths.mean()))
+
+
+def nuts(law: Law, seed: int, draws: int, *, dense: bool = False) -> Drawn:
+    """Returns draws of numpyro's NUTS, 16 chains side by side."""
+    import jax
+    import jax.numpy as jnp
+    from numpyro.infer import MCMC, NUTS
+
+    precision, chains = jnp.asarray(law.precision.numpy()), 16
+    kernel = NUTS(potential_fn=lambda x: (x @ precision @ x) / 2, dense_mass=dense)
+    settings = {"num_chains": chains, "chain_method": "vectorized", "progress_bar": False}
+    sampler = MCMC(kernel, num_warmup=1000, num_samples=draws // 2, **settings)
+    key, begun = jax.random.key(seed), time.process_time()
+    start = jax.random.normal(key, (chains, DIMENSIONS))
+    sampler.warmup(key, init_params=start, extra_fields=("num_steps",))
+    sampler.run(key, init_params=start, extra_fields=("num_steps",))
+    warm, begun = time.process_time() - begun, time.process_time()
+    sampler.run(key, init_params=start, extra_fields=("num_steps",))
+    x = torch.tensor(np.array(jax.block_until_ready(sampler.get_samples(group_by_chain=True)))).transpose(0, 1)
+    return Drawn(x, time.process_time() - begun, warm, float(sampler.get_extra_fields()["num_steps"].mean()))
+
+
+SAMPLERS: dict[str, tuple[str, Callable[..., Drawn]]] = {
+    "ours": ("torch", ours),
+    "blackjax ChEES, diagonal": ("blackjax", chees),
+    "numpyro NUTS, diagonal": ("numpyro", nuts),
+    "numpyro NUTS, dense": ("numpyro", lambda *args: nuts(*args, dense=True)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, few draws")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds, draws = (1, 300) if args.quick else (3, 1000)
+    print("| law | sampler | smallest ESS a second | a 1,000 gradients | gradients a draw | R̂ | warm-up, s |")
+    print("|---|---|---|---|---|---|---|")
+    for turned in (False, True):
+        law = Law.of(turned=turned)
+        for name, (needs, sampler) in SAMPLERS.items():
+            if not importlib.util.find_spec(needs):
+                continue
+            rates, costs, hats = [], [], []
+            for seed in range(seeds):
+                drawn = sampler(law, seed, draws)
+                own = drawn.x @ law.axes / law.deviations
+                said = diagnose(torch.cat([own, own.square()], dim=-1))
+                rates.append(float(said.ess.min()) / drawn.seconds)
+                costs.append(float(said.ess.min()) / (own.shape[0] * own.shape[1] * drawn.gradients) * 1000)
+                hats.append(float(said.r_hat.max()))
+                off = float((own.square().mean((0, 1)) - 1).abs().max())
+                if off > 0.5:
+                    print(f"{name}: a variance is off by {off:.0%}")
+            told = f"{statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})"
+            where = "turned" if turned else "along the axes"
+            cells = where, name, told, f"{statistics.median(costs):.2f}", f"{drawn.gradients:.0f}", f"{max(hats):.3f}"
+            print(f"| {' | '.join(cells)} | {drawn.warm:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

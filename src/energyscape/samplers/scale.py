@@ -1,0 +1,89 @@
+r"""Units for chains: a number for each coordinate, or a matrix that turns them too.
+
+A scale :math:`S` is as much as is known of the law's covariance, :math:`\Sigma \approx S S^\top`: the standard deviation
+of each coordinate, of the event's shape, or for points that are vectors a lower triangular matrix ``(d, d)``. In units
+:math:`u = S^{-1} x` the law is rounder, and its scores are :math:`S^\top \nabla \log p(x)`.
+"""
+
+import torch
+from torch import Tensor
+
+
+def stretched(u: Tensor, scale: Tensor | None) -> Tensor:
+    """Returns :math:`S u`.
+
+    Args:
+        u: In units of the scale, ``(C, *)``.
+        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``; none is one.
+    """
+    if scale is None:
+        return u
+    return u @ scale.to(u).mT if turns(scale, u) else scale.to(u) * u
+
+
+def pulled(score: Tensor, scale: Tensor | None) -> Tensor:
+    r"""Returns :math:`S^\top s`, the score in units of the scale.
+
+    Args:
+        score: In units of ``x``, ``(C, *)``.
+        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``; none is one.
+    """
+    if scale is None:
+        return score
+    return score @ scale.to(score) if turns(scale, score) else scale.to(score) * score
+
+
+def shrunk(x: Tensor, scale: Tensor | None) -> Tensor:
+    r"""Returns :math:`S^{-1} x`.
+
+    Args:
+        x: ``(C, *)``.
+        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``; none is one.
+    """
+    if scale is None:
+        return x
+    if turns(scale, x):
+        return torch.linalg.solve_triangular(scale.to(x), x.mT, upper=False).mT
+    return x / scale.to(x)
+
+
+def turns(scale: Tensor, x: Tensor) -> bool:
+    """Whether a scale is a matrix, for these points.
+
+    Args:
+        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``.
+        x: ``(C, *)``.
+    """
+    return scale.ndim == x.ndim
+
+
+def check_scale(scale: Tensor) -> None:
+    """Raises a clear error unless a scale has an inverse.
+
+    Args:
+        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``.
+
+    Raises:
+        ValueError: If it has none, or is no lower triangle.
+    """
+    triangle = scale.ndim == 2 and torch.equal(scale, scale.tril())
+    if not bool(scale.isfinite().all() and ((scale.diagonal() if triangle else scale) > 0).all()):
+        raise ValueError(
+            "scale is a standard deviation a coordinate, or a lower triangle with such a diagonal: finite positive "
+            "numbers; some were not"
+        )
+
+
+def check_shape(scale: Tensor, x: Tensor) -> None:
+    """Raises a clear error unless a scale is one for these points.
+
+    Args:
+        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``.
+        x: ``(C, *)``.
+
+    Raises:
+        ValueError: If its shape is another.
+    """
+    event = tuple(x.shape[1:])
+    if tuple(scale.shape) != (event * 2 if len(event) == 1 and turns(scale, x) else event):
+        raise ValueError(f"scale is of the event's shape {event}; it was {tuple(scale.shape)}")
