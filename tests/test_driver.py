@@ -43,6 +43,22 @@ def test_compiled_and_eager_chains_are_the_same(name, monkeypatch):
     assert all(each.grad is None and each.requires_grad for each in e.parameters())
 
 
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_long_trajectories_are_compiled_in_pieces(whole, monkeypatch):
+    """Eight leapfrog steps in graphs of three, three and two, at a temperature, a jitter and a scale of their own."""
+    graphs = []
+    monkeypatch.setattr("energyscape.samplers.driver.GRADIENTS", 3)
+    if not whole:
+        monkeypatch.setattr(torch, "compile", lambda function, **_: graphs.append(function) or function)
+    kernel = HMC(energy(), step_size=0.1, leapfrog_steps=8, temperature=0.3, jitter=0.5, scale=torch.tensor([0.5, 2.0]))
+    x = cases.normal(32, 2, dtype=torch.float32)
+    eager, fast = (sample(kernel, x, steps=4, compile=each, generator=cases.generator(1)) for each in (False, True))
+    assert whole or [each.args[0].leapfrog_steps for each in graphs] == [3, 2]
+    for name in ("x", "energy", "energy_error", "hamiltonian", "accept_prob", "drift", "noise"):
+        assert torch.allclose(getattr(eager, name), getattr(fast, name), atol=1e-4, rtol=1e-4), name
+    assert float(eager.accept_prob.mean()) > 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mala", "underdamped"])
 def test_other_kernels_compile_too(name):

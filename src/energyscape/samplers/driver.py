@@ -5,6 +5,8 @@ own, so several steps are compiled together, the energy's gradient inside, with 
 the chain's own stream: compiled and eager chains see the same numbers and differ by rounding only.
 """
 
+import dataclasses
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +16,8 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.memory import keep_freed
-from energyscape.samplers.base import Info, Kernel
+from energyscape.samplers.base import Info, Kernel, Point
+from energyscape.samplers.hmc import HMC
 
 Compile = bool | Literal["auto"]
 """Whether to compile: yes, no, or only where it pays for itself."""
@@ -40,7 +43,7 @@ class Steps:
     def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
         self.kernel, self.steps, self.compile = kernel, steps, compile
         self.block = 1 if compile is False else max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
-        self._move: Callable[..., list[tuple[Any, Info]]] | None = None
+        self._graphs: dict[int, Callable[..., Any]] = {}
         keep_freed()
 
     def __call__(self, state: Any, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
@@ -67,13 +70,28 @@ class Steps:
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
-                self._move = self._move or _compiled(self._moves)
-                return self._move(state, noise)
+                if isinstance(self.kernel, HMC) and self.kernel.leapfrog_steps > GRADIENTS:
+                    return [self._travelled(self.kernel, state, *noise)]
+                self._graphs[0] = move = self._graphs.get(0) or _compiled(self._moves)
+                moved: list[tuple[Any, Info]] = move(state, noise)
+                return moved
         except Exception as error:  # whatever a compiler may raise
             self.compile = False
             said = (str(error) or type(error).__name__).splitlines()[0]
             warnings.warn(f"the steps could not be compiled and go on uncompiled: {said}", stacklevel=4)
             return self._moves(state, noise)
+
+    def _travelled(self, kernel: HMC, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
+        """Takes a step whose trajectory is too long for one graph: each piece begins at the last one's velocity."""
+        heat, (z, *rest), left, point = kernel.temperature**0.5, randomness, kernel.leapfrog_steps, state
+        while left:
+            many = min(left, GRADIENTS)
+            if many not in self._graphs:
+                piece = dataclasses.replace(kernel, leapfrog_steps=many)
+                self._graphs[many] = _compiled(functools.partial(_end, piece))
+            point, v = self._graphs[many](point, (z, *rest))
+            z, left = v / heat, left - many
+        return kernel.decide(state, point, v, randomness)
 
     def _moves(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
         moved = []
@@ -81,6 +99,11 @@ class Steps:
             state, info = self.kernel.move(state, each)
             moved.append((state, info))
         return moved
+
+
+def _end(kernel: HMC, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Tensor]:
+    *_, end = kernel.trajectory(state, randomness)
+    return end
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
