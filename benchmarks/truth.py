@@ -1,9 +1,11 @@
-"""How soon training knows the truth: seconds until KL(law‖model) ≤ 0.05 nats, each objective's recipe on laws in the plane.
+"""How soon training knows the truth: seconds until KL(law‖model) ≤ 0.05 nats, each objective's recipe on laws in the
+plane.
 
 Each recipe of `8gaussians-…` is trained with the whole budget of `--seconds` of processor time on one thread, so that
-rates that decay have done so at its end, and the KL of the weights that would be sampled from (averaged where the recipe
-averages) is taken by quadrature every second, off the clock. Everything before that counts: making the model, first
-steps, compilation where there is one. "Lost" says that the KL was above the line again later; ∞ that it never came there.
+rates that decay have done so at its end, and the KL of the weights that would be sampled from (averaged where the
+recipe averages) is taken by quadrature every second, off the clock. Everything before that counts: making the model,
+first steps, compilation where there is one. "Lost" says that the KL was above the line again later; inf that it never
+came there.
 
     python benchmarks/truth.py [--laws 8gaussians,moons] [--objectives sm,cd] [--seconds 30] [--seeds 1]
 """
@@ -69,7 +71,9 @@ def main() -> None:
             told = [approach(law, objective, seed=seed, seconds=args.seconds) for seed in range(args.seeds)]
             times, values = [f"{each[0]:.1f}" for each in told], [f"{each[1]:.4f}" for each in told]
             notes = sorted({note for each in told for note in ("lost" if each[2] else "", each[3]) if note})
-            print(f"| {law} | {objective} | {', '.join(times)} | {', '.join(values)} | {', '.join(notes)} |", flush=True)
+            print(
+                f"| {law} | {objective} | {', '.join(times)} | {', '.join(values)} | {', '.join(notes)} |", flush=True
+            )
 
 
 if __name__ == "__main__":

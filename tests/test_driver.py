@@ -9,7 +9,7 @@ import torch
 import cases
 from energyscape.models import MLP, ConvEnergyNet, NeuralEnergy
 from energyscape.rng import global_seed
-from energyscape.samplers import HMC, MALA, Langevin, Steps, UnderdampedLangevin, run, sample
+from energyscape.samplers import HMC, MALA, Langevin, ParallelTempering, Steps, UnderdampedLangevin, run, sample
 
 KERNELS = {
     "langevin": functools.partial(Langevin, step_size=0.02, drift_clip=0.5, bounds=(-3.0, 3.0)),
@@ -72,6 +72,45 @@ def test_energies_of_images_compile_too():
     kernel, x = KERNELS["langevin"](energy((1, 8, 8))), cases.normal(8, 1, 8, 8, dtype=torch.float32)
     eager, fast = (run(kernel, x, steps=10, compile=each, generator=cases.generator(1))[0].x for each in (False, True))
     assert torch.allclose(eager, fast, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["langevin", "hmc", "underdamped"])
+def test_many_chains_move_in_blocks_and_draw_the_same(name, monkeypatch):
+    sizes, e = [], energy()
+
+    class Watched(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return e(x)
+
+    kernel, x = KERNELS[name](Watched()), cases.normal(50, 2, dtype=torch.float32)
+    whole = sample(kernel, x, steps=6, generator=cases.generator(1))
+    assert set(sizes) == {50}
+    sizes.clear()
+    monkeypatch.setattr("energyscape.samplers.driver.CHAINS", 16)
+    blocks = sample(kernel, x, steps=6, generator=cases.generator(1))
+    assert set(sizes[2:]) == {13, 12}  # after the start's, and the question whether blocks are the same
+    for one, other in zip(whole[:-1], blocks[:-1], strict=True):
+        assert torch.allclose(one, other, atol=1e-5, rtol=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole.state, blocks.state, strict=True))
+
+
+@pytest.mark.parametrize("case", ["labels", "labels by place", "replicas"])
+def test_chains_that_are_not_alone_stay_together(case, monkeypatch):
+    """Energies that hold a row for each chain, and replicas that exchange their places."""
+    monkeypatch.setattr("energyscape.samplers.driver.CHAINS", 16)
+    centre, x = cases.normal(50, 2, seed=1), cases.normal(50, 2)
+    each = {
+        "labels": lambda x: (x - centre).square().sum(1),
+        "labels by place": lambda x: (x - centre[: len(x)]).square().sum(1),
+        "replicas": lambda x: x.square().sum(1),
+    }[case]
+    kernel = Langevin(each, step_size=0.1)
+    if case == "replicas":
+        kernel = ParallelTempering(each, functools.partial(MALA, step_size=0.1))
+    split = run(kernel, x, steps=5, generator=cases.generator(2))
+    monkeypatch.setattr("energyscape.samplers.driver.CHAINS", 4096)
+    assert torch.equal(split[0].x, run(kernel, x, steps=5, generator=cases.generator(2))[0].x)
 
 
 def test_no_more_noise_is_drawn_than_is_needed():

@@ -25,6 +25,9 @@ Compile = bool | Literal["auto"]
 GRADIENTS: Final = 10
 """Evaluations of the score in one graph: twice as many are hardly faster, and take twice as long to compile."""
 
+CHAINS: Final = 4096
+"""Chains that take their steps together, if there are more: what passes between the layers of many is in no cache."""
+
 WORTH: Final = 60.0
 """Seconds of eager steps still to come from which on compiling pays: it may take as long."""
 
@@ -53,16 +56,31 @@ class Steps:
             state: Where the chains stand.
             generator: The stream to draw from; noise is drawn for a few steps at once, and no more than is needed.
         """
-        left = self.steps
+        left, blocks = self.steps, 0
         while left:
             many = min(left, self.block)
             noise = [self.kernel.draw(state.x, generator=generator) for _ in range(many)]
+            blocks = blocks or self._blocks(state, noise[0])
             begun, left = time.perf_counter(), left - many
-            moved = self._moves(state, noise) if many < self.block else self._tried(state, noise)
+            take = self._moves if many < self.block else self._tried
+            moved = _joined([take(*each) for each in _shares(state, noise, blocks)])
             if self.compile == "auto" and (time.perf_counter() - begun) * left / many > WORTH:
                 self.compile = True
             state = moved[-1][0]
             yield from moved
+
+    def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
+        """Returns how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
+        many = len(state.x)
+        apart = all(isinstance(each, Tensor) and each.shape[:1] == (many,) for each in (*state, *noise))
+        if many <= CHAINS or not apart:
+            return 1
+        try:  # an energy may hold something of each chain, such as its label
+            alone = self.kernel.energy(state.x[-CHAINS:]).detach()
+            same = torch.allclose(alone, state.energy[-CHAINS:], rtol=1e-4, atol=1e-4, equal_nan=True)
+        except Exception:  # whatever it may raise then
+            return 1
+        return -(-many // CHAINS) if same else 1
 
     def _tried(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
         if self.compile is not True:
@@ -99,6 +117,29 @@ class Steps:
             state, info = self.kernel.move(state, each)
             moved.append((state, info))
         return moved
+
+
+def _shares(state: Any, noise: list[tuple[Tensor, ...]], blocks: int) -> Iterator[tuple[Any, list[tuple[Tensor, ...]]]]:
+    """Yields each block's state and its noise of every step."""
+    if blocks == 1:
+        yield state, noise
+        return
+    states = zip(*(each.tensor_split(blocks) for each in state), strict=True)
+    noises = [zip(*(each.tensor_split(blocks) for each in one), strict=True) for one in noise]
+    for one, *rest in zip(states, *noises, strict=True):
+        yield type(state)(*one), rest
+
+
+def _joined(moved: list[list[tuple[Any, Info]]]) -> list[tuple[Any, Info]]:
+    """Returns the steps of all chains from those of some each."""
+    if len(moved) == 1:
+        return moved[0]
+    together = []
+    for steps in zip(*moved, strict=True):
+        parts = zip(*steps, strict=True)
+        state, info = (type(each[0])(*map(torch.cat, zip(*each, strict=True))) for each in parts)
+        together.append((state, info))
+    return together
 
 
 def _end(kernel: HMC, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Tensor]:

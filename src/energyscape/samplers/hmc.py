@@ -43,9 +43,9 @@ class HMC(Kernel[Point]):
         jitter: :math:`0 \le j < 1`; each transition of each chain takes :math:`u\, \epsilon` for its step, with its own
             :math:`u` uniform on :math:`[1 - j, 1]`. Without it a length that is half a period of some coordinate
             takes that coordinate back and forth for ever.
-        scale: :math:`S`, as far as it is known: the standard deviation of each coordinate, of the event's shape ``(*)``,
-            or for vectors a lower triangular ``(d, d)``, :math:`S S^\top` the covariance and the inverse mass. One when
-            left out.
+        scale: :math:`S`, as far as it is known: the standard deviation of each coordinate, of the event's shape
+            ``(*)``, or for vectors a lower triangular ``(d, d)``, :math:`S S^\top` the covariance and the inverse mass.
+            One when left out.
 
     Raises:
         ValueError: If a setting is out of its range, or ``scale`` has not the event's shape or no inverse.
@@ -132,4 +132,6 @@ class HMC(Kernel[Point]):
 
     def _step(self, randomness: tuple[Tensor, ...]) -> float | Tensor:
         """Returns the length of a leapfrog step, for each chain where these differ."""
-        return self.step_size * (1 - self.jitter * expand(randomness[2], randomness[0])) if self.jitter else self.step_size
+        return (
+            self.step_size * (1 - self.jitter * expand(randomness[2], randomness[0])) if self.jitter else self.step_size
+        )

@@ -1,8 +1,8 @@
 r"""Units for chains: a number for each coordinate, or a matrix that turns them too.
 
-A scale :math:`S` is as much as is known of the law's covariance, :math:`\Sigma \approx S S^\top`: the standard deviation
-of each coordinate, of the event's shape, or for points that are vectors a lower triangular matrix ``(d, d)``. In units
-:math:`u = S^{-1} x` the law is rounder, and its scores are :math:`S^\top \nabla \log p(x)`.
+A scale :math:`S` is as much as is known of the law's covariance, :math:`\Sigma \approx S S^\top`: the standard
+deviation of each coordinate, of the event's shape, or for points that are vectors a lower triangular matrix
+``(d, d)``. In units :math:`u = S^{-1} x` the law is rounder, and its scores are :math:`S^\top \nabla \log p(x)`.
 """
 
 import torch
@@ -43,7 +43,8 @@ def shrunk(x: Tensor, scale: Tensor | None) -> Tensor:
     if scale is None:
         return x
     if turns(scale, x):
-        return torch.linalg.solve_triangular(scale.to(x), x.mT, upper=False).mT
+        solved: Tensor = torch.linalg.solve_triangular(scale.to(x), x.mT, upper=False)
+        return solved.mT
     return x / scale.to(x)
 
 
