@@ -1,5 +1,4 @@
-"""How soon training knows the truth: seconds until KL(law‖model) ≤ 0.05 nats, each objective's recipe on laws in the
-plane.
+"""How soon training knows the truth: seconds until KL(law‖model) ≤ 0.05 nats, by objective, on laws in the plane.
 
 Each recipe of `8gaussians-…` is trained with the whole budget of `--seconds` of processor time on one thread, so that
 rates that decay have done so at its end, and the KL of the weights that would be sampled from (averaged where the
