@@ -118,12 +118,12 @@ def test_a_conditional_chain_arrives_at_the_posterior(i):
 # --- the objective ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factor", [0.7, 1.0, 1.4])
-def test_each_level_has_its_exact_gradient(factor):
-    """Zero at the truth, towards it on either side."""
+@pytest.mark.parametrize(("factor", "share"), [(0.7, 1.0), (1.0, 1.0), (1.4, 1.0), (1.4, 0.25)])
+def test_each_level_has_its_exact_gradient(factor, share):
+    """Zero at the truth, towards it on either side; a share of the batch has the same one."""
     d, truth = 3, [1 / (V + low**2) for low, _, _ in steps_of(SIGMAS)]
     p = [factor * each for each in truth]
-    objective = DiffusionRecoveryLikelihood(GOOD, steps=6, sigma_min=0.3, sigma_max=2.4, levels=3)
+    objective = DiffusionRecoveryLikelihood(GOOD, steps=6, sigma_min=0.3, sigma_max=2.4, levels=3, share=share)
     slopes = []
     for i in range(24):
         model = Tabled(SIGMAS[:-1], p)
@@ -170,6 +170,49 @@ def test_the_loss_by_hand(shape):
     assert torch.allclose(torch.autograd.grad(told.value, model.p)[0], slope, rtol=1e-9)
     assert float(told.facts["gap"]) == pytest.approx(-value, rel=1e-9)
     assert int(told.facts["diverged"]) == 0
+
+
+@pytest.mark.parametrize("data_std", [None, 0.8])
+def test_a_score_weight_adds_denoising_score_matching(data_std):
+    """Of all points, whether they have a chain or not, and of the very noise that the likelihood sees."""
+    settings = {"steps": 2, "sigma_min": 0.3, "sigma_max": 2.4, "levels": 3}
+    plain = DiffusionRecoveryLikelihood(GOOD, **settings)
+    both = DiffusionRecoveryLikelihood(GOOD, **settings, score_weight=0.6, data_std=data_std)
+    model, x = Tabled(SIGMAS[:-1], [0.5, 0.6, 0.7]), cases.normal(7, 2)
+    one, two = (each(model, x, generator=cases.generator(4)) for each in (plain, both))
+    generator = cases.generator(4)
+    shift = int(torch.randint(3, (1,), generator=generator, device=cases.DEVICE))
+    z = normal_like(x, generator=generator)
+    expected, relative = 0.0, 0.0
+    for i in range(7):
+        sigma = SIGMAS[(i + shift) % 3]
+        y = x[i] + sigma * z[i]
+        error = ((1 - sigma**2 * float(model.p[(i + shift) % 3].detach())) * y - x[i]).square()
+        weight = 1 / sigma**2 + (0 if data_std is None else 1 / data_std**2)
+        expected += 0.6 * weight * float(error.sum()) / 2 / 7
+        relative += float(error.mean()) / sigma**2 / 7
+    assert float((two.value - one.value).detach()) == pytest.approx(expected, rel=1e-9)
+    assert float(two.facts["relative"]) == pytest.approx(relative, rel=1e-9)
+    assert two.facts["gap"] == one.facts["gap"]
+    assert "relative" not in one.facts
+    assert two.value.requires_grad
+
+
+def test_only_a_share_of_the_batch_has_chains():
+    sizes = []
+
+    class Watched(Round):
+        def energy(self, x, sigma, label=None):
+            sizes.append(len(x))
+            return super().energy(x, sigma)
+
+    settings = {"steps": 1, "sigma_min": 0.3, "sigma_max": 2.4, "levels": 3, "score_weight": 1.0}
+    for share, size in ((0.25, 4), (0.01, 1), (1.0, 16)):
+        sizes.clear()
+        DiffusionRecoveryLikelihood(GOOD, **settings, share=share)(Watched(), cases.normal(16, 2))
+        assert sizes[0] == 16  # whose scores are matched
+        assert set(sizes[1:-1]) == {size}
+        assert sizes[-1] == 2 * size
 
 
 def test_a_chain_that_is_rejected_teaches_nothing():
@@ -227,6 +270,11 @@ def test_a_treatment_scales_the_step():
     [
         ({"steps": 0}, "steps is at least 1"),
         ({"levels": 0}, "at least one level"),
+        ({"score_weight": -1.0}, "score_weight ≥ 0"),
+        ({"score_weight": math.inf}, "score_weight ≥ 0"),
+        ({"share": 0.0}, "share ≤ 1"),
+        ({"share": 1.1}, "share ≤ 1"),
+        ({"data_std": 0.0}, "data_std is positive"),
         ({"sigma_max": 0.3}, "0 < sigma_min < sigma_max"),
         ({"kernel": functools.partial(MALA, step_size=0.1, temperature=0.5)}, "temperature 1.* was 0.5"),
     ],

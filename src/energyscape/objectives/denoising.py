@@ -114,12 +114,28 @@ class MultiscaleDenoisingScoreMatching(Objective[EnergyDenoiser]):
     ) -> Loss:
         share = shifted_grid(x, generator=generator)
         sigma = self.level * (share * math.log(self.sigma_max / self.level)).exp()
-        column = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        y = x + column * normal_like(x, generator=generator)
-        # The squared error over the noise's own: one where nothing is removed of the noise, at any level.
-        relative = ((model(y, sigma) - x) / column).flatten(1).square()
-        weight = 1 if self.data_std is None else 1 + (sigma / self.data_std).square()
-        return Loss((weight * relative.sum(1)).mean() / 2, _by_band(relative.detach().mean(1), share))
+        y = x + column(sigma, x) * normal_like(x, generator=generator)
+        losses, relative = score_losses(model, y, x, sigma, data_std=self.data_std)
+        return Loss(losses.mean(), _by_band(relative, share))
+
+
+def score_losses(
+    model: Denoiser, y: Tensor, x: Tensor, sigma: Tensor, *, data_std: float | None
+) -> tuple[Tensor, Tensor]:
+    r"""Returns :math:`\tfrac12 (1 / \sigma^2 + 1 / \sigma_d^2) \| D(y, \sigma) - x \|^2` of each point, ``(B,)``.
+
+    With it the squared error over the noise's own, detached: one where nothing is removed of the noise, at any level.
+
+    Args:
+        model: The denoiser.
+        y: Noised points, ``(B, *)``.
+        x: What they were before, ``(B, *)``.
+        sigma: The noise on each, ``(B,)``.
+        data_std: :math:`\sigma_d`; none leaves its term out.
+    """
+    relative = ((model(y, sigma) - x) / column(sigma, x)).flatten(1).square()
+    weight = 1 if data_std is None else 1 + (sigma / data_std).square()
+    return weight * relative.sum(1) / 2, relative.detach().mean(1)
 
 
 @final

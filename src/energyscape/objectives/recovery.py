@@ -16,6 +16,7 @@ The right conditional law makes the right marginal one: :math:`E(x, \sigma_i) = 
 wherever noised points come.
 """
 
+import math
 from typing import final
 
 import torch
@@ -25,9 +26,10 @@ from energyscape.models.denoiser import EnergyDenoiser
 from energyscape.noise import geometric, normal_like
 from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.objectives.contrastive import energies_told, evaluating
+from energyscape.objectives.denoising import score_losses
 from energyscape.samplers.base import KernelFactory, expand, rms, treated
 from energyscape.samplers.driver import run
-from energyscape.samplers.recovery import check_temperature, conditional, rungs
+from energyscape.samplers.recovery import Rung, check_temperature, conditional, rungs
 
 
 @final
@@ -48,6 +50,16 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
     the same and teaches nothing. From :math:`\tilde x` it would raise the energy there, steepen the landscape, and so
     lead to more rejections, until all explodes.
 
+    With a ``score_weight`` :math:`\lambda` the same points teach by denoising score matching too, which has the same
+    optimum,
+
+    .. math:: L(\theta) + \frac{\lambda}{L} \sum_{i < L}
+              \frac12 \Bigl( \frac{1}{\sigma_i^2} + \frac{1}{\sigma_d^2} \Bigr)
+              E\, \| D_\theta(x_i, \sigma_i) - x \|^2 ;
+
+    it needs no chains and its gradients differ little from batch to batch, so that slopes are learned from the whole
+    batch, and a ``share`` of it is enough for chains, which tell how the energies at far places compare.
+
     What it learns at the end is a family of laws, of which ``model.at(sigma_min)`` is nearest to the data: that of data
     *noised at* :math:`\sigma_{\min}`. `RecoveryDescent` samples from it, down the same levels. Labels are not used.
 
@@ -60,10 +72,13 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         sigma_max: :math:`\sigma_L > \sigma_0`, in units of ``x``: beyond the size of the data.
         levels: Number of levels that are learned, :math:`L`, spaced geometrically; the topmost of all,
             :math:`\sigma_L`, is only drawn from.
+        score_weight: :math:`\lambda \ge 0`.
+        data_std: :math:`\sigma_d > 0`, the deviation of each coordinate of the data; None leaves its term out.
+        share: The part of each batch that has a chain, above 0 and at most 1, rounded to at least one point.
 
     Raises:
-        ValueError: If ``steps`` or ``levels`` is not positive, the levels do not rise, or the kernel's temperature is
-            not 1.
+        ValueError: If ``steps`` or ``levels`` is not positive, the levels do not rise, another setting is out of its
+            range, or the kernel's temperature is not 1.
 
     References:
         Learning energy-based models by diffusion recovery likelihood (Gao, Song, Poole, Wu & Kingma, 2021), equations 4
@@ -71,14 +86,28 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
     """
 
     def __init__(
-        self, kernel: KernelFactory, *, steps: int, sigma_min: float, sigma_max: float, levels: int = 6
+        self,
+        kernel: KernelFactory,
+        *,
+        steps: int,
+        sigma_min: float,
+        sigma_max: float,
+        levels: int = 6,
+        score_weight: float = 0.0,
+        data_std: float | None = None,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         if steps < 1:
             raise ValueError(f"steps is at least 1; it was {steps}")
+        if not 0 <= score_weight < math.inf or not 0 < share <= 1:
+            raise ValueError(f"score_weight ≥ 0 and 0 < share ≤ 1; they were {score_weight} and {share}")
+        if data_std is not None and not data_std > 0:
+            raise ValueError(f"data_std is positive or none; it was {data_std}")
         check_temperature(kernel)
         self.sigmas = geometric(sigma_min, sigma_max, levels)
         self.kernel, self.steps, self.level = kernel, steps, sigma_min
+        self.score_weight, self.data_std, self.share = score_weight, data_std, share
         self.treat(Treatment())
 
     def treat(self, treatment: Treatment) -> None:
@@ -93,6 +122,12 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         level = (torch.arange(len(x), device=x.device) + shift) % levels
         rung = rungs(self.sigmas, like=x).of(level)
         positive = x + expand(rung.sigma, x) * normal_like(x, generator=generator)
+        value, facts = x.new_zeros(()), {}
+        if self.score_weight:
+            losses, relative = score_losses(model, positive, x, rung.sigma, data_std=self.data_std)
+            value, facts["relative"] = self.score_weight * losses.mean(), relative.mean()
+        some = max(1, round(self.share * len(x)))
+        x, positive, level, rung = x[:some], positive[:some], level[:some], Rung(*(each[:some] for each in rung))
         anchor = positive + expand(rung.noise, x) * normal_like(x, generator=generator)
         kernel = treated(
             self.kernel(conditional(model.energy, anchor, rung)), step=self.treatment.step, clip=self.treatment.clip
@@ -106,7 +141,7 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         accept_prob = told.accept_prob / self.steps
         # Each level's energies have a constant of their own: only what they are beyond its mean can be compared.
         middle = _means(e_data.detach(), level, levels)[level]
-        facts = {
+        facts |= {
             **energies_told(e_data - middle, e_model - middle),
             "drift": told.drift.mean() / self.steps,
             "noise": told.noise.mean() / self.steps,
@@ -115,7 +150,7 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
             "diverged": told.diverged.sum(),
             "move": rms(point.x - start).square().mean().sqrt(),
         }
-        return Loss((e_data - e_model).mean(), {name: value.detach() for name, value in facts.items()})
+        return Loss(value + (e_data - e_model).mean(), {name: value.detach() for name, value in facts.items()})
 
 
 def _means(values: Tensor, level: Tensor, levels: int) -> Tensor:
