@@ -4,12 +4,13 @@ The law is a Gaussian of 100 dimensions whose deviations go from 0.01 to 1, so t
 covariance is 10⁴; along the axes, or turned at random, which a scale for each coordinate can do nothing about. Each
 sampler warms up as it documents, and its draws are judged alike: the smallest bulk effective sample size of the 200
 first and second moments along the axes of the ellipsoid, divided by the seconds of the draws (compilation and warm-up
-left out). One process each in turns, on one thread, in processor time; medians and ranges over the seeds.
+left out), on one thread of processor time; medians and ranges over the seeds.
 
-    python benchmarks/ess.py [--quick]
+    python benchmarks/ess.py [--samplers ours,chees] [--quick]
 """
 
 import argparse
+import functools
 import importlib.util
 import statistics
 import time
@@ -130,16 +131,17 @@ def nuts(law: Law, seed: int, draws: int, *, dense: bool = False) -> Drawn:
     return Drawn(x, time.process_time() - begun, warm, float(sampler.get_extra_fields()["num_steps"].mean()))
 
 
-SAMPLERS: dict[str, tuple[str, Callable[..., Drawn]]] = {
-    "ours": ("torch", ours),
-    "blackjax ChEES, diagonal": ("blackjax", chees),
-    "numpyro NUTS, diagonal": ("numpyro", nuts),
-    "numpyro NUTS, dense": ("numpyro", lambda *args: nuts(*args, dense=True)),
+SAMPLERS: dict[str, tuple[str, str, Callable[..., Drawn]]] = {
+    "ours": ("torch", "ours", ours),
+    "chees": ("blackjax", "blackjax ChEES, diagonal", chees),
+    "nuts": ("numpyro", "numpyro NUTS, diagonal", nuts),
+    "nuts-dense": ("numpyro", "numpyro NUTS, dense", functools.partial(nuts, dense=True)),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samplers", default=",".join(SAMPLERS), help="names, with commas between")
     parser.add_argument("--quick", action="store_true", help="one seed, few draws")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -148,7 +150,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for turned in (False, True):
         law = Law.of(turned=turned)
-        for name, (needs, sampler) in SAMPLERS.items():
+        for needs, name, sampler in (SAMPLERS[key] for key in args.samplers.split(",")):
             if not importlib.util.find_spec(needs):
                 continue
             rates, costs, hats = [], [], []
