@@ -100,6 +100,7 @@ def test_trajectories_grow_as_long_as_a_turned_law_needs(spread):
     kernel = HMC(target.energy, step_size=1.0, leapfrog_steps=3)
     adapted = warmup(kernel, spread * cases.normal(32, 8), steps=150, dense=False, generator=cases.generator(2))
     assert adapted.leapfrog_steps > 12
+    assert adapted.kernel.jitter == 0.9
     root = torch.linalg.eigh(target.energy.factor @ target.energy.factor.mT)
     rate, r_hat = worst(adapted.kernel, adapted.x, lambda y: y @ root.eigenvectors / root.eigenvalues.sqrt(), 100, 3)
     assert r_hat < 1.05
@@ -133,6 +134,7 @@ def test_a_matrix_makes_a_turned_law_round(spread):
     )
     assert adapted.scale.shape == (d, d)
     assert adapted.leapfrog_steps <= 4
+    assert adapted.kernel.jitter == 0.3  # a round law has one period; without the matrix it is 0.9
     root = torch.linalg.eigh(target.energy.factor @ target.energy.factor.mT)
     # In units of the scale the covariance is one, up to what a few thousand correlated draws tell of it.
     inside = torch.linalg.solve_triangular(adapted.scale, target.energy.factor, upper=False)

@@ -39,7 +39,13 @@ LONGEST = 1024
 """Most leapfrog steps of a trajectory."""
 
 JITTER = 0.9
-"""Of a kernel that had none."""
+"""Of a kernel that had none: trajectories of every length, for a law of many periods."""
+
+GENTLE = 0.3
+"""The same for a law that has hardly more than one period, all lengths of which may be near the best."""
+
+SHORT = 4
+"""Leapfrog steps up to which the best trajectory is that of such a law: a longer one has faster directions to follow."""
 
 WIDEST = 512
 """Most dimensions whose covariance is asked for."""
@@ -92,9 +98,10 @@ def warmup(
     the criterion's gradient with a fixed rate, as published, can stop short and not say so.
 
     The kernel that comes out is a fixed one, so its chains are exact; the warm-up's own draws are not and are thrown
-    away. An `HMC` without jitter gets a jitter of 0.9: one length for all resonates with some coordinate of every large
-    problem. The mean over chains is the plain one: a harmonic mean, as published, is zero as soon as one chain in a
-    hundred has no chance, and its step then goes down until none is left that has not.
+    away. An `HMC` without jitter gets a jitter of 0.9, because one length for all resonates with some coordinate of
+    every large problem, or of 0.3 if the scale has made the law so round that few leapfrog steps are best. The mean
+    over chains is the plain one: a harmonic mean, as published, is zero as soon as one chain in a hundred has no
+    chance, and its step then goes down until none is left that has not.
 
     Args:
         kernel: `MALA` or `HMC`; its step size is only where the search begins.
@@ -226,8 +233,10 @@ def _travelled(
         dense: Whether the scale is a matrix, if that is not left to the chains.
         generator: The stream to draw from.
     """
-    kernel = dataclasses.replace(kernel, jitter=kernel.jitter or JITTER)
+    given = kernel.jitter
     for share in WINDOWS:
+        jitter = given or (GENTLE if kernel.leapfrog_steps <= 2 * SHORT else JITTER)
+        kernel = dataclasses.replace(kernel, jitter=jitter)
         kernel, state = _surveyed(kernel, state, int(share * steps), target=target, dense=dense, generator=generator)
     left = steps - sum(int(share * steps) for share in WINDOWS)
     best = kernel.leapfrog_steps / 2
