@@ -45,7 +45,7 @@ GENTLE = 0.3
 """The same for a law that has hardly more than one period, all lengths of which may be near the best."""
 
 SHORT = 4
-"""Leapfrog steps up to which the best trajectory is that of such a law: longer ones have faster directions to follow."""
+"""Leapfrog steps up to which the best trajectory is that of such a law; longer ones follow faster directions too."""
 
 WIDEST = 512
 """Most dimensions whose covariance is asked for."""
