@@ -27,6 +27,8 @@ bench: $(READY)  ## Compare with peers: speed, then exact KL; adds them to the e
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/ess.py
+	$(BIN)/python benchmarks/truth.py
 	$(BIN)/python benchmarks/peer_kl.py
 
 $(READY): pyproject.toml constraints.txt
