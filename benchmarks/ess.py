@@ -71,7 +71,10 @@ class Drawn(NamedTuple):
 def ours(law: Law, seed: int, draws: int) -> Drawn:
     """Returns draws of the `HMC` that `warmup` makes of any."""
     precision, generator = law.precision, torch.Generator().manual_seed(seed)
-    energy = lambda x: ((x @ precision) * x).sum(1) / 2  # noqa: E731
+
+    def energy(x: Tensor) -> Tensor:
+        return ((x @ precision) * x).sum(1) / 2
+
     begun = time.process_time()
     start = torch.randn(CHAINS, DIMENSIONS, generator=generator)
     found = warmup(es.HMC(energy, step_size=0.01), start, steps=1000, generator=generator)
@@ -89,7 +92,10 @@ def chees(law: Law, seed: int, draws: int) -> Drawn:
     import optax
 
     precision = jnp.asarray(law.precision.numpy())
-    log_density = lambda x: -(x @ precision @ x) / 2  # noqa: E731
+
+    def log_density(x):
+        return -(x @ precision @ x) / 2
+
     keys = jax.random.split(jax.random.key(seed), 3)
     begun = time.process_time()
     start = jax.random.normal(keys[0], (CHAINS, DIMENSIONS))

@@ -11,6 +11,7 @@ import cases
 from energyscape.errors import UserError
 from energyscape.evaluation import diagnose
 from energyscape.samplers import HMC, KERNELS, MALA, run, sample, warmup
+from energyscape.samplers.warmup import Survey
 
 
 def harmonic(std):
@@ -155,6 +156,18 @@ def test_a_matrix_is_for_correlations_that_pay_for_it():
     assert few.scale.shape == (300,)
 
 
+def test_the_covariance_is_about_the_mean_of_the_draws():
+    """Wherever the window began: here 10 deviations away from the law."""
+    law = cases.correlated()
+    kernel = HMC(law.energy, step_size=0.6, leapfrog_steps=3, jitter=0.3)
+    state = kernel.init(torch.full((256, 2), 10.0).to(cases.normal(1)))
+    survey = Survey(state, kernel, skip=15, dense=True, generator=cases.generator(1))
+    for _ in range(40):
+        state, _ = survey.step(kernel, state)
+    truth = cases.tensor([[1.0, 0.8], [0.8, 2.0]])
+    assert torch.allclose(survey.scale() @ survey.scale().T, truth, atol=0.15)
+
+
 # --- what must not throw it off ---------------------------------------------------------------------------------------
 
 
@@ -254,6 +267,12 @@ def test_kernels_without_an_acceptance_are_refused(name):
 def test_what_else_it_refuses(settings, chains, message):
     with pytest.raises(UserError, match=message):
         warmup(HMC(cases.correlated().energy, step_size=0.1), cases.normal(chains, 2), **settings)
+
+
+@pytest.mark.parametrize(("kernel", "shape"), [(MALA, (2,)), (HMC, (1, 2, 2)), (HMC, (513,))])
+def test_a_matrix_that_cannot_be_is_refused(kernel, shape):
+    with pytest.raises(UserError, match=r"a matrix is for HMC on vectors of at most 512 dimensions; it was"):
+        warmup(kernel(harmonic(1.0), step_size=0.1), cases.normal(8, *shape), steps=100, dense=True)
 
 
 def test_somebody_starts_alive():

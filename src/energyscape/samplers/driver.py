@@ -72,13 +72,15 @@ class Steps:
     def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
         """Returns how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
         many = len(state.x)
-        apart = all(isinstance(each, Tensor) and each.shape[:1] == (many,) for each in (*state, *noise))
+        apart = isinstance(state, tuple) and all(
+            isinstance(each, Tensor) and each.shape[:1] == (many,) for each in (*state, *noise)
+        )
         if many <= CHAINS or not apart:
             return 1
-        try:  # an energy may hold something of each chain, such as its label
+        try:  # an energy may hold something of each chain, such as its label, and be at a loss with fewer
             alone = self.kernel.energy(state.x[-CHAINS:]).detach()
             same = torch.allclose(alone, state.energy[-CHAINS:], rtol=1e-4, atol=1e-4, equal_nan=True)
-        except Exception:  # whatever it may raise then
+        except Exception:  # of whatever kind: that it can be asked of all chains is known, and so they stay together
             return 1
         return -(-many // CHAINS) if same else 1
 

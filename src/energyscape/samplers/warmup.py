@@ -113,8 +113,8 @@ def warmup(
         generator: The stream to draw from.
 
     Raises:
-        UserError: If the kernel accepts everything or is another, chains are too few or have no finite energy anywhere,
-            or a setting is out of its range.
+        UserError: If the kernel accepts everything or is another, a matrix is asked for where none can be, chains are
+            too few or have no finite energy anywhere, or a setting is out of its range.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -133,6 +133,11 @@ def warmup(
     if steps < 100 or not 0 < target < 1 or len(x) < few:
         raise UserError(
             f"steps ≥ 100, 0 < target_accept < 1 and at least {few} chains; they were {steps}, {target} and {len(x)}"
+        )
+    if dense and (not isinstance(kernel, HMC) or x.ndim != 2 or x.shape[1] > WIDEST):
+        raise UserError(
+            f"a scale that is a matrix is for HMC on vectors of at most {WIDEST} dimensions; "
+            f"it was {type(kernel).__name__} on points of shape {tuple(x.shape[1:])}: leave dense out"
         )
     state = kernel.init(x)
     if not bool(finite(state).any()):
