@@ -128,13 +128,20 @@ def nuts(law: Law, seed: int, draws: int, *, dense: bool = False) -> Drawn:
     settings = {"num_chains": chains, "chain_method": "vectorized", "progress_bar": False}
     sampler = MCMC(kernel, num_warmup=1000, num_samples=draws // 2, **settings)
     key, begun = jax.random.key(seed), time.process_time()
-    start = jax.random.normal(key, (chains, DIMENSIONS))
-    sampler.warmup(key, init_params=start, extra_fields=("num_steps",))
-    sampler.run(key, init_params=start, extra_fields=("num_steps",))
+    sampler.warmup(key, init_params=jax.random.normal(key, (chains, DIMENSIONS)))
+
+    @jax.jit  # the sampler's own `run` compiles anew each time
+    def run(state):
+        def one(state, _):
+            state = kernel.sample(state, (), {})
+            return state, (state.z, state.num_steps)
+
+        return jax.lax.scan(one, state, None, length=draws // 2)[1]
+
+    jax.block_until_ready(run(sampler.post_warmup_state))
     warm, begun = time.process_time() - begun, time.process_time()
-    sampler.run(key, init_params=start, extra_fields=("num_steps",))
-    x = torch.tensor(np.array(jax.block_until_ready(sampler.get_samples(group_by_chain=True)))).transpose(0, 1)
-    return Drawn(x, time.process_time() - begun, warm, float(sampler.get_extra_fields()["num_steps"].mean()))
+    x, lengths = jax.block_until_ready(run(sampler.post_warmup_state))
+    return Drawn(torch.tensor(np.array(x)), time.process_time() - begun, warm, float(lengths.mean()))
 
 
 SAMPLERS: dict[str, tuple[str, str, Callable[..., Drawn]]] = {
