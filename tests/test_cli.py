@@ -288,3 +288,5 @@ def test_help_and_import_do_not_load_torch():
     )
     for command in ("train", "sample", "denoise", "evaluate", "report", "list"):
         assert command in help_.stdout
+    same = subprocess.run([sys.executable, "-m", "energyscape", "--help"], capture_output=True, text=True, check=True)
+    assert same.stdout == help_.stdout

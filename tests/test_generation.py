@@ -9,7 +9,7 @@ import cases
 from energyscape.data import digits
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.generation import completed, draw_data, generate, restored
+from energyscape.experiment.generation import completed, draw_data, drawing_data, generate, generating, restored
 from energyscape.experiment.measures import of_restoration, of_samples, restore_held_out
 from energyscape.models import Gaussian
 from energyscape.noise import noised
@@ -70,6 +70,30 @@ def test_more_chains_than_a_batch_start_each_at_its_own_place():
     told = generate(experiment, 700, start="buffer", steps=1)
     # A step of 1e-12 leaves them where they were.
     assert torch.allclose(told.x.sort(0).values, experiment.objective.start.chains, atol=1e-4)
+
+
+@pytest.mark.parametrize("start", ["noise", "data"])
+def test_batches_of_samples_are_those_of_all_at_once(start):
+    experiment = gaussian(**{"sampler.steps": "10"})
+    parts = list(generating(experiment, 1_203, start=start, seed=4))
+    whole = generate(experiment, 1_203, start=start, seed=4)
+    assert [len(each.x) for each in parts] == [500, 500, 203]
+    assert torch.equal(torch.cat([each.x for each in parts]), whole.x)
+    assert torch.equal(parts[0].path, whole.path)
+    assert [each.path.shape[1] for each in parts] == [8, 0, 0]
+    assert not torch.equal(parts[0].x, parts[1].x)
+
+
+def test_batches_of_data_are_drawn_without_replacement():
+    source = digits()
+    parts = list(drawing_data(source, [700, 700, 98, 900], generator=torch.Generator().manual_seed(0)))
+    assert [len(each) for each in parts] == [700, 700, 98, 900]
+    assert len(source) == 1_498
+    assert torch.equal(sorted_rows(torch.cat(parts[:3])), sorted_rows(source.floats()))
+
+
+def sorted_rows(x):
+    return torch.tensor(sorted(x.flatten(1).tolist()))
 
 
 def test_restoration_is_the_posterior_mean():

@@ -564,6 +564,51 @@ def test_training_that_ends_in_an_explosion_ends_at_the_last_good_state():
     assert run.good.tree["clock"]["samples"] == 16 * 60
 
 
+class Troubled(Guard):
+    """Asks for a rollback after so many samples."""
+
+    calm = True
+
+    def __init__(self, *samples):
+        self.samples = samples
+
+    def look(self, report):
+        return Judgement(Verdict.ROLLBACK, "trouble") if report.samples in self.samples else Judgement(Verdict.GO)
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("trouble", "back"),
+    [
+        # A snapshot each 160 samples, the first of all at 0: trouble that comes once more goes to the one before.
+        ([496], [480]),
+        ([496, 512], [480, 320]),
+        ([496, 512, 528, 544], [480, 320, 320, 320]),
+        ([496, 512, 656, 672, 688], [480, 320, 640, 320, 320]),
+        ([496, 656, 672], [480, 640, 480]),
+        ([16, 32], [0, 0]),
+        ([176, 192, 208], [160, 0, 0]),
+    ],
+)
+def test_a_snapshot_from_which_trouble_comes_again_is_given_up_for_the_one_before(trouble, back):
+    run = training(snapshot_every=160, samples=800, rollbacks=9, guards=[Troubled(*trouble)])
+    kept, went = {0: learned(run.snapshot())}, []
+    for report in run:
+        if report.verdict == Verdict.ROLLBACK:
+            went.append(run.good.samples)
+            assert report.outcome == f"back to sample {went[-1]:,}"
+            assert same(learned(run.snapshot()), kept[went[-1]])
+        elif run.good.samples == report.samples:
+            kept[report.samples] = learned(run.good)
+    assert went == back
+    assert (run.samples, run.good.samples) == (800, 800)
+
+
 class Says(Guard):
     calm = True
 

@@ -239,6 +239,19 @@ def test_the_spread_of_energies_is_that_within_levels():
     assert float(a["spread"]) < 3
 
 
+def test_data_and_negatives_that_are_alike_spread_alike_however_few_there_are():
+    """One pair a level: beyond the data's own mean no energy of the data could ever be."""
+    settings = {"steps": 1, "sigma_min": 0.3, "sigma_max": 2.4, "levels": 3}
+    objective = DiffusionRecoveryLikelihood(GOOD, **settings, share=3 / 256)
+    model = Tabled(SIGMAS[:-1], [1 / (V + low**2) for low, _, _ in steps_of(SIGMAS)])
+    facts = [
+        objective(model, math.sqrt(V) * cases.normal(256, 3, seed=i), generator=cases.generator(i)).facts
+        for i in range(50)
+    ]
+    data, negatives = (sum(float(each[name]) for each in facts) for name in ("spread", "spread_model"))
+    assert 0.8 < negatives / data < 1.25
+
+
 def test_levels_share_a_batch_and_the_remainder_wanders():
     unadjusted = functools.partial(Langevin, step_size=0.1)  # a rejected chain would hit no level
     objective = DiffusionRecoveryLikelihood(unadjusted, steps=1, sigma_min=0.3, sigma_max=2.4, levels=3)

@@ -15,7 +15,8 @@ import torch
 
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe, Run, Session
-from energyscape.training import Snapshot
+from energyscape.experiment.settings import Guarding
+from energyscape.training import Guard, Judgement, Snapshot, Verdict
 
 TINY = {
     "model.network.width": "16",
@@ -138,6 +139,43 @@ def test_run_that_rolls_back_has_the_same_bits_when_it_is_stopped(tmp_path, stop
     trained(tmp_path / "cut", stop_after=3, keep=keep, **nervous)
     assert contents(trained(tmp_path / "cut", **nervous)) == contents(whole)
     assert verdicts == {"SKIP", "ROLLBACK"}
+
+
+class Troubled(Guard):
+    """Asks for rollbacks from where snapshots are no good."""
+
+    calm = True
+
+    def look(self, report):
+        again = report.samples in (3_072, 3_136, 3_584, 4_800, 4_864, 4_928)
+        return Judgement(Verdict.ROLLBACK, "trouble") if again else Judgement(Verdict.GO)
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+@pytest.mark.parametrize("stop_after", [48, 62, 76])
+@pytest.mark.parametrize("keep", [True, False])
+def test_run_that_gives_up_a_checkpoint_has_the_same_bits_when_it_is_stopped(tmp_path, monkeypatch, stop_after, keep):
+    patient = {"guard.rollbacks": "6"}
+    monkeypatch.setattr(Guarding, "guards", lambda self: [Troubled()])
+    whole = trained(tmp_path / "whole", **patient)
+    went = [each["outcome"] for each in whole.interventions()]
+    # Checkpoints are at 1,024, 2,048, 3,008, 4,032 samples and so on. That of 3,008 is given up, later that of 4,032.
+    assert went == [f"back to sample {there}" for there in ("3,008", "2,048", "2,048", "4,032", "2,048", "2,048")]
+    assert [int(each.stem) for each in whole.checkpoints()] == [5_056, 6_016, 6_400]
+    trained(tmp_path / "cut", stop_after=stop_after, keep=keep, **patient)
+    trained(tmp_path / "cut", stop_after=1, keep=keep, **patient)
+    assert contents(trained(tmp_path / "cut", **patient)) == contents(whole)
+
+
+def test_a_checkpoint_that_was_given_up_is_removed_once_there_is_a_newer_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Guarding, "guards", lambda self: [Troubled()])
+    names = [[int(each.stem) for each in trained(tmp_path, stop_after=n).checkpoints()] for n in (62, 16)]
+    assert names == [[1_024, 2_048, 3_008], [1_024, 2_048, 4_032]]
 
 
 def test_an_interruption_s_checkpoint_goes_when_a_regular_one_comes(tmp_path):

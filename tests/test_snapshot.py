@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, cal
     content = path.read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(call, full)
-        with pytest.raises(UserError, match=r"cannot write .*run\.safetensors .*No space left on device"):
+        with pytest.raises(UserError, match=r"cannot write .*run\.safetensors: No space left on device"):
             Snapshot.of(TREE).save(path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
@@ -101,23 +101,37 @@ def sample(
         seed: Of the chains; the run's when left out.
     """
     from energyscape.experiment import Run, overrides_from
-    from energyscape.experiment.files import check_writable, write_points
+    from energyscape.experiment.files import check_writable, write_batches
     from energyscape.experiment.film import FILMS, check_film, write_film
-    from energyscape.experiment.generation import generate
+    from energyscape.experiment.generation import generating
+    from energyscape.experiment.solving import Generated, joined
 
     opened = Run.open(run)
     experiment = opened.experiment(overrides_from(settings))
     path = out or opened.path / "samples.png"
     moving = path.suffix.lower() in FILMS
     check_film(path, experiment) if moving else check_writable(path, experiment.shape)
-    with working("sampling"):
-        frames = {"shown": min(n, 300), "frames": 60} if moving else {}
-        generated = generate(experiment, n, start=start, steps=steps, label=label, seed=seed, **frames)
-        write_film(path, experiment, generated) if moving else write_points(path, generated.x)
-    if generated.diverged:
+    steps = experiment.sampling.steps if steps is None else steps
+    diverged = drawn = 0
+
+    def followed(batches: Iterable[Generated]) -> Iterator[Generated]:
+        nonlocal diverged, drawn
+        for batch in batches:
+            diverged, drawn = diverged + batch.diverged, drawn + len(batch.x)
+            tell(f"{drawn:,} of {n:,}")
+            yield batch
+
+    with working("sampling") as tell:
+        shown = {"shown": min(n, 300), "frames": 60} if moving else {"shown": 0}
+        batches = followed(generating(experiment, n, start=start, steps=steps, label=label, seed=seed, **shown))
+        if moving:
+            write_film(path, experiment, joined(batches))
+        else:
+            write_batches(path, (batch.x for batch in batches), shape=(n, *experiment.shape))
+    if diverged:
         rejected = "proposals were not finite and were rejected" if experiment.has_chains else "samples are not finite"
-        complain(f"{generated.diverged} {rejected}")
-    say(f"{n} samples from {start}, {generated.at[-1]} steps: {path}")
+        complain(f"{diverged} {rejected}")
+    say(f"{n} samples from {start}, {steps} steps: {path}")
     return 0
 
 

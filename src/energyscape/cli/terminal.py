@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,16 +41,16 @@ def interruptible() -> Iterator[Any]:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Shows on a terminal that something is going on inside the block.
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal that something is going on inside the block; yields what tells how far it has come.
 
     Args:
         what: What is.
     """
     from rich.console import Console
 
-    with Console(stderr=True).status(f"{what} …"):
-        yield
+    with Console(stderr=True).status(f"{what} …") as status:
+        yield lambda far: status.update(f"{what}, {far} …")
 
 
 def say(text: str) -> None:

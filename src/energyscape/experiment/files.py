@@ -1,9 +1,11 @@
 """Points and images in files: PNG and JPEG pictures, NPY and NPZ arrays, CSV tables of points."""
 
-import io
+import itertools
 import math
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from energyscape.data.arrays import ARRAYS, read_array, readable
 from energyscape.data.images import open_picture
 from energyscape.errors import UserError
 from energyscape.plotting import grid_array, scatter
-from energyscape.training.snapshot import write_whole
+from energyscape.training.snapshot import whole
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")
 
@@ -85,20 +87,55 @@ def write_points(path: Path, x: Tensor) -> None:
     Raises:
         UserError: If the suffix is unknown or the file cannot be written.
     """
-    suffix, content = path.suffix.lower(), io.BytesIO()
-    if suffix in PICTURES and x.ndim == 4:
-        Image.fromarray(grid_array(x)).save(content, format="PNG" if suffix == ".png" else "JPEG", quality=95)
-    elif suffix == ".png" and x.ndim == 2:
-        scatter(x, box=_around(x)).savefig(content, format="png", dpi=110)
-    elif suffix == ".npy":
-        np.save(content, x.numpy())
-    elif suffix == ".npz":
-        np.savez_compressed(content, x=x.numpy())
-    elif suffix == ".csv" and x.ndim == 2:
-        np.savetxt(content, x.numpy(), delimiter=",", fmt="%.8g")
-    else:
-        raise UserError(f"{path}: expected a name ending in .png, .npy, .npz (or .csv for points)")
-    write_whole(path, content.getvalue())
+    write_batches(path, [x], shape=tuple(x.shape))
+
+
+def write_batches(path: Path, batches: Iterable[Tensor], *, shape: tuple[int, ...]) -> None:
+    """Writes points or images batch by batch; the file appears whole or not at all.
+
+    Arrays and tables are written as the batches come, of which one at a time is kept; a picture needs all of them.
+
+    Args:
+        path: With the suffix of a picture (a grid of images, a scatter plot of points) or of an array.
+        batches: Points, each ``(B, *)``.
+        shape: Of all of them, ``(n, *)``.
+
+    Raises:
+        UserError: If the suffix is unknown or the file cannot be written.
+    """
+    suffix, points = path.suffix.lower(), len(shape) == 2
+    batches = iter(batches)
+    batches = itertools.chain(iter([next(batches)]), batches)  # what is wrong with them comes before the file
+    with whole(path) as file:
+        if suffix in PICTURES and len(shape) == 4:
+            image = Image.fromarray(grid_array(torch.cat(list(batches))))
+            image.save(file, format="PNG" if suffix == ".png" else "JPEG", quality=95)
+        elif suffix == ".png" and points:
+            x = torch.cat(list(batches))
+            scatter(x, box=_around(x)).savefig(file, format="png", dpi=110)
+        elif suffix == ".npy":
+            _write_npy(file, batches, shape)
+        elif suffix == ".npz":
+            with (
+                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+                archive.open("x.npy", "w", force_zip64=True) as entry,
+            ):
+                _write_npy(entry, batches, shape)
+        elif suffix == ".csv" and points:
+            for x in batches:
+                np.savetxt(file, x.numpy(), delimiter=",", fmt="%.8g")
+        else:
+            raise UserError(f"{path}: expected a name ending in .png, .npy, .npz (or .csv for points)")
+
+
+def _write_npy(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...]) -> None:
+    """Writes batches as one NumPy array of their dtype."""
+    for number, x in enumerate(batches):
+        array = np.ascontiguousarray(x.numpy())
+        if number == 0:
+            header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.tobytes())
 
 
 def _around(x: Tensor) -> Box:

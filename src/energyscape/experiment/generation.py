@@ -1,5 +1,7 @@
 """What one does with a trained energy: generate, restore what noise has spoiled, complete what is missing."""
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,7 +12,7 @@ from energyscape.data import Images, Law
 from energyscape.errors import UserError
 from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
-from energyscape.experiment.solving import BATCH, Generated, denoised, repainted, solved
+from energyscape.experiment.solving import BATCH, Generated, denoised, joined, repainted, solving
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
 from energyscape.samplers import Kernel, simulate
@@ -47,36 +49,63 @@ def generate(
     Raises:
         UserError: If ``n`` or ``steps`` is not positive, or the run has no buffer.
     """
+    return joined(
+        generating(experiment, n, start=start, steps=steps, label=label, shown=shown, frames=frames, seed=seed)
+    )
+
+
+def generating(
+    experiment: Experiment,
+    n: int,
+    *,
+    start: StartName = "noise",
+    steps: int | None = None,
+    label: int | Tensor | None = None,
+    shown: int = 8,
+    frames: int = 9,
+    seed: int | None = None,
+) -> Iterator[Generated]:
+    """Draws samples with the recipe's sampler; yields them batch by batch, so that any number fits into memory.
+
+    Args:
+        experiment: With what was learned.
+        n: How many samples.
+        start: Where chains begin: the recipe's noise, the training data, or the replay buffer.
+        steps: Transitions; the recipe's when left out.
+        label: Class of all samples, or of each, ``(n,)``; for denoisers that know classes.
+        shown: Chains of the first batch whose path is kept.
+        frames: Points of the path, spread evenly in the logarithm of the step.
+        seed: Of the chains; the run's when left out.
+
+    Raises:
+        UserError: If ``n`` or ``steps`` is not positive, or the run has no buffer.
+    """
     steps = experiment.sampling.steps if steps is None else steps
     if n < 1 or steps < 1:
         raise UserError(f"the numbers of samples and of steps are at least 1; they were {n} and {steps}")
-    if not experiment.has_chains:
-        if start != "noise":
-            raise UserError(f"a solver begins at noise, not at {start}: leave --start out")
-        return solved(experiment, n, steps=steps, label=label, shown=shown, frames=frames, seed=seed)
-    if label is not None:
-        raise UserError("this run's energy knows no classes: leave --label out")
+    if experiment.has_chains:
+        if label is not None:
+            raise UserError("this run's energy knows no classes: leave --label out")
+        return _chains(experiment, n, start=start, steps=steps, shown=shown, frames=frames, seed=seed)
+    if start != "noise":
+        raise UserError(f"a solver begins at noise, not at {start}: leave --start out")
+    return solving(experiment, n, steps=steps, label=label, shown=shown, frames=frames, seed=seed)
+
+
+def _chains(
+    experiment: Experiment, n: int, *, start: StartName, steps: int, shown: int, frames: int, seed: int | None
+) -> Iterator[Generated]:
     generator = seeded(experiment, seed, f"generate {start}")
-    pool = _pool(experiment, start, n, seed)
-    like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
-    kernel = _kernel(experiment, start, steps)
+    starts, kernel = _starts(experiment, start, n, generator=generator, seed=seed), _kernel(experiment, start, steps)
     at = sorted({0, *(round(steps ** (k / max(frames - 2, 1))) for k in range(frames - 1)), steps})
-    xs, path, diverged = [], [], torch.zeros((), dtype=torch.int64, device=like.device)
-    for first in range(0, n, BATCH):
-        many = min(BATCH, n - first)
-        if pool is None:
-            x, _ = experiment.chains.start.draw(many, like=like, generator=generator)
-        else:
-            x = pool[first : first + many]
-        path += [x[:shown]] if first == 0 else []
-        for step, (state, info) in enumerate(simulate(kernel, x, generator=generator), 1):
+    for number, x in enumerate(starts):
+        shown = shown if number == 0 else 0
+        path, diverged = [x[:shown]], torch.zeros((), dtype=torch.int64, device=x.device)
+        for step, (state, info) in enumerate(itertools.islice(simulate(kernel, x, generator=generator), steps), 1):
             diverged += info.diverged.sum()
-            if first == 0 and step in at:
+            if shown and step in at:
                 path.append(_finished(experiment, state.x[:shown]) if step == steps else state.x[:shown])
-            if step == steps:
-                break
-        xs.append(_finished(experiment, state.x))
-    return Generated(torch.cat(xs).cpu(), torch.stack(path).cpu(), at, int(diverged))
+        yield Generated(_finished(experiment, state.x).cpu(), torch.stack(path).cpu(), at, int(diverged))
 
 
 def _kernel(experiment: Experiment, start: StartName, steps: int) -> Kernel[Any]:
@@ -95,13 +124,25 @@ def _finished(experiment: Experiment, x: Tensor) -> Tensor:
     return x.clamp(-1, 1) if len(experiment.shape) == 3 else x
 
 
-def _pool(experiment: Experiment, start: StartName, n: int, seed: int | None) -> Tensor | None:
-    """Returns the points that chains start at, or none where each batch draws its own noise."""
-    device = experiment.training.torch_device
+def _starts(
+    experiment: Experiment, start: StartName, n: int, *, generator: torch.Generator, seed: int | None
+) -> Iterator[Tensor]:
+    """Yields the points that chains start at, batch by batch."""
+    device, sizes = experiment.training.torch_device, [min(BATCH, n - first) for first in range(0, n, BATCH)]
     if start == "data" or (start == "noise" and isinstance(experiment.chains.start, Data)):
-        return draw_data(experiment.source, n, generator=seeded(experiment, seed, "data", device="cpu")).to(device)
-    if start == "noise":
-        return None
+        drawing = drawing_data(experiment.source, sizes, generator=seeded(experiment, seed, "data", device="cpu"))
+        yield from (x.to(device) for x in drawing)
+    elif start == "noise":
+        like = torch.zeros(1, *experiment.shape, device=device)
+        for many in sizes:
+            yield experiment.chains.start.draw(many, like=like, generator=generator)[0]
+    else:
+        yield from _in_buffer(experiment, n, seed).split(BATCH)
+
+
+def _in_buffer(experiment: Experiment, n: int, seed: int | None) -> Tensor:
+    """Returns some of the replay buffer's chains."""
+    device = experiment.training.torch_device
     for module in experiment.objective.modules():
         if isinstance(module, ReplayBuffer) and module.chains.numel():
             if n > module.capacity:
@@ -119,10 +160,23 @@ def draw_data(source: Law | Images, n: int, *, generator: torch.Generator) -> Te
         n: How many.
         generator: The stream to draw from.
     """
+    return next(drawing_data(source, [n], generator=generator))
+
+
+def drawing_data(source: Law | Images, sizes: Sequence[int], *, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yields data drawn at random, without replacement as far as there are any.
+
+    Args:
+        source: A law or images.
+        sizes: How many each time.
+        generator: The stream to draw from.
+    """
     if isinstance(source, Law):
-        return source.sample(n, generator=generator)
-    index = torch.cat([torch.randperm(len(source), generator=generator) for _ in range(-(-n // len(source)))])
-    return source.floats(index[:n])
+        yield from (source.sample(many, generator=generator) for many in sizes)
+        return
+    rounds = -(-sum(sizes) // len(source))
+    index = torch.cat([torch.randperm(len(source), generator=generator) for _ in range(rounds)])[: sum(sizes)]
+    yield from (source.floats(part) for part in index.split(list(sizes)))
 
 
 def energies_on_grid(experiment: Experiment, box: Box, *, side: int = GRID) -> Tensor:

@@ -27,7 +27,7 @@ from energyscape.errors import UserError, nearest
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.recipe import Recipe, parsed
 from energyscape.training import Report, Snapshot, Verdict
-from energyscape.training.snapshot import write_whole
+from energyscape.training.snapshot import Refuge, write_whole
 
 KEPT: Final = 3
 """Checkpoints that are kept: the newest ones."""
@@ -172,27 +172,43 @@ class Run:
         files = self.checkpoints()
         return Snapshot.load(files[-1]) if files else None
 
-    def latest_regular(self) -> Snapshot | None:
-        """Returns the newest checkpoint that no interruption made, or none: where a rollback goes."""
-        files = [each for each in self.checkpoints() if INTERRUPTED not in each.name]
-        return Snapshot.load(files[-1]) if files else None
+    def refuge(self, snapshot: Snapshot, *, beginning: Snapshot) -> Refuge:
+        """Returns where rollbacks go from a checkpoint.
 
-    def keep(self, snapshot: Snapshot, *, interrupted: bool = False) -> Path:
-        """Writes a checkpoint and removes the oldest ones.
+        Args:
+            snapshot: The checkpoint.
+            beginning: What the run began with, of which there is no file.
+        """
+
+        def kept(samples: int) -> Snapshot | None:
+            path = self._checkpoint(samples)
+            return beginning if samples == 0 else Snapshot.load(path) if path.is_file() else None
+
+        good, earlier, doubtful = snapshot.tree.get("refuge", (None, None, False))
+        return Refuge(
+            (None if good is None else kept(good)) or snapshot, None if earlier is None else kept(earlier), doubtful
+        )
+
+    def _checkpoint(self, samples: int, mark: str = "") -> Path:
+        return self.path / "checkpoints" / f"{samples:012d}{mark}.safetensors"
+
+    def keep(self, snapshot: Snapshot, *, refuge: Refuge, interrupted: bool = False) -> Path:
+        """Writes a checkpoint, and removes the oldest ones and those that rollbacks have given up.
 
         Args:
             snapshot: Of the run; every number in it is finite.
+            refuge: Where rollbacks go from there.
             interrupted: Whether somebody stopped the run here, between two regular checkpoints.
         """
-        samples = snapshot.tree["clock"]["samples"]
-        mark = INTERRUPTED if interrupted else ""
-        path = self.path / "checkpoints" / f"{samples:012d}{mark}.safetensors"
-        snapshot.save(path)
+        earlier = None if refuge.earlier is None else refuge.earlier.samples
+        path = self._checkpoint(snapshot.samples, INTERRUPTED if interrupted else "")
+        Snapshot({**snapshot.tree, "refuge": [refuge.good.samples, earlier, refuge.doubtful]}).save(path)
         regular = [each for each in self.checkpoints() if INTERRUPTED not in each.name]
+        if not interrupted and earlier is not None:  # those between were given up
+            regular = [each for each in regular if int(each.stem) <= earlier or each == path]
         for old in self.checkpoints():
-            # The last regular one stays beside an interruption's: it is where a rollback goes.
-            outdated = old not in regular[-KEPT:] and old != path
-            if outdated:
+            # The last regular ones stay beside an interruption's: they are where a rollback goes.
+            if old not in regular[-KEPT:] and old != path:
                 old.unlink(missing_ok=True)
         return path
 

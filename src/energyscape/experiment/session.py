@@ -53,8 +53,8 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
             self.run.changed_conditions(self.experiment)  # refuses a device whose random streams are others
             self.experiment.load(snapshot)
             self.experiment.model.train()
-            # As if nobody had interrupted: a rollback goes to the last regular checkpoint, or to the beginning.
-            fit.restore(snapshot, good=self.run.latest_regular() or fit.good)
+            # As if nobody had interrupted: rollbacks go where they would have gone.
+            fit.restore(snapshot, refuge=self.run.refuge(snapshot, beginning=fit.good))
         return fit
 
     def __iter__(self) -> Self:
@@ -65,9 +65,9 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
         self.journal.write(report)
         self.board.write(report)
         self.frames.follow(self.fit)
-        if self.fit.good is not self._kept:
+        if self.fit.good.samples > self._kept.samples:
             self._kept = self.fit.good
-            self.run.keep(self._kept)
+            self.run.keep(self._kept, refuge=self.fit.refuge)
         return report
 
     @property
@@ -84,5 +84,5 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
         snapshot = self.fit.snapshot()
         if snapshot.broken():
             return False
-        self.run.keep(snapshot, interrupted=True)
+        self.run.keep(snapshot, refuge=self.fit.refuge, interrupted=True)
         return True

@@ -1,6 +1,7 @@
 """Samples of a denoiser: down the noise levels, from noise to data."""
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,11 +23,11 @@ RESAMPLINGS = 5
 
 
 class Generated(NamedTuple):
-    """Samples of a trained model.
+    """Samples of a trained model: all that were asked for, or one batch of them.
 
     Args:
         x: The samples, ``(n, *)``.
-        path: Where the first chains were after each of ``at`` steps, ``(K, shown, *)``.
+        path: Where the first chains were after each of ``at`` steps, ``(K, shown, *)``; of later batches ``(1, 0, *)``.
         at: Those steps; the first is 0, where the chains begin.
         diverged: Proposals of chains, or samples of a solver, that were not finite.
     """
@@ -37,7 +38,18 @@ class Generated(NamedTuple):
     diverged: int
 
 
-def solved(
+def joined(batches: Iterable[Generated]) -> Generated:
+    """Returns batches of samples as one.
+
+    Args:
+        batches: At least one.
+    """
+    first, *rest = batches
+    diverged = sum(each.diverged for each in (first, *rest))
+    return first._replace(x=torch.cat([first.x, *(each.x for each in rest)]), diverged=diverged)
+
+
+def solving(
     experiment: Experiment,
     n: int,
     *,
@@ -46,8 +58,8 @@ def solved(
     shown: int = 8,
     frames: int = 9,
     seed: int | None = None,
-) -> Generated:
-    """Draws samples with the recipe's solver.
+) -> Iterator[Generated]:
+    """Draws samples with the recipe's solver; yields them batch by batch.
 
     Args:
         experiment: With a denoiser.
@@ -67,19 +79,18 @@ def solved(
     labels = class_of_each(experiment, n, label)
     like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
     at = sorted({round(k * steps / max(frames - 1, 1)) for k in range(frames)} | {0, steps})
-    xs, path, diverged = [], [], 0
-    with torch.no_grad():
-        for first in range(0, n, BATCH):
-            part = None if labels is None else labels[first : first + BATCH]
+    for first in range(0, n, BATCH):
+        part = None if labels is None else labels[first : first + BATCH]
+        x = levels[0] * normal_like(like.expand(min(BATCH, n - first), *experiment.shape), generator=generator)
+        shown = shown if first == 0 else 0
+        path = [x[:shown] / levels[0]]
+        with torch.no_grad():
             solver = sampling.solver(denoise=denoising(experiment, part), sigmas=levels)
-            x = levels[0] * normal_like(like.expand(min(BATCH, n - first), *experiment.shape), generator=generator)
-            path += [x[:shown] / levels[0]] if first == 0 else []
             for step, state in enumerate(solve(solver, x, generator=generator), 1):
-                if first == 0 and step in at:
+                if shown and step in at:
                     path.append(_framed(experiment, state.x[:shown], last=step == steps))
-            diverged += int((~state.x.isfinite()).flatten(1).any(1).sum())
-            xs.append(_framed(experiment, state.x, last=True))
-    return Generated(torch.cat(xs).cpu(), torch.stack(path).cpu(), at, diverged)
+        diverged = int((~state.x.isfinite()).flatten(1).any(1).sum())
+        yield Generated(_framed(experiment, state.x, last=True).cpu(), torch.stack(path).cpu(), at, diverged)
 
 
 def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:

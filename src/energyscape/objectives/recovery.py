@@ -139,8 +139,9 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         sigmas = torch.cat([rung.sigma, rung.sigma])
         e_data, e_model = model.energy(torch.cat([positive, negative]), sigmas).split([len(x), len(x)])
         accept_prob = told.accept_prob / self.steps
-        # Each level's energies have a constant of their own: only what they are beyond its mean can be compared.
-        middle = _means(e_data.detach(), level, levels)[level]
+        # Each level's energies have a constant of their own: only what they are beyond its mean can be compared. It is
+        # that of data and negatives, for of data alone there may be one a level, which would never be beyond it.
+        middle = _means((e_data + e_model).detach() / 2, level, levels)[level]
         facts |= {
             **energies_told(e_data - middle, e_model - middle),
             "drift": told.drift.mean() / self.steps,

@@ -20,7 +20,7 @@ from energyscape.memory import keep_freed
 from energyscape.objectives.base import Loss, Model, Objective, Treatment
 from energyscape.rng import Streams, global_seed, seed_for
 from energyscape.training.guards import GO, NOTHING, SLOWER, Guard, Judgement, Report, Verdict, usual
-from energyscape.training.snapshot import Snapshot
+from energyscape.training.snapshot import Refuge, Snapshot
 
 Schedule = Callable[[float, int], float]
 """Maps progress in [0, 1] and samples seen to a factor on the learning rate."""
@@ -97,8 +97,8 @@ class Fit(Iterator[Report], Generic[Model]):
         self._rates = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
         self._batches = iter(data)
         model.train()
-        self.good: Snapshot = self.snapshot()
-        """The last snapshot whose every number is finite, all guards being calm; where a rollback goes."""
+        self.refuge = Refuge(self.snapshot())
+        """Where rollbacks go."""
         if broken := self.good.broken():
             raise UserError(
                 f"training begins with numbers that are not finite, in {broken}: initialise the weights anew"
@@ -159,6 +159,11 @@ class Fit(Iterator[Report], Generic[Model]):
         return Judgement(Verdict.STOP, f"{reason}; so it was in {self.spoiled} of {report.step} steps")
 
     @property
+    def good(self) -> Snapshot:
+        """The snapshot that the next rollback goes to: every number is finite, and all guards were calm."""
+        return self.refuge.good
+
+    @property
     def calm(self) -> bool:
         """Whether every guard holds the present state to be worth going back to."""
         return all(guard.calm for guard in self.guards)
@@ -197,12 +202,12 @@ class Fit(Iterator[Report], Generic[Model]):
             }
         )
 
-    def restore(self, snapshot: Snapshot, *, good: Snapshot | None = None) -> None:
+    def restore(self, snapshot: Snapshot, *, refuge: Refuge | None = None) -> None:
         """Goes back to a snapshot; going on from it gives the same bits as never having stopped.
 
         Args:
             snapshot: What `snapshot` returned, or what was read from a file.
-            good: Where a rollback goes, if that is not the snapshot itself.
+            refuge: Where rollbacks go, if that is not the snapshot itself.
         """
         tree = snapshot.copy()
         clock = tree["clock"]
@@ -213,7 +218,7 @@ class Fit(Iterator[Report], Generic[Model]):
         self.objective.treat(self.treatment)
         self.streams.restore(tree["streams"])
         self._restore_learned(tree)
-        self.good = good or snapshot
+        self.refuge = refuge or Refuge(snapshot)
         if isinstance(self.data, Batches):
             self.data.seek(clock["position"])
 
@@ -261,19 +266,20 @@ class Fit(Iterator[Report], Generic[Model]):
         snapshot = self.snapshot()
         broken = snapshot.broken()
         if not broken and self.calm:
-            self.good = snapshot
+            self.refuge = self.refuge.kept(snapshot)
             return report
         reason = f"not finite: {broken}" if broken else "training ended in trouble"
         report = self._rolled_back(report, Judgement(Verdict.ROLLBACK, reason, SLOWER), x)
         if self.progress >= 1:
-            self.good = self.snapshot()
+            self.refuge = self.refuge.kept(self.snapshot())
         return report
 
     def _rolled_back(self, report: Report, judgement: Judgement, x: Tensor) -> Report:
         """Restores what was learned; clocks and random streams move on, so that the same trouble is not met again."""
         self.rolled_back += 1
+        self.refuge = self.refuge.returned()
         self._restore_learned(self.good.copy())
-        outcome = f"back to sample {self.good.tree['clock']['samples']:,}"
+        outcome = f"back to sample {self.good.samples:,}"
         if self.rolled_back > self.rollbacks:
             reason = f"{judgement.reason}; stopped after {self.rollbacks} rollbacks, at the last good snapshot"
             return report._replace(verdict=Verdict.STOP, reason=reason, outcome=outcome)

@@ -8,9 +8,10 @@ moment leaves the last good one.
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -41,6 +42,11 @@ class Snapshot:
             tree: Live state.
         """
         return Snapshot(_mapped(tree))
+
+    @property
+    def samples(self) -> int:
+        """Samples that the run had seen."""
+        return int(self.tree["clock"]["samples"])
 
     def copy(self) -> dict[str, Any]:
         """Returns the tree with every tensor copied once more, for code that keeps what it loads."""
@@ -98,6 +104,37 @@ class Snapshot:
         return Snapshot(tree)
 
 
+class Refuge(NamedTuple):
+    """Where rollbacks go.
+
+    Args:
+        good: The last snapshot that was worth keeping.
+        earlier: The one before it, where there is one.
+        doubtful: Whether a rollback has been to ``good`` already.
+    """
+
+    good: Snapshot
+    earlier: Snapshot | None = None
+    doubtful: bool = False
+
+    def kept(self, snapshot: Snapshot) -> "Refuge":
+        """Returns the refuge once there is a newer snapshot.
+
+        Args:
+            snapshot: That one.
+        """
+        return Refuge(snapshot, self.good)
+
+    def returned(self) -> "Refuge":
+        """Returns the refuge of a rollback, which goes to its ``good``.
+
+        Where trouble comes again, the snapshot was near it already, and is given up for the one before.
+        """
+        if self.doubtful and self.earlier is not None:
+            return Refuge(self.earlier, doubtful=True)
+        return self._replace(doubtful=True)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that it appears whole or not at all.
 
@@ -108,22 +145,37 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         UserError: If the disk is full or the folder cannot be written.
     """
+    with whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to write that appears when the block ends, whole, or not at all.
+
+    Args:
+        path: Where.
+
+    Raises:
+        UserError: If the disk is full or the folder cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
         sync(path.parent)
     except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. What was written before is intact; make room or choose "
+            "another folder, then run the same command again"
+        ) from None
+    finally:
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise UserError(
-            f"cannot write {path} ({len(content) / 1e6:.1f} MB): {error.strerror or error}. "
-            "What was written before is intact; make room or choose another folder, then run the same command again"
-        ) from None
 
 
 def sync(path: Path) -> None:
