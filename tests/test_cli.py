@@ -16,6 +16,7 @@ from PIL import Image
 
 from energyscape.cli import main
 from energyscape.experiment import Run
+from energyscape.experiment.solving import Generated
 
 PLANE = ["--model.network.width", "16", "--objective.steps", "2", "--sampler.steps", "20", "--train.batch_size", "64"]
 TINY = [*PLANE, "--train.budget", "1280", "--train.checkpoint_every", "640", "--objective.start.capacity", "128"]
@@ -133,6 +134,19 @@ def test_report_is_one_file_without_network(cli, digits, plane):
         assert "https://" not in text
         assert "data:image/png;base64," in text
         assert "[objective]" in text
+
+
+def test_what_diverged_is_told_of_all_batches(cli, plane, monkeypatch):
+    def two(experiment, n, **_):
+        for many in (2, 3):
+            yield Generated(torch.full((many, 2), 0.5), torch.zeros(1, 0, 2), [0, 20], many)
+
+    monkeypatch.setattr("energyscape.experiment.generation.generating", two)
+    status, out, err = cli("sample", plane, "--n", 5, "--out", "x.npz")
+    assert status == 0
+    assert "5 proposals were not finite and were rejected" in err
+    assert "5 samples from noise, 20 steps: x.npz" in out
+    assert array("x.npz").shape == (5, 2)
 
 
 @pytest.mark.parametrize("what", ["recipes", "datasets", "models", "networks", "objectives", "samplers", "starts"])

@@ -14,7 +14,7 @@ from energyscape.cli import main
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe, Run
 from energyscape.experiment.descents import by_level, likelihood_figures
-from energyscape.experiment.generation import draw_data, generate, restored
+from energyscape.experiment.generation import draw_data, generate, generating, restored
 from energyscape.experiment.measures import against_truth
 from energyscape.experiment.precision import autocast_dtype
 from energyscape.experiment.solving import class_of_each, denoising
@@ -68,6 +68,14 @@ def test_the_same_seed_gives_the_same_samples_and_another_gives_others():
     one, same, other = (generate(gaussian(), 5, seed=seed).x for seed in (3, 3, 4))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)
+
+
+def test_batches_of_samples_are_those_of_all_at_once():
+    parts, whole = list(generating(gaussian(), 1_203, seed=3)), generate(gaussian(), 1_203, seed=3)
+    assert [len(each.x) for each in parts] == [500, 500, 203]
+    assert torch.equal(torch.cat([each.x for each in parts]), whole.x)
+    assert torch.equal(parts[0].path, whole.path)
+    assert [each.path.shape[1] for each in parts] == [8, 0, 0]
 
 
 def test_restoration_is_the_posterior_mean():

@@ -147,7 +147,7 @@ class Troubled(Guard):
     calm = True
 
     def look(self, report):
-        again = report.samples in (3_072, 3_136, 3_584, 4_800, 4_864, 4_928)
+        again = report.samples in (640, 3_072, 3_136, 3_584, 4_800, 4_864, 4_928)
         return Judgement(Verdict.ROLLBACK, "trouble") if again else Judgement(Verdict.GO)
 
     def state(self):
@@ -157,15 +157,15 @@ class Troubled(Guard):
         pass
 
 
-@pytest.mark.parametrize("stop_after", [48, 62, 76])
+@pytest.mark.parametrize("stop_after", [5, 48, 62, 70, 76])
 @pytest.mark.parametrize("keep", [True, False])
 def test_run_that_gives_up_a_checkpoint_has_the_same_bits_when_it_is_stopped(tmp_path, monkeypatch, stop_after, keep):
-    patient = {"guard.rollbacks": "6"}
+    patient = {"guard.rollbacks": "7"}
     monkeypatch.setattr(Guarding, "guards", lambda self: [Troubled()])
     whole = trained(tmp_path / "whole", **patient)
     went = [each["outcome"] for each in whole.interventions()]
     # Checkpoints are at 1,024, 2,048, 3,008, 4,032 samples and so on. That of 3,008 is given up, later that of 4,032.
-    assert went == [f"back to sample {there}" for there in ("3,008", "2,048", "2,048", "4,032", "2,048", "2,048")]
+    assert went == [f"back to sample {there}" for there in ("0", "3,008", "2,048", "2,048", "4,032", "2,048", "2,048")]
     assert [int(each.stem) for each in whole.checkpoints()] == [5_056, 6_016, 6_400]
     trained(tmp_path / "cut", stop_after=stop_after, keep=keep, **patient)
     trained(tmp_path / "cut", stop_after=1, keep=keep, **patient)
@@ -174,8 +174,12 @@ def test_run_that_gives_up_a_checkpoint_has_the_same_bits_when_it_is_stopped(tmp
 
 def test_a_checkpoint_that_was_given_up_is_removed_once_there_is_a_newer_one(tmp_path, monkeypatch):
     monkeypatch.setattr(Guarding, "guards", lambda self: [Troubled()])
-    names = [[int(each.stem) for each in trained(tmp_path, stop_after=n).checkpoints()] for n in (62, 16)]
-    assert names == [[1_024, 2_048, 3_008], [1_024, 2_048, 4_032]]
+    before, found = trained(tmp_path, stop_after=46).checkpoints()[-1].read_bytes(), []
+    for more in (30, 16):  # steps, from 2,048 samples to 3,968, and from 3,008 to 4,032
+        files = trained(tmp_path, stop_after=more).checkpoints()
+        found.append([int(each.stem) for each in files])
+        assert files[1].read_bytes() == before  # what is gone back to is not written anew
+    assert found == [[1_024, 2_048, 3_008], [1_024, 2_048, 4_032]]
 
 
 def test_an_interruption_s_checkpoint_goes_when_a_regular_one_comes(tmp_path):
