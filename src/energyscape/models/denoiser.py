@@ -188,7 +188,9 @@ class CleanEnergyDenoiser(EnergyDenoiser):
     clean point, where that of a `ScalarEnergyDenoiser` predicts mostly the noise at low levels. Without its network all
     data lie at the origin and the energy has the curvature :math:`1 / \sigma^2` in every direction, which is right
     wherever the data have no width. A `ScalarEnergyDenoiser` has to learn that curvature, and with a first layer
-    narrower than the data it cannot: it leaves noise in.
+    narrower than the data it cannot: it leaves noise in. Nor can a network that normalises what it is given, and so
+    hardly sees how bright an image is as a whole: in that direction the energy has the curvature that it has without
+    its network, and where that is less than :math:`1 / \sigma^2` chains become darker from level to level.
 
     Its energies are integrable if the network grows slower than a quadratic form. Errors of :math:`f` count
     :math:`1 / \sigma^2` fold: where modes lie apart and their masses matter, take the other one.
