@@ -160,7 +160,7 @@ class Fit(Iterator[Report], Generic[Model]):
 
     @property
     def good(self) -> Snapshot:
-        """The snapshot that the next rollback goes to: every number is finite, and all guards were calm."""
+        """The last snapshot that is worth going back to: every number is finite, and all guards were calm."""
         return self.refuge.good
 
     @property
