@@ -136,6 +136,18 @@ def test_report_is_one_file_without_network(cli, digits, plane):
         assert "[objective]" in text
 
 
+def test_interrupted_sampling_says_so_and_leaves_nothing(cli, plane, monkeypatch):
+    def broken(experiment, n, **_):
+        yield Generated(torch.zeros(500, 2), torch.zeros(1, 0, 2), [0, 20], 0)
+        assert list(Path().glob(".x.npz*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("energyscape.experiment.generation.generating", broken)
+    before = sorted(Path().iterdir())
+    assert cli("sample", plane, "--n", 1_000, "--out", "x.npz") == (130, "", "energyscape: interrupted\n")
+    assert sorted(Path().iterdir()) == before
+
+
 def test_what_diverged_is_told_of_all_batches(cli, plane, monkeypatch):
     def two(experiment, n, **_):
         for many in (2, 3):

@@ -15,6 +15,7 @@ app = App(
     name="energyscape",
     version=__version__,
     help="Learn, sample and diagnose energy landscapes.",
+    suppress_keyboard_interrupt=False,  # `main` says that it was one
 )
 
 Settings = Annotated[str, Parameter(name="--SECTION.SETTING", allow_leading_hyphen=True)]
