@@ -239,17 +239,16 @@ def test_the_spread_of_energies_is_that_within_levels():
     assert float(a["spread"]) < 3
 
 
-def test_data_and_negatives_that_are_alike_spread_alike_however_few_there_are():
-    """One pair a level: beyond the data's own mean no energy of the data could ever be."""
+def test_of_one_pair_a_level_both_energies_spread_alike():
+    """Beyond the data's own mean no energy of the data could ever be; from the pair's both are equally far."""
     settings = {"steps": 1, "sigma_min": 0.3, "sigma_max": 2.4, "levels": 3}
-    objective = DiffusionRecoveryLikelihood(GOOD, **settings, share=3 / 256)
-    model = Tabled(SIGMAS[:-1], [1 / (V + low**2) for low, _, _ in steps_of(SIGMAS)])
-    facts = [
-        objective(model, math.sqrt(V) * cases.normal(256, 3, seed=i), generator=cases.generator(i)).facts
-        for i in range(50)
-    ]
-    data, negatives = (sum(float(each[name]) for each in facts) for name in ("spread", "spread_model"))
-    assert 0.8 < negatives / data < 1.25
+    model, x = Tabled(SIGMAS[:-1], [1 / (V + low**2) for low, _, _ in steps_of(SIGMAS)]), cases.normal(256, 3)
+    told = DiffusionRecoveryLikelihood(GOOD, **settings, share=3 / 256)(model, x, generator=cases.generator()).facts
+    assert float(told["spread"]) > 1e-3
+    assert float(told["spread"]) == pytest.approx(float(told["spread_model"]), rel=1e-9)
+    # Half of the gap lies below the pairs' means and half above.
+    assert float(told["energy_model"]) == pytest.approx(float(told["gap"]) / 2, rel=1e-9)
+    assert float(told["energy_data"]) == pytest.approx(-float(told["gap"]) / 2, rel=1e-9)
 
 
 def test_levels_share_a_batch_and_the_remainder_wanders():

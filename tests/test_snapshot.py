@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import cases
+from energyscape.atomic import write_whole
 from energyscape.errors import UserError
 from energyscape.training import Snapshot
-from energyscape.training.snapshot import write_whole
 from test_guards import same
 
 DTYPES = [

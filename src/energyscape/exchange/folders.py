@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from energyscape.atomic import sync
 from energyscape.errors import UserError
-from energyscape.training.snapshot import sync
 
 
 @contextlib.contextmanager

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from energyscape.atomic import whole
 from energyscape.calculus import Box
 from energyscape.data.arrays import ARRAYS, read_array, readable
 from energyscape.data.images import open_picture
 from energyscape.errors import UserError
 from energyscape.plotting import grid_array, scatter
-from energyscape.training.snapshot import whole
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")
 
@@ -103,6 +103,7 @@ def write_batches(path: Path, batches: Iterable[Tensor], *, shape: tuple[int, ..
     Raises:
         UserError: If the suffix is unknown or the file cannot be written.
     """
+    check_writable(path, shape[1:])
     suffix, points = path.suffix.lower(), len(shape) == 2
     batches = iter(batches)
     batches = itertools.chain(iter([next(batches)]), batches)  # what is wrong with them comes before the file

@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from energyscape.atomic import write_whole
 from energyscape.data import Law
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment
@@ -21,7 +22,6 @@ from energyscape.experiment.files import write_points
 from energyscape.experiment.generation import energies_on_grid, generate
 from energyscape.objectives.contrastive import evaluating
 from energyscape.training import Fit
-from energyscape.training.snapshot import write_whole
 
 SIDE: Final = 120
 """Points along each side of a frame's landscape."""

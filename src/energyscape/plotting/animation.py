@@ -28,6 +28,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from PIL import Image
 
+from energyscape.atomic import write_whole
 from energyscape.errors import UserError
 from energyscape.plotting.axes import (
     OKABE_ITO,
@@ -221,8 +222,6 @@ def save_animation(
         UserError: If the suffix is another one, there is no ffmpeg for an MP4, the frames are not pictures, or the file
             cannot be written.
     """
-    from energyscape.training.snapshot import write_whole  # brings the training loop, which no picture needs
-
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

@@ -1,22 +1,20 @@
 """Snapshots: everything a run is, saved, restored and rolled back as one.
 
 On disk a snapshot is one safetensors file: the tensors, and in the header's metadata a JSON skeleton of where each
-belongs. Nothing is ever unpickled. The file is written beside its place, synced and renamed, so that a kill at any
+belongs. Nothing is ever unpickled. The file appears whole or not at all (`energyscape.atomic`), so that a kill at any
 moment leaves the last good one.
 """
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from energyscape.atomic import write_whole
 from energyscape.errors import UserError
 
 DAMAGED: Final = "its header is damaged: delete it to go on from an earlier checkpoint"
@@ -133,62 +131,6 @@ class Refuge(NamedTuple):
         if self.doubtful and self.earlier is not None:
             return Refuge(self.earlier, doubtful=True)
         return self._replace(doubtful=True)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it appears whole or not at all.
-
-    Args:
-        path: Where.
-        content: Its bytes.
-
-    Raises:
-        UserError: If the disk is full or the folder cannot be written.
-    """
-    with whole(path) as file:
-        file.write(content)
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file to write that appears when the block ends, whole, or not at all.
-
-    Args:
-        path: Where.
-
-    Raises:
-        UserError: If the disk is full or the folder cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        sync(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. What was written before is intact; make room or choose "
-            "another folder, then run the same command again"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk.
-
-    Args:
-        path: Of either.
-    """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _diagnosed(path: Path, error: Exception) -> str:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from energyscape import plotting
+from energyscape.atomic import write_whole
 from energyscape.calculus import EnergyFn
 from energyscape.data import LAWS, Law
 from energyscape.errors import UserError, nearest
@@ -45,7 +46,6 @@ from energyscape.samplers import (
     simulate,
     warmup,
 )
-from energyscape.training.snapshot import write_whole
 
 CHAINS: Final = 128
 KEPT: Final = 400

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from energyscape.atomic import write_whole
 from energyscape.experiment.comparison.board import as_csv, markdown
 from energyscape.experiment.comparison.methods import (
     MethodCell,
@@ -23,7 +24,6 @@ from energyscape.experiment.comparison.samplers import (
     sampler_table,
 )
 from energyscape.report import Section, page
-from energyscape.training.snapshot import write_whole
 
 Written = Iterator[tuple[list[list[str]] | None, str]]
 """Tables to print, each with what to say after it."""
