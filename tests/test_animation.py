@@ -12,7 +12,6 @@ from PIL import Image
 from energyscape.errors import UserError
 from energyscape.plotting import Animation, TrainingFrame, animate_chains, animate_training, save_animation
 from energyscape.plotting.relief import Relief
-from energyscape.training import snapshot
 from pictures import BOX, bowl, colour_at, darkest
 
 PATH = np.array([[[0.0, 0.5], [-2.0, 1.5]], [[1.0, 0.0], [-1.0, 1.0]], [[2.0, -0.4], [np.nan, 0.0]]])
@@ -200,7 +199,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(snapshot.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="No space left"):
         save_animation(noise(), path)
     assert os.listdir(tmp_path) == ["film.gif"]

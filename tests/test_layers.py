@@ -13,7 +13,7 @@ ROOT = Path(energyscape.__file__).parent
 
 ORDER = [
     ("errors", "memory"),
-    ("registry", "rng"),
+    ("atomic", "registry", "rng"),
     ("calculus",),
     ("noise",),
     ("data",),
