@@ -4,9 +4,10 @@ The peers are TorchEBM 0.8.9 and blackjax 1.7.1, where they are installed, on th
 Every row first checks that all of them come to the same kind of place (mean energy within five standard errors), then
 times them in turns, several times, with compilation left out; it prints the medians of the ratios and their range. One
 thread is timed in processor time, which others on the machine hardly disturb. Several are timed by the wall clock,
-because their waiting counts as work: that needs a machine at rest.
+because their waiting counts as work: that needs a machine at rest. So is a GPU, which is waited for; there "recorded"
+is what ``compile="auto"`` does with short runs, and blackjax is left out.
 
-    python benchmarks/speed.py [--quick] [--threads 2]
+    python benchmarks/speed.py [--quick] [--threads 2] [--device cuda]
 """
 
 import argparse
@@ -24,6 +25,7 @@ from torch import Tensor
 from energyscape import HMC, MLP, ConvEnergyNet, Langevin, NeuralEnergy
 from energyscape.rng import global_seed
 from energyscape.samplers import Steps
+from energyscape.samplers.driver import Compile
 
 STEP = 0.01
 """Langevin's."""
@@ -63,9 +65,9 @@ def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tens
     return x.detach()
 
 
-def ours(kernel, x: Tensor, steps: int, *, compile: bool) -> Callable[[], Tensor]:
+def ours(kernel, x: Tensor, steps: int, *, compile: Compile) -> Callable[[], Tensor]:
     """Returns a run of some steps, as `energyscape.sample` takes them."""
-    generator, taken = torch.Generator().manual_seed(0), Steps(kernel, steps=steps, compile=compile)
+    generator, taken = torch.Generator(x.device).manual_seed(0), Steps(kernel, steps=steps, compile=compile)
 
     def go() -> Tensor:
         for state, _ in taken(kernel.init(x), generator=generator):
@@ -76,10 +78,18 @@ def ours(kernel, x: Tensor, steps: int, *, compile: bool) -> Callable[[], Tensor
 
 
 def seconds(go: Callable[[], Tensor]) -> float:
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+    clock = time.process_time if alone else time.perf_counter
+    waited()
     begun = clock()
     go()
+    waited()
     return clock() - begun
+
+
+def waited() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def agree(energy: Callable[[Tensor], Tensor], *ends: Tensor) -> None:
@@ -100,8 +110,10 @@ def torchebm_ways(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> 
         def forward(self, x: Tensor) -> Tensor:
             return energy(x)
 
-    langevin = LangevinDynamics(model=Wrapped(), step_size=STEP, noise_scale=1.0)
-    hmc = HamiltonianMonteCarlo(model=Wrapped(), step_size=LENGTH, n_leapfrog_steps=LEAPS)
+    langevin = LangevinDynamics(model=Wrapped(device=x.device), step_size=STEP, noise_scale=1.0, device=x.device)
+    hmc = HamiltonianMonteCarlo(
+        model=Wrapped(device=x.device), step_size=LENGTH, n_leapfrog_steps=LEAPS, device=x.device
+    )
     return {
         "Langevin": lambda: langevin.sample(x=x.clone(), n_steps=steps),
         "HMC": lambda: hmc.sample(x=x.clone(), n_steps=steps),
@@ -154,18 +166,21 @@ def row(name: str, kernel, plain, x: Tensor, *, steps: int, repeats: int) -> Non
     energy = kernel.energy.requires_grad_(False)
     ways = {
         "compiled": ours(kernel, x, steps, compile=True),
+        "recorded": ours(kernel, x, steps, compile="auto"),
         "eager": ours(kernel, x, steps, compile=False),
         "plain": functools.partial(plain, energy, x, steps),
     }
     for peer, made in PEERS.items():
-        # blackjax needs the network written in JAX, which is done for the perceptron only.
-        if importlib.util.find_spec(peer) and (peer != "blackjax" or x.ndim == 2):
+        # blackjax needs the network written in JAX, which is done for the perceptron on a processor only.
+        if importlib.util.find_spec(peer) and (peer != "blackjax" or (x.ndim == 2 and not x.is_cuda)):
             ways[peer] = made(energy, x, steps)[type(kernel).__name__]
+    if not x.is_cuda:
+        del ways["recorded"]
     agree(energy, *(go() for go in ways.values()))
     ways["compiled"]()  # what was started anew for the check is warm now
     times = [{way: seconds(go) for way, go in ways.items()} for _ in range(repeats)]
     cells = [f"{statistics.median(each['compiled'] for each in times):.3f}"]
-    for way in ("eager", "plain", *PEERS):
+    for way in ("recorded", "eager", "plain", *PEERS):
         ratios = [each[way] / each["compiled"] for each in times if way in each]
         cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "")
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
@@ -175,27 +190,30 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a fifth of the steps")
     parser.add_argument("--threads", type=int, default=1, help="how many; more than one are timed by the wall clock")
+    parser.add_argument("--device", default="cpu", help="where the chains are: cpu or cuda")
     args = parser.parse_args()
-    quick = args.quick
+    quick, device = args.quick, torch.device(args.device)
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= args.threads <= len(cores):
         parser.error(f"threads are 1 to {len(cores)} on this machine; they were {args.threads}")
-    os.sched_setaffinity(0, cores[-args.threads :])  # which JAX counts its threads by
+    if device.type == "cpu":
+        os.sched_setaffinity(0, cores[-args.threads :])  # which JAX counts its threads by
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     with global_seed(0):
-        flat = NeuralEnergy(MLP(2, width=128, depth=2), reference_std=3.0)
-        image = NeuralEnergy(ConvEnergyNet((1, 28, 28), width=16), reference_std=0.5)
+        flat = NeuralEnergy(MLP(2, width=128, depth=2), reference_std=3.0).to(device)
+        image = NeuralEnergy(ConvEnergyNet((1, 28, 28), width=16), reference_std=0.5).to(device)
     many, few = (100, 3) if quick else (500, 5)
-    print("| chains | compiled, s | against eager, × | plain loop, × | TorchEBM, × | blackjax, × |")
-    print("|---|---|---|---|---|---|")
-    for chains in (16, 4096):
-        x = torch.randn(chains, 2)
+    some = many if device.type == "cuda" else 10 if quick else 20
+    print("| chains | compiled, s | against recorded, × | eager, × | plain loop, × | TorchEBM, × | blackjax, × |")
+    print("|---|---|---|---|---|---|---|")
+    for chains in (16, 4096) if device.type == "cpu" else (16, 1024, 65_536):
+        x = torch.randn(chains, 2).to(device)
         langevin, hmc = Langevin(flat, step_size=STEP), HMC(flat, step_size=LENGTH, leapfrog_steps=LEAPS)
         row(f"Langevin, MLP 2-128-128-1, {chains}", langevin, plain_langevin, x, steps=many, repeats=few)
         row(f"HMC of 10 steps, same energy, {chains}", hmc, plain_hmc, x, steps=many // 10, repeats=few)
-    x, langevin = torch.rand(128, 1, 28, 28) * 2 - 1, Langevin(image, step_size=STEP)
-    row("Langevin, convolutional, 28×28, 128", langevin, plain_langevin, x, steps=10 if quick else 20, repeats=few)
+    x, langevin = (torch.rand(128, 1, 28, 28) * 2 - 1).to(device), Langevin(image, step_size=STEP)
+    row("Langevin, convolutional, 28×28, 128", langevin, plain_langevin, x, steps=some, repeats=few)
 
 
 if __name__ == "__main__":

@@ -85,11 +85,11 @@ def contrastive(energy: nn.Module, *, steps: int) -> Callable[[Tensor], Tensor]:
     return loss
 
 
-def edm(denoise: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def edm(denoise: Callable[[Tensor, Tensor], Tensor], device: str = "cpu") -> Callable[[Tensor], Tensor]:
     """EDM's loss of the raw network, preconditioned by hand."""
 
     def loss(x: Tensor) -> Tensor:
-        sigma = (torch.randn(len(x)) * 1.3 - 0.6).exp().reshape(-1, 1, 1, 1)
+        sigma = (torch.randn(len(x), device=device) * 1.3 - 0.6).exp().reshape(-1, 1, 1, 1)
         total = (sigma**2 + 0.25).sqrt()
         y = x + sigma * torch.randn_like(x)
         d = 0.25 / total**2 * y + sigma * 0.5 / total * denoise(y / total, sigma.flatten().log() / 4)

@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import nn
@@ -165,10 +165,10 @@ class Experiment:
         """Refuses to be trained where settings do not go together.
 
         Raises:
-            UserError: If the budget cannot be read, or the model is to be told classes that the data have not or that
-                its network has no room for.
+            UserError: If the budget cannot be read, the model cannot be compiled, or it is to be told classes that the
+                data have not or that its network has no room for.
         """
-        _ = self.budget
+        _ = self.budget, self._compile()
         if not self.objective.conditional:
             return
         labels = self.source.labels if isinstance(self.source, Images) else None
@@ -207,6 +207,7 @@ class Experiment:
             rollbacks=self.guarding.rollbacks,
             seed=training.seed,
             autocast=autocast_dtype(training.precision, training.torch_device),
+            compile=self._compile(),
         )
 
     def batches(self) -> Batches:
@@ -251,6 +252,17 @@ class Experiment:
         table = other.recipe.tables["sampler"]
         other.sampling = construct(plain("sampler", table), "[sampler]", table)
         return other
+
+    def _compile(self) -> bool | Literal["auto"]:
+        training, denoises = self.training, isinstance(self.model, Denoiser) and not self.has_energy
+        if training.compile == "auto":
+            return "auto" if denoises and training.torch_device.type == "cuda" else False
+        if training.compile and not denoises:
+            raise UserError(
+                f"train.compile = true is for denoisers without energy; the model is {type(self.model).__name__}, "
+                "which is differentiated twice or by chains: set it to false or 'auto'"
+            )
+        return training.compile
 
     def _optimiser(self) -> Optimizer:
         parameters = [*self.model.parameters(), *self.objective.parameters()]

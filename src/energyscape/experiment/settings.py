@@ -101,6 +101,8 @@ class Training:
         seed: Of everything random.
         precision: Of products and convolutions in training: float32, bfloat16, or auto, which is bfloat16 where the
             hardware multiplies it.
+        compile: Whether to compile the network of a denoiser that is no energy (the others are differentiated twice, or
+            by chains): true, false, or auto, which does on a GPU if a minute of training is left.
         device: Where to train: auto takes a GPU where there is one.
         threads: Processor threads of the whole process; torch's own choice when left out. Small networks are fastest
             with one, and the same bits come again only with the same number.
@@ -122,6 +124,7 @@ class Training:
     frames: int = 0
     seed: int = 0
     precision: Precision = "float32"
+    compile: bool | Literal["auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
 

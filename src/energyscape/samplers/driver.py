@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from energyscape.memory import keep_freed
 from energyscape.samplers.base import Info, Kernel, Point
 from energyscape.samplers.hmc import HMC
+from energyscape.samplers.recording import Recorded
 
 Compile = bool | Literal["auto"]
 """Whether to compile: yes, no, or only where it pays for itself."""
@@ -31,6 +32,9 @@ CHAINS: Final = 4096
 WORTH: Final = 60.0
 """Seconds of eager steps still to come from which on compiling pays: it may take as long."""
 
+RECORDED: Final = 100
+"""Steps from which on they are recorded on a GPU, which costs the time of thirty."""
+
 
 @final
 class Steps:
@@ -40,13 +44,14 @@ class Steps:
         kernel: The transition; its energy is anything that PyTorch can trace.
         steps: How many will be taken.
         compile: Whether to compile; ``"auto"`` times the first steps, and compiles if a minute of them is left. Which
-            it does then depends on the machine's speed, and with it the last bits of the chains.
+            it does then depends on the machine's speed, and with it the last bits of the chains. On a GPU steps are
+            recorded as CUDA graphs besides, unless it is ``False``: by ``"auto"`` if there are a hundred of them.
     """
 
     def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
         self.kernel, self.steps, self.compile = kernel, steps, compile
         self.block = 1 if compile is False else max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
-        self._graphs: dict[int, Callable[..., Any]] = {}
+        self._graphs: dict[object, Callable[..., Any]] = {}
         keep_freed()
 
     def __call__(self, state: Any, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
@@ -55,6 +60,16 @@ class Steps:
         Args:
             state: Where the chains stand.
             generator: The stream to draw from; noise is drawn for a few steps at once, and no more than is needed.
+        """
+        for moved in self.together(state, generator=generator):
+            yield from moved
+
+    def together(self, state: Any, *, generator: Generator | None = None) -> Iterator[list[tuple[Any, Info]]]:
+        """Yields the same, in lists of the steps that were taken at once.
+
+        Args:
+            state: Where the chains stand.
+            generator: The stream to draw from.
         """
         left, blocks = self.steps, 0
         while left:
@@ -67,7 +82,7 @@ class Steps:
             if self.compile == "auto" and (time.perf_counter() - begun) * left / many > WORTH:
                 self.compile = True
             state = moved[-1][0]
-            yield from moved
+            yield moved
 
     def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
         """Returns how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
@@ -75,7 +90,7 @@ class Steps:
         apart = isinstance(state, tuple) and all(
             isinstance(each, Tensor) and each.shape[:1] == (many,) for each in (*state, *noise)
         )
-        if many <= CHAINS or not apart:
+        if many <= CHAINS or not apart or state.x.is_cuda:
             return 1
         try:  # an energy may hold something of each chain, such as its label, and be at a loss with fewer
             alone = self.kernel.energy(state.x[-CHAINS:]).detach()
@@ -85,15 +100,15 @@ class Steps:
         return -(-many // CHAINS) if same else 1
 
     def _tried(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
-        if self.compile is not True:
+        recorded = self.compile == "auto" and state.x.is_cuda and self.steps >= RECORDED
+        if self.compile is not True and not recorded:
             return self._moves(state, noise)
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
-                if isinstance(self.kernel, HMC) and self.kernel.leapfrog_steps > GRADIENTS:
+                if self.compile is True and isinstance(self.kernel, HMC) and self.kernel.leapfrog_steps > GRADIENTS:
                     return [self._travelled(self.kernel, state, *noise)]
-                self._graphs[0] = move = self._graphs.get(0) or _compiled(self._moves)
-                moved: list[tuple[Any, Info]] = move(state, noise)
+                moved: list[tuple[Any, Info]] = self._fast(self.compile, self._moves, state.x)(state, noise)
                 return moved
         except Exception as error:  # whatever a compiler may raise
             self.compile = False
@@ -106,12 +121,17 @@ class Steps:
         heat, (z, *rest), left, point = kernel.temperature**0.5, randomness, kernel.leapfrog_steps, state
         while left:
             many = min(left, GRADIENTS)
-            if many not in self._graphs:
-                piece = dataclasses.replace(kernel, leapfrog_steps=many)
-                self._graphs[many] = _compiled(functools.partial(_end, piece))
-            point, v = self._graphs[many](point, (z, *rest))
+            piece = functools.partial(_end, dataclasses.replace(kernel, leapfrog_steps=many))
+            point, v = self._fast(many, piece, point.x)(point, (z, *rest))
             z, left = v / heat, left - many
         return kernel.decide(state, point, v, randomness)
+
+    def _fast(self, key: object, function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+        """Returns a function compiled, if that is wanted, and recorded, where that can be; one for each key."""
+        if key not in self._graphs:
+            function = _compiled(function) if self.compile is True else function
+            self._graphs[key] = Recorded(function) if x.is_cuda else function
+        return self._graphs[key]
 
     def _moves(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
         moved = []
@@ -221,8 +241,8 @@ def run(
     if steps < 1:
         raise ValueError(f"steps is at least 1; it was {steps}")
     total: Info | None = None
-    for state, info in Steps(kernel, steps=steps, compile=compile)(kernel.init(x), generator=generator):
-        end, total = state, added(total, info)
+    for moved in Steps(kernel, steps=steps, compile=compile).together(kernel.init(x), generator=generator):
+        end, total = moved[-1][0], added(total, *(info for _, info in moved))
     assert total is not None
     return end, total
 
@@ -266,23 +286,29 @@ def sample(
     xs = x.new_empty(len(kept), *x.shape)
     energy, error, total = (x.new_empty(len(kept), len(x)) for _ in range(3))
     sums: Info | None = None
-    taken = Steps(kernel, steps=steps, compile=compile)(kernel.init(x), generator=generator)
-    for step, (state, info) in enumerate(taken, 1):
-        end, sums = state, added(sums, info)
-        if step in kept:
-            k = kept.index(step)
-            xs[k], energy[k], error[k], total[k] = state.x, state.energy, info.energy_error, info.hamiltonian
+    taken = Steps(kernel, steps=steps, compile=compile).together(kernel.init(x), generator=generator)
+    before = 0
+    for moved in taken:
+        end, sums = moved[-1][0], added(sums, *(info for _, info in moved))
+        for step, (state, info) in enumerate(moved, before + 1):
+            if step in kept:
+                k = kept.index(step)
+                xs[k], energy[k], error[k], total[k] = state.x, state.energy, info.energy_error, info.hamiltonian
+        before += len(moved)
     assert sums is not None
     means = sums.accept_prob / steps, sums.diverged, sums.drift / steps, sums.noise / steps
     return Chain(xs, energy, error, total, *means, state=end)
 
 
-def added(total: Info | None, info: Info) -> Info:
+def added(total: Info | None, *infos: Info) -> Info:
     """Returns the sum of what steps told; truth values become counts.
 
     Args:
         total: The sum so far, or none.
-        info: One more step's.
+        infos: Those of one more step, or of several.
     """
-    counts = info._replace(accepted=info.accepted.long(), diverged=info.diverged.long())
-    return counts if total is None else Info(*(a + b for a, b in zip(total, counts, strict=True)))
+    if len(infos) == 1:
+        sums = infos[0]._replace(accepted=infos[0].accepted.long(), diverged=infos[0].diverged.long())
+    else:
+        sums = Info(*(torch.stack(each).sum(0) for each in zip(*infos, strict=True)))
+    return sums if total is None else Info(*(a + b for a, b in zip(total, sums, strict=True)))

@@ -7,8 +7,7 @@ after :math:`n \ge 1` updates of :math:`B` samples each; the first update copies
 still at the initial weights after a hundred steps.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -28,14 +27,25 @@ def averaged(model: nn.Module, *, half_life: float, batch_size: int) -> Averaged
     """
     if not half_life > 0:
         raise ValueError(f"half_life is a positive number of samples; it was {half_life}")
-    average = AveragedModel(model, multi_avg_fn=_warming_up(0.5 ** (batch_size / half_life)))
+    average = _Warming(model)
+    average.decay = 0.5 ** (batch_size / half_life)
     return average.requires_grad_(False)
 
 
-def _warming_up(decay: float) -> Callable[..., None]:
-    @torch.no_grad()
-    def update(averages: Any, currents: Any, n: Any) -> None:
-        d = min(decay, (1 + int(n)) / (10 + int(n)))
-        torch._foreach_lerp_(averages, currents, 1 - d)
+@final
+class _Warming(AveragedModel):
+    """PyTorch's own update asks the device for the number of updates, and so waits for it at every step."""
 
-    return update
+    decay = 0.0
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        averages: Any = list(self.module.parameters())
+        currents: Any = list(model.parameters())
+        if n := int(self.n_averaged):
+            torch._foreach_lerp_(averages, currents, 1 - min(self.decay, (1 + n) / (10 + n)))
+        else:
+            torch._foreach_copy_(averages, currents)
+        for mine, its in zip(self.module.buffers(), model.buffers(), strict=True):
+            mine.copy_(its)
+        self.n_averaged += 1

@@ -6,8 +6,9 @@ seen, so that a change of batch size is not a change of recipe.
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Generic, Self, final
+from typing import Any, Final, Generic, Literal, Self, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class Fit(Iterator[Report], Generic[Model]):
         rollbacks: How many before the run stops.
         seed: Of the streams that the objective draws from.
         autocast: The dtype of products and convolutions; that of the weights when left out.
+        compile: Whether to compile the model, which the objective may differentiate once only: yes, no, or
+            (``"auto"``) if a minute of steps is left, which depends on the machine's speed.
 
     Examples:
         >>> from energyscape import MLP, DenoisingScoreMatching, EightGaussians, NeuralEnergy, batches
@@ -78,6 +81,7 @@ class Fit(Iterator[Report], Generic[Model]):
         rollbacks: int = 5,
         seed: int = 0,
         autocast: torch.dtype | None = None,
+        compile: bool | Literal["auto"] = False,
     ) -> None:
         objective.check(model)
         keep_freed()
@@ -86,6 +90,7 @@ class Fit(Iterator[Report], Generic[Model]):
         self.schedule, self.clip, self.average = schedule, clip, average
         self.guards: Sequence[Guard] = usual() if guards is None else guards
         self.snapshot_every, self.rollbacks, self.autocast = snapshot_every, rollbacks, autocast
+        self.compile, self._called, self._pace = compile, model, list[tuple[float, float]]()
         device = next((each.device for each in model.parameters()), torch.device("cpu"))
         self.streams = Streams(seed, device=device)
         self.step = self.samples = self.rolled_back = self.spoiled = 0
@@ -118,7 +123,7 @@ class Fit(Iterator[Report], Generic[Model]):
                 self._keep(*self._latest)
             raise
         self._set_rate()
-        loss, grad_norm = self._gradient(x, label)
+        loss, grad_norm = self._fast_gradient(x, label)
         self.step += 1
         self.samples += len(x)
         report = self._acted(self._report(loss, grad_norm), x)
@@ -242,12 +247,38 @@ class Fit(Iterator[Report], Generic[Model]):
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
+    def _fast_gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
+        """Returns what `_gradient` does, with the model compiled as soon as that is wanted."""
+        if not (self.compile is True or (self.compile == "auto" and self._minute_left())):
+            return self._gradient(x, label)
+        self.compile, self._called = False, cast("Model", torch.compile(self.model, dynamic=False))
+        if x.is_cuda and x.ndim == 4:  # compiled norms bear the layout that a GPU convolves in
+            for each in (self.model, *(() if self.average is None else (self.average,))):
+                each.to(memory_format=torch.channels_last)
+            _lay_out(self.optimiser)
+        try:
+            return self._gradient(x, label)
+        except Exception as error:  # whatever a compiler may raise
+            self._called = self.model
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            warnings.warn(f"the model could not be compiled and is trained uncompiled: {said}", stacklevel=3)
+            return self._gradient(x, label)
+
+    def _minute_left(self) -> bool:
+        """Whether that long is left at the pace of the first few steps."""
+        self._pace.append((self.progress, self.seconds))
+        if len(self._pace) < 2 * PACED:
+            return False
+        self.compile = False
+        (before, begun), (now, seconds) = self._pace[PACED - 1], self._pace[-1]
+        return (1 - now) * (seconds - begun) > WORTH * (now - before)
+
     def _gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
         # Layers such as dropout draw from torch's global generators, which no stream reaches: they are seeded anew.
         seed = seed_for(self.streams.seed, "layers", self.samples)
         autocast = torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None)
         with global_seed(seed, device=x.device), autocast:
-            loss = self.objective(self.model, x, label, generator=self.streams["objective"])
+            loss = self.objective(self._called, x, label, generator=self.streams["objective"])
         self.optimiser.zero_grad()
         loss.value.backward()
         parameters = [each for group in self.optimiser.param_groups for each in group["params"]]
@@ -298,6 +329,12 @@ class Fit(Iterator[Report], Generic[Model]):
 
 MOST_SPOILED: Final = 20
 """Steps with data that are not finite that every run is forgiven."""
+
+WORTH: Final = 60.0
+"""Seconds of training still to come from which on compiling pays: it may take as long."""
+
+PACED: Final = 10
+"""Steps that tell the pace, after as many that warm up."""
 
 fit = Fit
 
