@@ -60,7 +60,7 @@ def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tens
         w = w - LENGTH / 2 * slope(y)
         with torch.no_grad():
             ratio = energy(x) - energy(y) + (v.square() - w.square()).flatten(1).sum(1) / 2
-            keep = torch.rand(len(x)).log() < ratio
+            keep = torch.rand(len(x), device=x.device).log() < ratio
         x = torch.where(keep.reshape(-1, *[1] * (x.ndim - 1)), y, x)
     return x.detach()
 

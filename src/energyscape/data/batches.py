@@ -148,7 +148,7 @@ class Batches(Iterator[Batch]):
             generator = generator_for(self.seed, "batch", self._position)
             batch = Batch(self._from.sample(self.size, generator=generator).to(self.device), None)
         else:
-            rows, mirrored = (each.to(self.device) for each in self._next(len(self._from)))
+            rows, mirrored = self._next(len(self._from))
             x, labels = self._from.floats(rows), self._from.labels
             if self.flips:
                 x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(-1), x)
@@ -170,7 +170,7 @@ class Batches(Iterator[Batch]):
         if self._order is None or self._order[0] != epoch:
             rows = torch.randperm(n, generator=generator_for(self.seed, "epoch", epoch))
             mirrored = torch.rand(n, generator=generator_for(self.seed, "flips", epoch)) < 0.5
-            self._order = epoch, (rows, mirrored)
+            self._order = epoch, (rows.to(self.device), mirrored.to(self.device))
         return self._order[1]
 
 

@@ -89,7 +89,8 @@ class Block(nn.Module):
 class Attention(nn.Module):
     r"""Each pixel looks at all others, :math:`h' = h + A_o\, V \operatorname{softmax}(K^\top Q / \sqrt d)`.
 
-    The products are written out: PyTorch's fused attention has no second derivative, and these networks are energies.
+    The products are written out, because PyTorch's fused attention has no second derivative and these networks are
+    energies; a compiled network is differentiated once only, and there the fused one is taken.
 
     Args:
         channels: Of the image, in and out; heads have up to 64.
@@ -104,15 +105,36 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.read(self.normed(h)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
-        weights = (k.transpose(2, 3) @ q / math.sqrt(q.shape[2])).softmax(2)  # of pixel, for pixel
-        f: Tensor = h + self.last((v @ weights).flatten(1, 2).unflatten(2, h.shape[2:]))
+        if torch.compiler.is_compiling():
+            rows = (each.transpose(2, 3) for each in (q, k, v))
+            seen = nn.functional.scaled_dot_product_attention(*rows).transpose(2, 3)
+        else:
+            seen = v @ (k.transpose(2, 3) @ q / math.sqrt(q.shape[2])).softmax(2)  # of pixel, for pixel
+        f: Tensor = h + self.last(seen.flatten(1, 2).unflatten(2, h.shape[2:]))
         return f
 
 
-def group_norm(channels: int, *, affine: bool = True) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's own; where it is compiled it is written out, for PyTorch would lay every image out anew there."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            plain: Tensor = super().forward(h)
+            return plain
+        grouped = h.float().unflatten(1, (self.num_groups, -1))
+        variance, mean = torch.var_mean(grouped, tuple(range(2, grouped.ndim)), correction=0, keepdim=True)
+        normed = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)
+        if not self.affine:
+            return normed
+        weight, bias = (each.reshape(-1, *[1] * (h.ndim - 2)) for each in (self.weight, self.bias))
+        scaled: Tensor = torch.addcmul(bias, normed, weight)
+        return scaled
+
+
+def group_norm(channels: int, *, affine: bool = True) -> GroupNorm:
     """Returns a norm over up to 32 groups of at least four channels each."""
     groups = max(each for each in range(1, 33) if channels % each == 0 and (each == 1 or channels // each >= 4))
-    return nn.GroupNorm(groups, channels, affine=affine)
+    return GroupNorm(groups, channels, affine=affine)
 
 
 def linear(inside: int, outside: int, window: int, *, stride: int = 1) -> nn.Conv2d:

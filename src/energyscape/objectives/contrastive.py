@@ -108,7 +108,7 @@ class ContrastiveDivergence(Objective):
             "data_std": spread,
             "model_std": y.std(0, correction=0).square().mean().sqrt(),
             "degenerate": surely_below(varied, torch.minimum(noise, spread / 4), len(x)),
-            "temperature": x.new_tensor(self.temperature),
+            "temperature": x.new_full((), self.temperature),
             **self.start.facts(),
         }
         penalty, pull = self._penalty(e_data, e_model)
@@ -151,7 +151,7 @@ def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
         e_data: Energies of data, ``(B,)``.
         e_model: Energies of negatives, ``(C,)``.
     """
-    above = torch.heaviside(e_model.detach().unsqueeze(1) - e_data.detach(), e_data.new_tensor(0.5))
+    above = torch.heaviside(e_model.detach().unsqueeze(1) - e_data.detach(), e_data.new_full((), 0.5))
     return {
         "energy_data": e_data.mean(),
         "energy_model": e_model.mean(),

@@ -159,7 +159,8 @@ class ChainLevels(Levels):
         chain_levels(self.beta_min, self.beta_max, self.chain)
 
     def __call__(self, u: Tensor) -> Tensor:
-        sigma = torch.tensor(chain_levels(self.beta_min, self.beta_max, self.chain), dtype=u.dtype, device=u.device)
+        sigma = torch.tensor(chain_levels(self.beta_min, self.beta_max, self.chain), dtype=u.dtype)
+        sigma = sigma.to(u.device, non_blocking=True)
         return sigma[(u * self.chain).long().clamp(max=self.chain - 1)]
 
 

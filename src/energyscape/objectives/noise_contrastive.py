@@ -280,7 +280,7 @@ class Contrast(nn.Module):
         normal = -centred.square().sum(1) / 2 - diagonal.log().sum() - points.shape[1] / 2 * math.log(2 * math.pi)
         inside = ((points >= self.low) & (points <= self.high)).all(1)
         uniform = torch.where(inside, -(self.high - self.low).log().sum(), -math.inf)
-        share = points.new_tensor(self.share)
+        share = points.new_full((), self.share)
         return torch.logaddexp(normal + share.log(), uniform + (1 - share).log())
 
 

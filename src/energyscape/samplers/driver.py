@@ -33,7 +33,7 @@ WORTH: Final = 60.0
 """Seconds of eager steps still to come from which on compiling pays: it may take as long."""
 
 RECORDED: Final = 100
-"""Steps from which on they are recorded on a GPU, which costs the time of thirty."""
+"""Evaluations of the score from which on steps are recorded on a GPU, which costs the time of thirty."""
 
 
 @final
@@ -45,7 +45,8 @@ class Steps:
         steps: How many will be taken.
         compile: Whether to compile; ``"auto"`` times the first steps, and compiles if a minute of them is left. Which
             it does then depends on the machine's speed, and with it the last bits of the chains. On a GPU steps are
-            recorded as CUDA graphs besides, unless it is ``False``: by ``"auto"`` if there are a hundred of them.
+            recorded as CUDA graphs besides, unless it is ``False``: with ``"auto"`` if they evaluate the score a
+            hundred times.
     """
 
     def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
@@ -100,7 +101,8 @@ class Steps:
         return -(-many // CHAINS) if same else 1
 
     def _tried(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
-        recorded = self.compile == "auto" and state.x.is_cuda and self.steps >= RECORDED
+        gradients = self.steps * getattr(self.kernel, "leapfrog_steps", 1)
+        recorded = self.compile == "auto" and state.x.is_cuda and gradients >= RECORDED
         if self.compile is not True and not recorded:
             return self._moves(state, noise)
         try:

@@ -257,7 +257,9 @@ class Fit(Iterator[Report], Generic[Model]):
                 each.to(memory_format=torch.channels_last)
             _lay_out(self.optimiser)
         try:
-            return self._gradient(x, label)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
+                return self._gradient(x, label)
         except Exception as error:  # whatever a compiler may raise
             self._called = self.model
             said = (str(error) or type(error).__name__).splitlines()[0]
