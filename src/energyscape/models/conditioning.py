@@ -123,7 +123,7 @@ class GroupNorm(nn.GroupNorm):
             return plain
         grouped = h.float().unflatten(1, (self.num_groups, -1))
         variance, mean = torch.var_mean(grouped, tuple(range(2, grouped.ndim)), correction=0, keepdim=True)
-        normed = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)
+        normed: Tensor = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)
         if not self.affine:
             return normed
         weight, bias = (each.reshape(-1, *[1] * (h.ndim - 2)) for each in (self.weight, self.bias))
