@@ -9,7 +9,18 @@ import torch
 import cases
 from energyscape.models import MLP, ConvEnergyNet, NeuralEnergy
 from energyscape.rng import global_seed
-from energyscape.samplers import HMC, MALA, Langevin, ParallelTempering, Steps, UnderdampedLangevin, run, sample
+from energyscape.samplers import (
+    HMC,
+    MALA,
+    Langevin,
+    ParallelTempering,
+    Steps,
+    UnderdampedLangevin,
+    recording,
+    run,
+    sample,
+)
+from energyscape.samplers.driver import added
 
 KERNELS = {
     "langevin": functools.partial(Langevin, step_size=0.02, drift_clip=0.5, bounds=(-3.0, 3.0)),
@@ -152,3 +163,23 @@ def test_long_runs_are_compiled_by_themselves(monkeypatch):
     monkeypatch.setattr("energyscape.samplers.driver.WORTH", 0.0)
     sample(KERNELS["langevin"](energy()), cases.normal(4, 2, dtype=torch.float32), steps=50, compile="auto")
     assert compiled == [1]
+
+
+def test_what_several_steps_told_is_summed_as_one_by_one():
+    kernel, x = KERNELS["mala"](energy()), cases.normal(16, 2, dtype=torch.float32)
+    infos = [info for _, info in Steps(kernel, steps=7, compile=False)(kernel.init(x), generator=cases.generator(1))]
+    alone = functools.reduce(added, infos, None)
+    together = added(added(None, *infos[:3]), *infos[3:])
+    for one, other in zip(alone, together, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.allclose(one, other, rtol=1e-6)
+    assert int(alone.accepted.sum()) == sum(int(each.accepted.sum()) for each in infos)
+
+
+def test_tensors_that_are_copied_together_come_apart_as_they_were():
+    leaves = [torch.arange(6.0).view(2, 3), torch.tensor([True, False]), torch.tensor(7), cases.normal(2, 1, 2)]
+    rows = recording._together(leaves)
+    assert len(rows) == 4
+    assert len(recording._together([*leaves, *leaves])) == 4
+    apart = recording._apart(recording._together([*leaves, *leaves]), [*leaves, *leaves])
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip([*leaves, *leaves], apart, strict=True))

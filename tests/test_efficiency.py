@@ -9,6 +9,8 @@ from torch import nn
 from energyscape.display import TrainingDisplay
 from energyscape.experiment import Experiment, Recipe
 from energyscape.experiment.efficiency import Efficiency, efficiency, flops_per_sample
+from energyscape.training import Report
+from energyscape.training.guards import NOTHING
 
 
 def products(network: nn.Module) -> int:
@@ -37,12 +39,24 @@ def test_chains_cost_a_gradient_a_step(steps):
     assert all(each.grad is None for each in experiment.model.parameters())
 
 
-def test_speed_is_that_since_training_went_on(monkeypatch):
-    clock = iter([10.0, 14.0])
-    monkeypatch.setattr("energyscape.display.time.monotonic", lambda: next(clock))
+def test_speed_is_that_of_the_second_half_since_training_went_on(monkeypatch):
+    """A slow step of 20 seconds, in which something was compiled, and then ten of one second each."""
+    clock = [10.0]
+    monkeypatch.setattr("energyscape.display.time.monotonic", lambda: clock[0])
     session = SimpleNamespace(fit=SimpleNamespace(progress=0.5, samples=1_000))
     display = TrainingDisplay(session)
-    session.fit.samples = 1_200
+
+    def reports():
+        for seconds in (20, *[1] * 10):
+            clock[0] += seconds
+            session.fit.samples += 50
+            yield Report(1, session.fit.samples, 0.0, 0.0, {}, NOTHING)
+
+    told = display.follow(reports())
+    next(told)
+    assert display.speed == pytest.approx(50 / 20)  # nothing else is known
+    list(told)
+    assert clock == [40.0]
     assert display.speed == pytest.approx(50)
 
 

@@ -12,12 +12,16 @@ from torch import nn
 import cases
 from energyscape.calculus import score
 from energyscape.data import EightGaussians, batches
+from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
-from energyscape.models import ConvEnergyNet
+from energyscape.models import EDM, ConvEnergyNet, DenoisingMLP, NetworkDenoiser
 from energyscape.objectives import (
     ContrastiveDivergence,
     Data,
+    Denoising,
     DenoisingScoreMatching,
+    EDMWeight,
+    LogNormal,
     Mixture,
     Noise,
     ReplayBuffer,
@@ -186,6 +190,59 @@ def test_without_a_budget_there_is_no_end():
     run = simple()
     assert len(list(itertools.islice(run, 50))) == 50
     assert run.progress == 0
+
+
+# --- compilation ------------------------------------------------------------------------------------------------------
+
+
+def denoised(compile, *, steps=12):
+    with global_seed(0):
+        model = NetworkDenoiser(DenoisingMLP(2, width=8, depth=1), EDM(data_std=1.0))
+    objective = Denoising(levels=LogNormal(), weight=EDMWeight(data_std=1.0))
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    reports = list(fit(model, objective, (x.float() for x in endless()), adam, samples=4 * steps, compile=compile))
+    return model, [each.loss for each in reports]
+
+
+def test_a_compiled_model_learns_what_a_plain_one_does():
+    (plain, told), (compiled, same_told) = denoised(False), denoised(True)
+    assert same_told == pytest.approx(told, rel=1e-5)
+    for (name, one), (same_name, other) in zip(plain.state_dict().items(), compiled.state_dict().items(), strict=True):
+        assert name == same_name
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "compiled_at"), [(141, [20]), (139, []), (None, [20])])
+def test_a_model_is_compiled_once_the_pace_tells_that_two_minutes_are_left(steps, compiled_at, monkeypatch):
+    """A step takes a second. Whether to compile is asked before the twentieth is over, when nineteen are."""
+    now, begun = itertools.count(), []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: begun.append(run.step + 1) or model)
+    run = simple(clock=lambda: float(next(now)), samples=None if steps is None else 4 * steps, compile="auto")
+    for _ in itertools.islice(run, 150):
+        pass
+    assert begun == compiled_at
+
+
+def test_a_model_that_cannot_be_compiled_is_trained_all_the_same(monkeypatch):
+    def broken(model, **_):
+        def call(*_):
+            raise RuntimeError("no compiler\nbut a long story")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match=r"trained uncompiled: no compiler$"):
+        told = [each.loss for each in simple(samples=20, compile=True)]
+    assert told == [each.loss for each in simple(samples=20)]
+
+
+def test_only_denoisers_without_energy_are_compiled():
+    for recipe in ("8gaussians-pcd", "8gaussians-msdsm"):
+        with pytest.raises(UserError, match=r"train\.compile = true is for denoisers without energy"):
+            Experiment(Recipe.named(recipe, {"train.compile": "true"})).check()
+    settings = {"train.compile": "true"}, {"train.compile": "false"}, {}
+    runs = [Experiment(Recipe.named("8gaussians-edm", {**each, "train.device": "'cpu'"})).fit() for each in settings]
+    assert [each.compile for each in runs] == [True, False, False]
 
 
 # --- averages ---------------------------------------------------------------------------------------------------------

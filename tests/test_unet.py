@@ -370,3 +370,23 @@ def test_an_image_is_halved_down_to_one_pixel():
     net.middle.register_forward_hook(lambda _, inputs, out: seen.append(out.shape[2:]))
     net(cases.normal(1, 1, 8, 8), torch.zeros(1, dtype=torch.float64))
     assert seen == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda: Attention(12), lambda: group_norm(12), lambda: group_norm(12, affine=False)],
+    ids=["attention", "norm", "norm without weights"],
+)
+def test_layers_that_are_written_otherwise_for_compilers_do_the_same(made, monkeypatch):
+    """Channels last, as on a GPU: the same numbers and gradients, and images that stay laid out as they were."""
+    layer, x = moved(made().double()), cases.normal(3, 12, 5, 4).to(memory_format=torch.channels_last)
+    told = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        u = x.clone().requires_grad_()
+        y = layer(u)
+        gradient, *others = torch.autograd.grad((y * x.sin()).sum(), [u, *layer.parameters()])
+        told.append([y, gradient, *others])
+    assert told[1][0].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(*told, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)

@@ -1,6 +1,7 @@
 """What `train` shows while it works: a live line on a terminal, a line every few seconds elsewhere."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Self, final
@@ -14,6 +15,9 @@ from energyscape.training import Report, Verdict
 
 QUIET_SECONDS = 15.0
 """Between two lines where there is no terminal."""
+
+MARKED_SECONDS = 0.25
+"""Between two marks that a speed may be measured from."""
 
 
 @final
@@ -32,6 +36,7 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
         )
         self._begun = self._shown = time.monotonic()
         self._first = session.fit.progress, session.fit.samples
+        self._marks = deque([(self._begun, session.fit.samples)])
 
     def __enter__(self) -> Self:
         if self.live:
@@ -55,6 +60,8 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
                 self.console.print(
                     f"step {report.step:,}: {report.verdict.name}: {done}", style="yellow", soft_wrap=True
                 )
+            if now - self._marks[-1][0] >= MARKED_SECONDS:
+                self._marks.append((now, report.samples))
             if now - self._shown >= (0.25 if self.live else QUIET_SECONDS):
                 self._shown = now
                 self._show(report, now - self._begun)
@@ -62,8 +69,12 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
 
     @property
     def speed(self) -> float:
-        """Samples a second since training began, or went on."""
-        return (self.session.fit.samples - self._first[1]) / max(time.monotonic() - self._begun, 1e-9)
+        """Samples a second in the second half of the time since training began, or went on: all is compiled by then."""
+        now = time.monotonic()
+        while len(self._marks) > 1 and self._marks[0][0] < (self._begun + now) / 2 and self._marks[1][0] < now:
+            self._marks.popleft()
+        begun, samples = self._marks[0]
+        return (self.session.fit.samples - samples) / max(now - begun, 1e-9)
 
     def _show(self, report: Report, seconds: float) -> None:
         progress, _ = self._first

@@ -121,14 +121,15 @@ class GroupNorm(nn.GroupNorm):
         if not torch.compiler.is_compiling():
             plain: Tensor = super().forward(h)
             return plain
-        grouped = h.float().unflatten(1, (self.num_groups, -1))
+        wide = torch.promote_types(h.dtype, torch.float32)
+        grouped = h.to(wide).unflatten(1, (self.num_groups, -1))
         variance, mean = torch.var_mean(grouped, tuple(range(2, grouped.ndim)), correction=0, keepdim=True)
         normed: Tensor = ((grouped - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)
-        if not self.affine:
-            return normed
-        weight, bias = (each.reshape(-1, *[1] * (h.ndim - 2)) for each in (self.weight, self.bias))
-        scaled: Tensor = torch.addcmul(bias, normed, weight)
-        return scaled
+        if self.affine:
+            weight, bias = (each.reshape(-1, *[1] * (h.ndim - 2)) for each in (self.weight, self.bias))
+            normed = torch.addcmul(bias, normed, weight)
+        # Autocast leaves norms in float32, whatever they were given.
+        return normed.to(wide if torch.is_autocast_enabled(h.device.type) else h.dtype)
 
 
 def group_norm(channels: int, *, affine: bool = True) -> GroupNorm:

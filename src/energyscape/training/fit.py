@@ -51,7 +51,7 @@ class Fit(Iterator[Report], Generic[Model]):
         seed: Of the streams that the objective draws from.
         autocast: The dtype of products and convolutions; that of the weights when left out.
         compile: Whether to compile the model, which the objective may differentiate once only: yes, no, or
-            (``"auto"``) if a minute of steps is left, which depends on the machine's speed.
+            (``"auto"``) if two minutes of steps are left, which depends on the machine's speed.
 
     Examples:
         >>> from energyscape import MLP, DenoisingScoreMatching, EightGaussians, NeuralEnergy, batches
@@ -249,9 +249,9 @@ class Fit(Iterator[Report], Generic[Model]):
 
     def _fast_gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
         """Returns what `_gradient` does, with the model compiled as soon as that is wanted."""
-        if not (self.compile is True or (self.compile == "auto" and self._minute_left())):
+        if not (self.compile is True or (self.compile == "auto" and self._worth_compiling())):
             return self._gradient(x, label)
-        self.compile, self._called = False, cast("Model", torch.compile(self.model, dynamic=False))
+        self.compile = False
         if x.is_cuda and x.ndim == 4:  # compiled norms bear the layout that a GPU convolves in
             for each in (self.model, *(() if self.average is None else (self.average,))):
                 each.to(memory_format=torch.channels_last)
@@ -259,6 +259,7 @@ class Fit(Iterator[Report], Generic[Model]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
+                self._called = cast("Model", torch.compile(self.model, dynamic=False))
                 return self._gradient(x, label)
         except Exception as error:  # whatever a compiler may raise
             self._called = self.model
@@ -266,8 +267,8 @@ class Fit(Iterator[Report], Generic[Model]):
             warnings.warn(f"the model could not be compiled and is trained uncompiled: {said}", stacklevel=3)
             return self._gradient(x, label)
 
-    def _minute_left(self) -> bool:
-        """Whether that long is left at the pace of the first few steps."""
+    def _worth_compiling(self) -> bool:
+        """Whether enough is left at the pace of the first few steps."""
         self._pace.append((self.progress, self.seconds))
         if len(self._pace) < 2 * PACED:
             return False
@@ -332,8 +333,8 @@ class Fit(Iterator[Report], Generic[Model]):
 MOST_SPOILED: Final = 20
 """Steps with data that are not finite that every run is forgiven."""
 
-WORTH: Final = 60.0
-"""Seconds of training still to come from which on compiling pays: it may take as long."""
+WORTH: Final = 120.0
+"""Seconds of training still to come from which on compiling pays: a large network takes one of a GPU's minutes."""
 
 PACED: Final = 10
 """Steps that tell the pace, after as many that warm up."""
