@@ -84,6 +84,29 @@ def test_batches_of_samples_are_those_of_all_at_once(start):
     assert not torch.equal(parts[0].x, parts[1].x)
 
 
+def test_chains_in_bfloat16_are_nearly_those_in_float32_and_only_the_chains_are():
+    exact = Experiment(Recipe.named("digits-pcd", {"sampler.tweedie": "false"}))
+    rough = exact.with_sampler({"sampler.precision": "'bfloat16'"})
+    seen = []
+    forward = exact.best.forward
+    exact.best.forward = lambda *given: seen.append(torch.is_autocast_enabled("cpu")) or forward(*given)
+    left = generate(exact, 4, steps=5, seed=0).x
+    assert not any(seen)
+    seen.clear()
+    batches = generating(rough, 4, steps=5, seed=0)
+    right = next(batches).x
+    assert all(seen)
+    assert len(seen) == 6
+    assert not torch.is_autocast_enabled("cpu")  # whoever takes the batch computes as before
+    assert right.dtype == torch.float32
+    assert not torch.equal(left, right)
+    assert torch.allclose(left, right, atol=0.1)
+    seen.clear()
+    generate(rough.with_sampler({"sampler.tweedie": "true"}), 4, steps=5, seed=0)
+    assert seen == [True] * 6 + [False] * (len(seen) - 6)
+    assert len(seen) > 6
+
+
 def test_batches_of_data_are_drawn_without_replacement():
     source = digits()
     parts = list(drawing_data(source, [700, 700, 98, 900], generator=torch.Generator().manual_seed(0)))

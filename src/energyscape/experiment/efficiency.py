@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from energyscape.experiment.assembly import Experiment
-from energyscape.experiment.precision import autocast_dtype
+from energyscape.experiment.precision import autocast, autocast_dtype
 
 
 class Efficiency(NamedTuple):
@@ -63,9 +63,8 @@ def flops_per_sample(experiment: Experiment) -> float:
     device, batch = experiment.training.torch_device, next(iter(experiment.batches()))
     x, label = (batch, None) if isinstance(batch, torch.Tensor) else batch
     generator = torch.Generator(device).manual_seed(experiment.training.seed)
-    lower = autocast_dtype(experiment.training.precision, device)
     with _Counting() as counting:
-        with torch.autocast(device.type, lower, enabled=lower is not None):
+        with autocast(experiment.training.precision, device):
             loss = objective(model, x, label, generator=generator)
         loss.value.backward()
     return float(counting.flops / len(x))

@@ -12,6 +12,7 @@ from energyscape.data import Images, Law
 from energyscape.errors import UserError
 from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
+from energyscape.experiment.precision import autocast
 from energyscape.experiment.solving import BATCH, Generated, denoised, joined, repainted, solving
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
@@ -101,10 +102,12 @@ def _chains(
     for number, x in enumerate(starts):
         shown = shown if number == 0 else 0
         path, diverged = [x[:shown]], torch.zeros((), dtype=torch.int64, device=x.device)
-        for step, (state, info) in enumerate(itertools.islice(simulate(kernel, x, generator=generator), steps), 1):
-            diverged += info.diverged.sum()
-            if shown and step in at:
-                path.append(_finished(experiment, state.x[:shown]) if step == steps else state.x[:shown])
+        with autocast(experiment.chains.precision, x.device):
+            for step, (state, info) in enumerate(itertools.islice(simulate(kernel, x, generator=generator), steps), 1):
+                diverged += info.diverged.sum()
+                if shown and step in at and step < steps:
+                    path.append(state.x[:shown])
+        path += [_finished(experiment, state.x[:shown])] if shown else []
         yield Generated(_finished(experiment, state.x).cpu(), torch.stack(path).cpu(), at, int(diverged))
 
 

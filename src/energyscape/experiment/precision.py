@@ -22,6 +22,17 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     return torch.bfloat16 if wanted else None
 
 
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Returns the context in which products and convolutions are cast, or left as they are; see `autocast_dtype`.
+
+    Args:
+        precision: As a recipe names it.
+        device: Where the network is.
+    """
+    lower = autocast_dtype(precision, device)
+    return torch.autocast(device.type, lower, enabled=lower is not None)
+
+
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

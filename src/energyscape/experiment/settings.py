@@ -183,6 +183,8 @@ class Sampling:
         descent: How chains from noise come down the noise levels of a model that has learned many; none lets the
             kernel find its way at the lowest.
         tweedie: End with one denoising step, where the model has learned noised data.
+        precision: Of the network's products and convolutions in chains that generate, as in training; the energies of
+            bfloat16 are too rough for a Metropolis test.
     """
 
     kernel: KernelFactory
@@ -190,6 +192,7 @@ class Sampling:
     steps: int = 200
     descent: DescentFactory | None = None
     tweedie: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

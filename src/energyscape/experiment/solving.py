@@ -10,7 +10,7 @@ from torch import Tensor
 from energyscape.calculus import DenoiseFn
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment, seeded
-from energyscape.experiment.precision import autocast_dtype
+from energyscape.experiment.precision import autocast
 from energyscape.models import Conditional, Guided
 from energyscape.noise import normal_like
 from energyscape.samplers import DPMSolver, DPMSolverSDE, Heun, repaint, solve
@@ -106,15 +106,14 @@ def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:
             highest = math.inf if sampling.guided_from is None else sampling.guided_from
             denoiser = Guided(denoiser, weight=sampling.guidance, interval=(0.0, highest))
         denoiser = Conditional(denoiser, labels)
-    lower = autocast_dtype(sampling.precision, experiment.training.torch_device)
-    if lower is None:
+    if sampling.precision == "float32":
         return denoiser
 
-    def roughly(y: Tensor, sigma: Tensor) -> Tensor:
-        with torch.autocast(y.device.type, lower):
+    def denoise(y: Tensor, sigma: Tensor) -> Tensor:
+        with autocast(sampling.precision, y.device):
             return denoiser(y, sigma)
 
-    return roughly
+    return denoise
 
 
 def denoised(experiment: Experiment, y: Tensor, *, sigma: float, label: Tensor | None = None) -> Tensor:
