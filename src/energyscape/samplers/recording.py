@@ -27,32 +27,31 @@ class Recorded:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._function: Callable[..., Any] | None = function
+        self._graph = torch.cuda.CUDAGraph()
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._graph is None:
-            self._graph = self._record(arguments)
+        if self._function is not None:
+            self._record(self._function, arguments)
+            self._function = None  # which may hold this very recording, and a GPU's memory for as long
         else:
             torch._foreach_copy_(self._given, pytree.tree_leaves(arguments))
         self._graph.replay()
         # What the graph told is overwritten when it is next played.
         return pytree.tree_unflatten(_apart([each.clone() for each in self._told], self._leaves), self._tree)
 
-    def _record(self, arguments: Any) -> torch.cuda.CUDAGraph:
+    def _record(self, function: Callable[..., Any], arguments: Any) -> None:
         own = pytree.tree_map(torch.clone, arguments)
         self._given: list[Tensor] = pytree.tree_leaves(own)
         before, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(before)
         with torch.cuda.stream(aside):  # libraries set themselves up, and compilers compile, before the recording
             for _ in range(2):
-                self.function(*own)
+                function(*own)
         before.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._leaves, self._tree = pytree.tree_flatten(self.function(*own))
+        with torch.cuda.graph(self._graph):
+            self._leaves, self._tree = pytree.tree_flatten(function(*own))
             self._told = _together(self._leaves)
-        return graph
 
 
 def _together(leaves: list[Tensor]) -> list[Tensor]:
