@@ -223,6 +223,24 @@ def test_a_model_is_compiled_once_the_pace_tells_that_two_minutes_are_left(steps
     assert begun == compiled_at
 
 
+@pytest.mark.parametrize(("seconds", "compiled"), [((9, 1, 1), False), ((1, 3, 1), True), ((1, 1, 9), False)])
+def test_the_pace_is_that_of_ten_steps_after_ten_and_told_once(seconds, compiled, monkeypatch):
+    """Of 100 steps: the first ten, the next ten, and those after take so many seconds each."""
+    monkeypatch.setattr(torch, "compile", lambda model, **_: begun.append(run.step + 1) or model)
+    now, begun = [0.0], []
+
+    def clock():
+        # It is asked twice a step, when the step begins and when it is over.
+        now[0] += seconds[min(run.step // 10, 2)] / 2 if run else 0
+        return now[0]
+
+    run = None
+    run = simple(clock=clock, samples=400, compile="auto")
+    for _ in run:
+        pass
+    assert begun == ([20] if compiled else [])
+
+
 def test_a_model_that_cannot_be_compiled_is_trained_all_the_same(monkeypatch):
     def broken(model, **_):
         def call(*_):
@@ -268,6 +286,16 @@ def test_averages_follow_their_recursion_with_warm_up():
             assert not b.requires_grad
     assert decays[-1] < 0.5**0.1  # still warming up at (1 + 29) / (10 + 29) = .77
     assert average(cases.normal(2, 2)).shape == (2,)
+
+
+def test_averages_take_over_what_is_no_parameter():
+    model = nn.BatchNorm1d(2)
+    average = averaged(model, half_life=80, batch_size=8)
+    for _ in range(2):
+        model(cases.normal(8, 2, dtype=torch.float32) + 3)
+        average.update_parameters(model)
+    assert torch.equal(average.module.running_mean, model.running_mean)
+    assert float(model.running_mean.mean()) > 0.3
 
 
 def test_averages_forget_with_their_half_life():

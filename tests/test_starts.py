@@ -289,7 +289,7 @@ def test_a_used_buffer_loads_into_an_unused_one_and_back():
 def test_facts_tell_the_median_age_and_the_distinct_lineages():
     buffer = filled(5)
     buffer.age.copy_(torch.tensor([0, 1, 7, 9, 9]))
-    buffer.lineage.copy_(torch.tensor([0, 1, 1, 4, 4]))
+    buffer.lineage.copy_(torch.tensor([1, 4, 0, 1, 4]))
     facts = {key: int(value) for key, value in buffer.facts().items()}
     assert facts == {"age": 7, "lineages": 3}
     assert all(each.device == buffer.chains.device for each in buffer.facts().values())

@@ -390,3 +390,16 @@ def test_layers_that_are_written_otherwise_for_compilers_do_the_same(made, monke
     assert told[1][0].is_contiguous(memory_format=torch.channels_last)
     for one, other in zip(*told, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_norms_tell_numbers_of_the_same_kind_when_compiled(affine, autocast, monkeypatch):
+    norm, x = group_norm(8, affine=affine), cases.normal(2, 8, 3, 3, dtype=torch.bfloat16)
+    norm = norm if autocast else norm.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        plain = norm(x)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        compiled = norm(x)
+    assert compiled.dtype == plain.dtype
+    assert torch.allclose(plain, compiled, atol=2e-2)

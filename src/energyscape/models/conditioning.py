@@ -128,8 +128,8 @@ class GroupNorm(nn.GroupNorm):
         if self.affine:
             weight, bias = (each.reshape(-1, *[1] * (h.ndim - 2)) for each in (self.weight, self.bias))
             normed = torch.addcmul(bias, normed, weight)
-        # Autocast leaves norms in float32, whatever they were given.
-        return normed.to(wide if torch.is_autocast_enabled(h.device.type) else h.dtype)
+        # On a GPU autocast leaves norms in float32, whatever they were given.
+        return normed.to(wide if h.is_cuda and torch.is_autocast_enabled("cuda") else h.dtype)
 
 
 def group_norm(channels: int, *, affine: bool = True) -> GroupNorm:
