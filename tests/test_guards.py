@@ -158,6 +158,24 @@ def test_a_step_that_was_shortened_is_mended_until_it_is_sound():
     assert verdicts(StepSize(window=12), [moving(1.8, step=18.0, rate=0.3)] * 20) == ["GO"] * 20
 
 
+def test_a_step_is_not_mended_while_its_ratio_rises_by_itself():
+    """As in `mnist-cd`, whose energy begins as a well around grey: R goes from 1.05 to 1.2, and stays there or not."""
+
+    def at(r):
+        return report(**{**MOVING, "drift": 0.2 / r})
+
+    rising = [at(1.05)] * 30 + [at(1.05 + 0.0075 * k) for k in range(20)]
+    guard = StepSize()
+    assert verdicts(guard, rising) == ["GO"] * 50
+    assert verdicts(guard, [at(1.2 + 0.02 * k) for k in range(60)]) == ["GO"] * 60
+    assert guard.sound
+    guard = StepSize()
+    assert verdicts(guard, [*rising, *[at(1.2)] * 20]) == ["GO"] * 70
+    assert verdicts(guard, [at(1.2)] * 20).count("REMEDY") == 1
+    # What fluctuates by less does not rise.
+    assert verdicts(StepSize(), [at(1.1)] * 45 + [at(1.13)] * 5)[-1] == "REMEDY"
+
+
 def test_a_step_that_was_sound_is_not_to_blame():
     guard = StepSize()
     assert verdicts(guard, [report(**MOVING)] * 10) == ["GO"] * 10

@@ -21,6 +21,9 @@ from energyscape.training.guards.window import Window
 RATIO: Final = 2.5
 """The noise over the drift of a step that is as long as it should be."""
 
+RISING: Final = 1.03
+"""The ratio of the last five steps over that of the whole window, from which on it is rising."""
+
 
 @final
 class StandingChains(Guard):
@@ -69,11 +72,12 @@ class StandingChains(Guard):
 class StepSize(Guard):
     r"""Mends the step size of chains that overshoot or hardly move.
 
-    Unstable: :math:`R < 1` five steps in a row, which is undone. Too long: :math:`R < 1.25`. Too short: in one training
-    step chains move by less than 0.12 of the data's standard deviation, though :math:`R` says that they could go
-    farther. The step is then multiplied by :math:`(R / 2.5)^2`, at which :math:`R` would be 2.5. Chains that overshot
-    told their drift wrongly, clipped or out of equilibrium, so a step that was shortened is mended again while
-    :math:`R < 2`, until it was sound once.
+    Unstable: :math:`R < 1` five steps in a row, which is undone. Too long: :math:`R < 1.25`, and not rising by itself,
+    as it does while an energy is learned that was too steep when it was new. Too short: in one training step chains
+    move by less than 0.12 of the data's standard deviation, though :math:`R` says that they could go farther. The step
+    is then multiplied by :math:`(R / 2.5)^2`, at which :math:`R` would be 2.5. Chains that overshot told their drift
+    wrongly, clipped or out of equilibrium, so a step that was shortened is mended again while :math:`R < 2`, until it
+    was sound once.
 
     A step that was sound before is not to blame: then the energy has become too steep, training goes back and the
     learning rate is lowered. Left alone are chains far from :math:`T = 1`, whose maker wants an optimiser with jitter,
@@ -99,7 +103,9 @@ class StepSize(Guard):
         enough = 0.8 * RATIO if shortened else 1.5
         judgement = self._overshooting(self.latest, 1.0) if quick else GO
         if judgement is GO and full:
-            judgement = self._overshooting(self.window, enough if shortened and not self.sound else self.low)
+            waiting = not (shortened or self.sound) and ratio(self.latest) > RISING * ratio(self.window)
+            low = enough if shortened and not self.sound else self.low
+            judgement = GO if waiting else self._overshooting(self.window, low)
             judgement = self._creeping() if judgement is GO else judgement
         if judgement is not GO:
             self.window.clear()
