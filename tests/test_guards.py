@@ -222,10 +222,12 @@ def test_a_few_chains_far_above_all_others_are_undone():
     assert verdicts(guard, [report(**near)] * 9) == ["GO"] * 9
     assert not guard.calm  # 19.5 is no state to go back to
     told = [guard.look(report(**far)) for _ in range(2)][1]  # two of the last three
-    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(rate=0.3), True)
+    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(trim=10.0), True)
     assert "negatives' energies spread 21 times as far as the data's" in told.reason
     assert guard.calm
     assert guard.look(report(**far)).verdict == Verdict.GO  # it waits for a whole window
+    again = [guard.look(report(**far)._replace(treatment=Treatment(trim=10.0))) for _ in range(2)][1]
+    assert (again.verdict, again.treatment) == (Verdict.ROLLBACK, Treatment(rate=0.3))
     assert verdicts(RunawayChains(window=3), [report(**{**far, "auc": 0.95})] * 9) == ["GO"] * 9  # all are far above
 
 
@@ -282,9 +284,11 @@ def test_few_data_do_not_look_degenerate(size, found):
 
 def test_treatments_add_up():
     first = Treatment(rate=0.3, step=2.0, clip=3.0)
-    both = first.then(Treatment(rate=0.5, alpha=0.1, clip=4.0, data_noise=0.2))
-    assert both == Treatment(rate=0.15, step=2.0, alpha=0.1, clip=3.0, data_noise=0.2)
+    both = first.then(Treatment(rate=0.5, alpha=0.1, clip=4.0, data_noise=0.2, trim=10.0))
+    assert both == Treatment(rate=0.15, step=2.0, alpha=0.1, clip=3.0, data_noise=0.2, trim=10.0)
     assert both.then(Treatment()) == both
+    assert both.then(Treatment(trim=5.0)).trim == 5
+    assert Treatment(trim=12.0).told(both) == ["negatives count up to 10 deviations above the data"]
     assert Treatment(rate=0.5, alpha=0.1, data_noise=0.2).told(both) == [
         "learning rate × 0.5 (now × 0.15)",
         "alpha × 0.1 (now × 0.1)",
@@ -771,6 +775,28 @@ def test_a_snapshot_of_another_version_s_guards_is_refused(guards):
 
 
 # --- the facts that guards look at ------------------------------------------------------------------------------------
+
+
+def test_negatives_far_above_the_data_have_no_part_in_the_gradient():
+    """Of p |x|² / 2 at p = 2: two of forty chains are far away."""
+    x, y = cases.normal(40, 3, seed=1), cases.normal(40, 3, seed=2)
+    y[:2] *= 50
+    start = ReplayBuffer(40, refresh=0.0)
+    start.chains = y.clone()
+    objective = ContrastiveDivergence(start, functools.partial(GradientDescent, step_size=1e-12), steps=1)
+    model, near = cases.Quadratic(2.0), y[2:].square().sum(1) / 2
+    gradients = []
+    for treatment in (Treatment(), Treatment(trim=10.0)):
+        objective.treat(treatment)
+        loss = objective(model, x, generator=cases.generator(3))
+        gradients.append(float(torch.autograd.grad(loss.value, model.p)[0]))
+    drawn = float(x.square().sum(1).mean() / 2)
+    assert gradients[1] == pytest.approx(drawn - float(near.sum()) / 40, rel=1e-5)
+    assert gradients[0] == pytest.approx(drawn - float(y.square().sum(1).mean()) / 2, rel=1e-5)
+    energies = x.square().sum(1)
+    limit = float(energies.median() + 10 * energies.std(correction=0))
+    spread = torch.cat([2 * near, torch.full((2,), limit)]).std(correction=0)
+    assert float(loss.facts["spread_model"]) == pytest.approx(float(spread), rel=1e-5)
 
 
 @pytest.mark.parametrize(("regulariser", "factor"), [("squared", 1.0), ("mean", 1.0), ("mean", 0.5)])

@@ -37,6 +37,7 @@ class Treatment(NamedTuple):
         alpha: Factor on the energy regulariser.
         clip: Largest element of a chain's drift, in units of the standard deviation of its noise; none adds no clip.
         data_noise: The data are noised at this standard deviation at least, in units of ``x``.
+        trim: Negatives count up to so many standard deviations of the data's energies above those, and no farther.
     """
 
     rate: float = 1.0
@@ -44,6 +45,7 @@ class Treatment(NamedTuple):
     alpha: float = 1.0
     clip: float | None = None
     data_noise: float = 0.0
+    trim: float | None = None
 
     def then(self, more: "Treatment") -> "Treatment":
         """Returns both treatments together: factors multiply, of limits the stricter one counts.
@@ -51,13 +53,17 @@ class Treatment(NamedTuple):
         Args:
             more: The later one.
         """
-        clips = [each for each in (self.clip, more.clip) if each is not None]
+
+        def stricter(one: float | None, other: float | None) -> float | None:
+            return min((each for each in (one, other) if each is not None), default=None)
+
         return Treatment(
             self.rate * more.rate,
             self.step * more.step,
             self.alpha * more.alpha,
-            min(clips, default=None),
+            stricter(self.clip, more.clip),
             max(self.data_noise, more.data_noise),
+            stricter(self.trim, more.trim),
         )
 
     def told(self, total: "Treatment") -> list[str]:
@@ -76,6 +82,8 @@ class Treatment(NamedTuple):
             words.append(f"drift clipped at {total.clip:g} standard deviations of the noise")
         if self.data_noise:
             words.append(f"data noised at {total.data_noise:.3g}")
+        if self.trim is not None:
+            words.append(f"negatives count up to {total.trim:g} deviations above the data")
         return words
 
 

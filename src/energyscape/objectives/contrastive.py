@@ -94,6 +94,8 @@ class ContrastiveDivergence(Objective):
         y = point.x
         self.start.commit(handle, y)
         e_data, e_model = model(torch.cat([x, y])).split([len(x), len(y)])
+        if self.treatment.trim is not None:
+            e_model = trimmed(e_model, e_data, self.treatment.trim)
         noise, varied = told.noise.mean() / self.steps, x.std(0, correction=0)
         spread = varied.square().mean().sqrt()
         facts = {
@@ -142,6 +144,19 @@ class ContrastiveDivergence(Objective):
 
 FAR: Final = 10.0
 """Spreads (scaled median absolute deviations) from the data's energies at which a chain has run away."""
+
+
+def trimmed(e_model: Tensor, e_data: Tensor, most: float) -> Tensor:
+    """Returns negatives' energies, clamped so that those far above the data have no gradient.
+
+    Args:
+        e_model: Energies of negatives, ``(C,)``.
+        e_data: Energies of data, ``(B,)``.
+        most: Where far begins, above their median in standard deviations.
+    """
+    e_data = e_data.detach()
+    clamped: Tensor = torch.minimum(e_model, e_data.median() + most * e_data.std(correction=0))
+    return clamped
 
 
 def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:

@@ -61,7 +61,9 @@ class RunawayChains(Guard):
     back. One such chain among sixty-four can outweigh the rest of the batch in the gradient, which then makes the
     slopes steeper still; to restart the chains without going back only brings new ones there. Seen by the negatives'
     standard deviation of energies, in units of that of the data: it is below 10 in healthy runs, and beyond 20 long
-    before anything else is wrong.
+    before anything else is wrong. From then on negatives that are farther than ten such deviations above the data have
+    no part in the gradient: no draw of the model is there, and a slower rate only postpones them. If chains run away
+    again, the rate is lowered too.
 
     Args:
         most: The negatives' spread over that of the data which is too much.
@@ -77,7 +79,8 @@ class RunawayChains(Guard):
             return GO
         what = f"some chains have run away: negatives' energies spread {self._widths():.3g} times as far as the data's"
         self.window.clear()
-        return Judgement(Verdict.ROLLBACK, what, SLOWER, purge=True)
+        remedy = Treatment(trim=10.0) if report.treatment.trim is None else SLOWER
+        return Judgement(Verdict.ROLLBACK, what, remedy, purge=True)
 
     def _widths(self) -> float:
         return self.window.median("spread_model") / max(self.window.median("spread"), 1e-12)
