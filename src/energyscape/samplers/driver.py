@@ -26,6 +26,9 @@ Compile = bool | Literal["auto"]
 GRADIENTS: Final = 10
 """Evaluations of the score in one graph: twice as many are hardly faster, and take twice as long to compile."""
 
+FEW: Final = 256
+"""Chains up to which a graph holds twice as many: to ask for a graph takes as long as some of their steps."""
+
 CHAINS: Final = 4096
 """Chains that take their steps together, if there are more: what passes between the layers of many is in no cache."""
 
@@ -51,7 +54,6 @@ class Steps:
 
     def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
         self.kernel, self.steps, self.compile = kernel, steps, compile
-        self.block = 1 if compile is False else max(1, GRADIENTS // getattr(kernel, "leapfrog_steps", 1))
         self._graphs: dict[object, Callable[..., Any]] = {}
         keep_freed()
 
@@ -72,18 +74,23 @@ class Steps:
             state: Where the chains stand.
             generator: The stream to draw from.
         """
-        left, blocks = self.steps, 0
+        left, blocks, block = self.steps, 0, self._block(len(state.x))
         while left:
-            many = min(left, self.block)
+            many = min(left, block)
             noise = [self.kernel.draw(state.x, generator=generator) for _ in range(many)]
             blocks = blocks or self._blocks(state, noise[0])
             begun, left = time.perf_counter(), left - many
-            take = self._moves if many < self.block else self._tried
+            take = self._moves if many < block else self._tried
             moved = _joined([take(*each) for each in _shares(state, noise, blocks)])
             if self.compile == "auto" and (time.perf_counter() - begun) * left / many > WORTH:
                 self.compile = True
             state = moved[-1][0]
             yield moved
+
+    def _block(self, chains: int) -> int:
+        """Returns how many steps are taken at once."""
+        gradients = GRADIENTS * (2 if chains <= FEW else 1)
+        return 1 if self.compile is False else max(1, gradients // getattr(self.kernel, "leapfrog_steps", 1))
 
     def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
         """Returns how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
