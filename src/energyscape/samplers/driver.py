@@ -131,7 +131,7 @@ class Steps:
         while left:
             many = min(left, GRADIENTS)
             piece = functools.partial(_end, dataclasses.replace(kernel, leapfrog_steps=many))
-            point, v = self._fast(many, piece, point.x)(point, (z, *rest))
+            point, v = self._fast(("piece", many), piece, point.x)(point, (z, *rest))
             z, left = v / heat, left - many
         return kernel.decide(state, point, v, randomness)
 
