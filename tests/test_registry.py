@@ -242,6 +242,7 @@ def test_convert(value, annotation, result):
         (True, int, "it is of type int; it was True"),
         (False, float, "it is of type float"),
         (1, bool, "it is of type bool; it was 1"),
+        ("maybe", bool | Literal["auto", "later"], "it is of type bool or 'auto' or 'later'; it was 'maybe'"),
         (2.5, int, "it is of type int; it was 2.5"),
         ("3", float, "it is of type float; it was '3'"),
         ("3", int, "it is of type int"),

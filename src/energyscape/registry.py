@@ -286,6 +286,8 @@ def _plain(value: Any, annotation: Any, where: str) -> Any:
 
 
 def _said(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(annotation)))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
