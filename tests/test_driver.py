@@ -183,3 +183,11 @@ def test_tensors_that_are_copied_together_come_apart_as_they_were():
     assert len(recording._together([*leaves, *leaves])) == 4
     apart = recording._apart(recording._together([*leaves, *leaves]), [*leaves, *leaves])
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip([*leaves, *leaves], apart, strict=True))
+
+
+def test_few_chains_take_twice_as_many_steps_at_once():
+    taken = Steps(KERNELS["hmc"](energy()), steps=40, compile="auto")  # of three leapfrog steps
+    for chains, many in ((256, 6), (257, 3)):
+        x = cases.normal(chains, 2, dtype=torch.float32)
+        first = next(taken.together(taken.kernel.init(x), generator=cases.generator(1)))
+        assert len(first) == many

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import time
+import warnings
 
 import pytest
 import torch
@@ -252,6 +253,22 @@ def test_a_model_that_cannot_be_compiled_is_trained_all_the_same(monkeypatch):
     with pytest.warns(UserWarning, match=r"trained uncompiled: no compiler$"):
         told = [each.loss for each in simple(samples=20, compile=True)]
     assert told == [each.loss for each in simple(samples=20)]
+    with pytest.warns(UserWarning, match="trained uncompiled"):
+        _, told = denoised(True)
+    assert told == denoised(False)[1]  # though the objective may have drawn for the step that failed
+
+
+def test_a_fault_of_the_objective_is_not_blamed_on_the_compiler():
+    class Faulty(Mean):
+        def forward(self, model, x, label=None, *, generator=None):
+            raise ValueError("the objective's own")
+
+    model = cases.Quadratic(1.0)
+    run = fit(model, Faulty(), endless(), torch.optim.SGD(model.parameters(), lr=0.1), compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(ValueError, match="the objective's own"):
+            next(run)
 
 
 def test_only_denoisers_without_energy_are_compiled():

@@ -218,7 +218,7 @@ def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
 
 def test_a_few_chains_far_above_all_others_are_undone():
     guard = RunawayChains(window=3)
-    far, near = ({"spread": 2.0, "spread_model": spread, "auc": 0.4} for spread in (42.0, 39.0))
+    far, near = ({"spread": 2.0, "spread_model": spread, "auc": 0.4, "trimmed": 0.0} for spread in (42.0, 39.0))
     assert verdicts(guard, [report(**near)] * 9) == ["GO"] * 9
     assert not guard.calm  # 19.5 is no state to go back to
     told = [guard.look(report(**far)) for _ in range(2)][1]  # two of the last three
@@ -228,6 +228,9 @@ def test_a_few_chains_far_above_all_others_are_undone():
     assert guard.look(report(**far)).verdict == Verdict.GO  # it waits for a whole window
     again = [guard.look(report(**far)._replace(treatment=Treatment(trim=10.0))) for _ in range(2)][1]
     assert (again.verdict, again.treatment) == (Verdict.ROLLBACK, Treatment(rate=0.3))
+    del far["trimmed"]  # an objective that cannot
+    other = RunawayChains(window=3)
+    assert [other.look(report(**far)) for _ in range(3)][2].treatment == Treatment(rate=0.3)
     assert verdicts(RunawayChains(window=3), [report(**{**far, "auc": 0.95})] * 9) == ["GO"] * 9  # all are far above
 
 
@@ -797,6 +800,7 @@ def test_negatives_far_above_the_data_have_no_part_in_the_gradient():
     limit = float(energies.median() + 10 * energies.std(correction=0))
     spread = torch.cat([2 * near, torch.full((2,), limit)]).std(correction=0)
     assert float(loss.facts["spread_model"]) == pytest.approx(float(spread), rel=1e-5)
+    assert float(loss.facts["trimmed"]) == pytest.approx(2 / 40)
 
 
 @pytest.mark.parametrize(("regulariser", "factor"), [("squared", 1.0), ("mean", 1.0), ("mean", 0.5)])

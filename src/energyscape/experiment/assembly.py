@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from energyscape.objectives import OBJECTIVES, Objective
 from energyscape.objectives.base import Treatment
 from energyscape.registry import build, construct, schema
 from energyscape.rng import generator_for, global_seed, seed_for
+from energyscape.samplers.driver import Compile
 from energyscape.training import Fit, Snapshot, averaged
 
 
@@ -253,7 +254,7 @@ class Experiment:
         other.sampling = construct(plain("sampler", table), "[sampler]", table)
         return other
 
-    def _compile(self) -> bool | Literal["auto"]:
+    def _compile(self) -> Compile:
         training, denoises = self.training, isinstance(self.model, Denoiser) and not self.has_energy
         if training.compile == "auto":
             return "auto" if denoises and training.torch_device.type == "cuda" else False

@@ -18,6 +18,7 @@ from energyscape.noise import Grid
 from energyscape.objectives import Start
 from energyscape.samplers import DescentFactory, KernelFactory, SolverFactory
 from energyscape.samplers.base import flat
+from energyscape.samplers.driver import Compile
 from energyscape.training import Guard
 from energyscape.training.guards import usual
 
@@ -124,7 +125,7 @@ class Training:
     frames: int = 0
     seed: int = 0
     precision: Precision = "float32"
-    compile: bool | Literal["auto"] = "auto"
+    compile: Compile = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
 

@@ -94,8 +94,7 @@ class ContrastiveDivergence(Objective):
         y = point.x
         self.start.commit(handle, y)
         e_data, e_model = model(torch.cat([x, y])).split([len(x), len(y)])
-        if self.treatment.trim is not None:
-            e_model = trimmed(e_model, e_data, self.treatment.trim)
+        e_told, e_model = e_model, trimmed(e_model, e_data, self.treatment.trim)
         noise, varied = told.noise.mean() / self.steps, x.std(0, correction=0)
         spread = varied.square().mean().sqrt()
         facts = {
@@ -109,6 +108,7 @@ class ContrastiveDivergence(Objective):
             "brightness": y.mean() - x.mean(),
             "data_std": spread,
             "model_std": y.std(0, correction=0).square().mean().sqrt(),
+            "trimmed": (e_model < e_told).to(x.dtype).mean(),
             "degenerate": surely_below(varied, torch.minimum(noise, spread / 4), len(x)),
             "temperature": x.new_full((), self.temperature),
             **self.start.facts(),
@@ -146,14 +146,16 @@ FAR: Final = 10.0
 """Spreads (scaled median absolute deviations) from the data's energies at which a chain has run away."""
 
 
-def trimmed(e_model: Tensor, e_data: Tensor, most: float) -> Tensor:
+def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
     """Returns negatives' energies, clamped so that those far above the data have no gradient.
 
     Args:
         e_model: Energies of negatives, ``(C,)``.
         e_data: Energies of data, ``(B,)``.
-        most: Where far begins, above their median in standard deviations.
+        most: Where far begins, above their median in standard deviations; none clamps nothing.
     """
+    if most is None:
+        return e_model
     e_data = e_data.detach()
     clamped: Tensor = torch.minimum(e_model, e_data.median() + most * e_data.std(correction=0))
     return clamped

@@ -121,9 +121,10 @@ class Steps:
                 return moved
         except Exception as error:  # whatever a compiler may raise
             self.compile = False
+            moved = self._moves(state, noise)  # what is no fault of the compiler's comes again, and is raised
             said = (str(error) or type(error).__name__).splitlines()[0]
             warnings.warn(f"the steps could not be compiled and go on uncompiled: {said}", stacklevel=4)
-            return self._moves(state, noise)
+            return moved
 
     def _travelled(self, kernel: HMC, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
         """Takes a step whose trajectory is too long for one graph: each piece begins at the last one's velocity."""

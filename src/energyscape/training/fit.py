@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Generic, Literal, Self, cast, final
+from typing import Any, Final, Generic, Self, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from energyscape.errors import UserError
 from energyscape.memory import keep_freed
 from energyscape.objectives.base import Loss, Model, Objective, Treatment
 from energyscape.rng import Streams, global_seed, seed_for
+from energyscape.samplers.driver import Compile
 from energyscape.training.guards import GO, NOTHING, SLOWER, Guard, Judgement, Report, Verdict, usual
 from energyscape.training.snapshot import Refuge, Snapshot
 
@@ -81,7 +82,7 @@ class Fit(Iterator[Report], Generic[Model]):
         rollbacks: int = 5,
         seed: int = 0,
         autocast: torch.dtype | None = None,
-        compile: bool | Literal["auto"] = False,
+        compile: Compile = False,
     ) -> None:
         objective.check(model)
         keep_freed()
@@ -256,16 +257,21 @@ class Fit(Iterator[Report], Generic[Model]):
             for each in (self.model, *(() if self.average is None else (self.average,))):
                 each.to(memory_format=torch.channels_last)
             _lay_out(self.optimiser)
+        streams = self.streams.state()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
                 self._called = cast("Model", torch.compile(self.model, dynamic=False))
                 return self._gradient(x, label)
-        except Exception as error:  # whatever a compiler may raise
+        except (
+            Exception
+        ) as error:  # whatever a compiler may raise; what is no fault of its own comes again, and is raised
             self._called = self.model
+            self.streams.restore(streams)
+            plain = self._gradient(x, label)
             said = (str(error) or type(error).__name__).splitlines()[0]
             warnings.warn(f"the model could not be compiled and is trained uncompiled: {said}", stacklevel=3)
-            return self._gradient(x, label)
+            return plain
 
     def _worth_compiling(self) -> bool:
         """Whether enough is left at the pace of the first few steps."""

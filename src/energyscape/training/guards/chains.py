@@ -79,7 +79,8 @@ class RunawayChains(Guard):
             return GO
         what = f"some chains have run away: negatives' energies spread {self._widths():.3g} times as far as the data's"
         self.window.clear()
-        remedy = Treatment(trim=10.0) if report.treatment.trim is None else SLOWER
+        trims = "trimmed" in report.facts and report.treatment.trim is None  # not every objective can
+        remedy = Treatment(trim=10.0) if trims else SLOWER
         return Judgement(Verdict.ROLLBACK, what, remedy, purge=True)
 
     def _widths(self) -> float:
