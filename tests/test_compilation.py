@@ -34,7 +34,8 @@ def mended(*arguments):
 
 
 def test_mended_graphs_compute_the_same():
-    x, first, second, seed = (cases.normal(*shape, seed=i) for i, shape in enumerate([(6, 2), (9, 2), (3, 9), (6, 3)]))
+    shapes = (6, 9), (12, 9), (3, 12), (6, 3)
+    x, first, second, seed = (cases.normal(*shape, seed=i) for i, shape in enumerate(shapes))
     graph, before = mended(x, first, second, seed)
     for left, right in zip(before, graph(x, first, second, seed), strict=True):
         assert torch.allclose(left, right, atol=1e-12)
@@ -44,16 +45,16 @@ def test_mended_graphs_compute_the_same():
 
 
 @pytest.mark.parametrize(
-    ("width", "outputs", "products"),
+    ("width", "outputs", "products", "laid_out"),
     [
-        (9, 3, 0),  # two inputs and three outputs are narrow, and with them every product
-        (9, 8, 0),
-        (8, 9, 0),
-        (20, 9, 2),  # there and back
-        (9, 9, 2),
+        (9, 3, 0, 7),  # two inputs and three outputs are narrow, and with them every product
+        (9, 8, 0, 7),
+        (8, 9, 0, 9),
+        (20, 9, 2, 4),  # there and back
+        (9, 9, 2, 4),
     ],
 )
-def test_products_by_narrow_matrices_are_sums(width, outputs, products):
+def test_products_by_narrow_matrices_are_sums(width, outputs, products, laid_out):
     shapes = (6, 2), (width, 2), (outputs, width), (6, outputs)
     arguments = [cases.normal(*shape, seed=i) for i, shape in enumerate(shapes)]
     graph, before = mended(*arguments)
@@ -62,10 +63,21 @@ def test_products_by_narrow_matrices_are_sums(width, outputs, products):
     asked = [node.target for node in graph.graph.nodes]
     assert asked.count(aten.mm.default) == products
     assert asked.count(aten.addmm.default) == 0
-    # Each is read along its rows: one product begins with two numbers, two end with as many.
+    # Each is read along its rows: of products that begin with few numbers both sides, of those that end with few one.
     laid = [node for node in graph.graph.nodes if "force_stride_order" in str(node.target)]
     assert all(node.meta["val"].is_contiguous() for node in laid)
-    assert len(laid) == (5 if products == 0 else 3)
+    assert len(laid) == laid_out
+
+
+def test_whoever_needs_a_narrow_product_has_a_sum_of_its_own():
+    """To store a sum, and to fetch it again, takes longer than to add two numbers up anew."""
+    shapes = (6, 2), (20, 2), (9, 20), (6, 9)
+    graph, _ = mended(*(cases.normal(*shape, seed=i) for i, shape in enumerate(shapes)))
+    narrow = [node for node in graph.graph.nodes if node.target is aten.select.int and node.meta["val"].shape == (20,)]
+    terms = [user for row in narrow for user in row.users if user.meta["val"].shape == (6, 20)]
+    sums = [node for node in graph.graph.nodes if node.target is aten.add.Tensor and set(node.args) <= set(terms)]
+    assert len(sums) == 4  # twice in the silu, twice in its derivative
+    assert all(len(node.users) == 1 for node in (*terms, *sums))
 
 
 def test_what_is_added_to_a_product_is_added_afterwards():

@@ -15,19 +15,21 @@ NARROW: Final = 8
 _aten = torch.ops.aten
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *, cuda: bool = False) -> Callable[..., Any]:
     """Returns a function as one graph of static shapes, compiled when it is first called.
 
     Args:
         function: Pure tensor code.
+        cuda: Whether it is for a GPU, where the graph is recorded and who calls its parts is of no account. On a CPU
+            they are called from C++ instead of Python, which saves a tenth of the time of few chains.
     """
     # One object for all, by which the compiler knows that it has compiled a function already.
-    return torch.compile(function, fullgraph=True, dynamic=False, options=_OPTIONS)
+    return torch.compile(function, fullgraph=True, dynamic=False, options=_ON_GPU if cuda else _ON_CPU)
 
 
 @final
 class Mended(CustomGraphPass):
-    """Mends what gradients of perceptrons waste on a CPU: a fifth of the time of thousands of chains in the plane."""
+    """Mends what gradients of perceptrons waste on a CPU: a sixth of the time of thousands of chains in the plane."""
 
     def __call__(self, graph: Graph) -> None:
         for node in list(graph.nodes):
@@ -56,24 +58,24 @@ def write_out(graph: Graph, node: Node) -> None:
     inner, columns = _value(right).shape
     with graph.inserting_before(node):
         if inner <= NARROW:
-            right = _laid_out(graph, right)
+            left, right = _laid_out(graph, left), _laid_out(graph, right)
             pairs = [
                 (_added(graph, _aten.slice.Tensor, left, 1, k, k + 1), _added(graph, _aten.select.int, right, 0, k))
                 for k in range(inner)
             ]
-            terms = [*bias, *(_added(graph, _aten.mul.Tensor, *pair) for pair in pairs)]
+            for user in list(node.users):  # each adds up its own: that is done before a sum of all is stored and read
+                products = [_added(graph, _aten.mul.Tensor, *pair) for pair in pairs]
+                user.replace_input_with(node, _total(graph, *bias, *products))
         elif columns <= NARROW:
             turned = _laid_out(graph, _added(graph, _aten.permute.default, right, [1, 0]))
             rows = [_added(graph, _aten.select.int, turned, 0, j) for j in range(columns)]
             products = [_added(graph, _aten.mul.Tensor, left, row) for row in rows]
             sums = [_added(graph, _aten.sum.dim_IntList, product, [1], True) for product in products]
-            terms = [*bias, _added(graph, _aten.cat.default, sums, 1)]
+            node.replace_all_uses_with(_total(graph, *bias, _added(graph, _aten.cat.default, sums, 1)))
         elif bias:
-            terms = [*bias, _added(graph, _aten.mm.default, left, right)]
+            node.replace_all_uses_with(_total(graph, *bias, _added(graph, _aten.mm.default, left, right)))
         else:
             return
-        total = functools.reduce(functools.partial(_added, graph, _aten.add.Tensor), terms)
-    node.replace_all_uses_with(total)
     graph.erase_node(node)
 
 
@@ -115,6 +117,10 @@ def _argument_of_silu(node: Node) -> Node | None:
     return x if isinstance(x, Node) and path is x else None
 
 
+def _total(graph: Graph, *terms: Node) -> Node:
+    return functools.reduce(functools.partial(_added, graph, _aten.add.Tensor), terms)
+
+
 def _added(graph: Graph, operation: Callable[..., Any], *arguments: Any) -> Node:
     new = graph.call_function(operation, arguments)
     new.meta["val"] = operation(*(_value(each) for each in arguments))
@@ -128,4 +134,5 @@ def _value(argument: Any) -> Any:
     return argument.meta["val"] if isinstance(argument, Node) else argument
 
 
-_OPTIONS: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Mended()}
+_ON_GPU: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Mended()}
+_ON_CPU: Final[dict[str, Any]] = {**_ON_GPU, "cpp_wrapper": True}

@@ -139,7 +139,7 @@ class Steps:
     def _fast(self, key: object, function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
         """Returns a function compiled, if that is wanted, and recorded, where that can be; one for each key."""
         if key not in self._graphs:
-            function = _compiled(function) if self.compile is True else function
+            function = _compiled(function, x) if self.compile is True else function
             self._graphs[key] = Recorded(function) if x.is_cuda else function
         return self._graphs[key]
 
@@ -179,10 +179,10 @@ def _end(kernel: HMC, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Poi
     return end
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
     from energyscape.samplers.compilation import compiled  # the compiler takes seconds to import
 
-    return compiled(function)
+    return compiled(function, cuda=x.is_cuda)
 
 
 class Chain(NamedTuple):
