@@ -5,7 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cases
-from energyscape.samplers.compilation import Mended
+from energyscape.samplers.compilation import Mended, compiled
 
 aten = torch.ops.aten
 
@@ -120,3 +120,13 @@ def test_a_sigmoid_that_comes_first_stays_where_it_is():
     graph.recompile()
     for left, right in zip(other(x), graph(x), strict=True):
         assert torch.allclose(left, right, atol=1e-12)
+
+
+def test_graphs_are_called_from_cpp_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: options)
+    plain, again, cpp = compiled(silu), compiled(slope), compiled(silu, cpp=True)
+    assert cpp["options"]["cpp_wrapper"]
+    assert "cpp_wrapper" not in plain["options"]
+    assert all(isinstance(each["options"]["post_grad_custom_post_pass"], Mended) for each in (plain, cpp))
+    # By the one object the compiler knows what it has compiled.
+    assert plain["options"] is again["options"]

@@ -165,6 +165,23 @@ def test_long_runs_are_compiled_by_themselves(monkeypatch):
     assert compiled == [1]
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "graphs"),
+    [((300, 2), "langevin", 2), ((4, 2), "langevin", 1), ((4, 1, 8, 8), "langevin", 10), ((4, 1, 8, 8), "hmc", 40)],
+)
+def test_graphs_of_few_chains_hold_more_steps_and_those_of_images_fewer(shape, kernel, graphs, monkeypatch):
+    """Twenty steps: in graphs of ten, of twenty and of two; of three leapfrog steps in pieces of two and one."""
+    asked = []
+
+    def counted(function, **_):
+        return lambda *arguments: asked.append(1) or function(*arguments)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    x = cases.normal(*shape, dtype=torch.float32)
+    run(KERNELS[kernel](energy(shape[1:])), x, steps=20, compile=True)
+    assert len(asked) == graphs
+
+
 def test_what_several_steps_told_is_summed_as_one_by_one():
     kernel, x = KERNELS["mala"](energy()), cases.normal(16, 2, dtype=torch.float32)
     infos = [info for _, info in Steps(kernel, steps=7, compile=False)(kernel.init(x), generator=cases.generator(1))]

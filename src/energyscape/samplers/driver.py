@@ -29,6 +29,9 @@ GRADIENTS: Final = 10
 FEW: Final = 256
 """Chains up to which a graph holds twice as many: to ask for a graph takes as long as some of their steps."""
 
+IMAGES: Final = 2
+"""The same of images on a CPU, where a step takes longer than to ask for it, and a deep network long to compile."""
+
 CHAINS: Final = 4096
 """Chains that take their steps together, if there are more: what passes between the layers of many is in no cache."""
 
@@ -74,7 +77,7 @@ class Steps:
             state: Where the chains stand.
             generator: The stream to draw from.
         """
-        left, blocks, block = self.steps, 0, self._block(len(state.x))
+        left, blocks, block = self.steps, 0, self._block(state.x)
         while left:
             many = min(left, block)
             noise = [self.kernel.draw(state.x, generator=generator) for _ in range(many)]
@@ -87,10 +90,14 @@ class Steps:
             state = moved[-1][0]
             yield moved
 
-    def _block(self, chains: int) -> int:
+    def _gradients(self, x: Tensor) -> int:
+        """Returns how many evaluations of the score one graph holds."""
+        return IMAGES if x.ndim > 2 and not x.is_cuda else GRADIENTS * (2 if len(x) <= FEW else 1)
+
+    def _block(self, x: Tensor) -> int:
         """Returns how many steps are taken at once."""
-        gradients = GRADIENTS * (2 if chains <= FEW else 1)
-        return 1 if self.compile is False else max(1, gradients // getattr(self.kernel, "leapfrog_steps", 1))
+        leaps = getattr(self.kernel, "leapfrog_steps", 1)
+        return 1 if self.compile is False else max(1, self._gradients(x) // leaps)
 
     def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
         """Returns how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
@@ -115,8 +122,9 @@ class Steps:
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
-                if self.compile is True and isinstance(self.kernel, HMC) and self.kernel.leapfrog_steps > GRADIENTS:
-                    return [self._travelled(self.kernel, state, *noise)]
+                longest = min(GRADIENTS, self._gradients(state.x))
+                if self.compile is True and isinstance(self.kernel, HMC) and self.kernel.leapfrog_steps > longest:
+                    return [self._travelled(self.kernel, state, *noise, longest=longest)]
                 moved: list[tuple[Any, Info]] = self._fast(self.compile, self._moves, state.x)(state, noise)
                 return moved
         except Exception as error:  # whatever a compiler may raise
@@ -126,11 +134,13 @@ class Steps:
             warnings.warn(f"the steps could not be compiled and go on uncompiled: {said}", stacklevel=4)
             return moved
 
-    def _travelled(self, kernel: HMC, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
+    def _travelled(
+        self, kernel: HMC, state: Point, randomness: tuple[Tensor, ...], *, longest: int
+    ) -> tuple[Point, Info]:
         """Takes a step whose trajectory is too long for one graph: each piece begins at the last one's velocity."""
         heat, (z, *rest), left, point = kernel.temperature**0.5, randomness, kernel.leapfrog_steps, state
         while left:
-            many = min(left, GRADIENTS)
+            many = min(left, longest)
             piece = functools.partial(_end, dataclasses.replace(kernel, leapfrog_steps=many))
             point, v = self._fast(("piece", many), piece, point.x)(point, (z, *rest))
             z, left = v / heat, left - many
@@ -182,7 +192,7 @@ def _end(kernel: HMC, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Poi
 def _compiled(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
     from energyscape.samplers.compilation import compiled  # the compiler takes seconds to import
 
-    return compiled(function, cuda=x.is_cuda)
+    return compiled(function, cpp=x.ndim == 2 and not x.is_cuda)  # where calls are dear: a GPU's are recorded
 
 
 class Chain(NamedTuple):
