@@ -263,12 +263,10 @@ class Fit(Iterator[Report], Generic[Model]):
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
                 self._called = cast("Model", torch.compile(self.model, dynamic=False))
                 return self._gradient(x, label)
-        except (
-            Exception
-        ) as error:  # whatever a compiler may raise; what is no fault of its own comes again, and is raised
+        except Exception as error:  # whatever a compiler may raise
             self._called = self.model
             self.streams.restore(streams)
-            plain = self._gradient(x, label)
+            plain = self._gradient(x, label)  # what is no fault of the compiler's comes again, and is raised
             said = (str(error) or type(error).__name__).splitlines()[0]
             warnings.warn(f"the model could not be compiled and is trained uncompiled: {said}", stacklevel=3)
             return plain
