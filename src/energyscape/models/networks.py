@@ -277,7 +277,7 @@ class _Residual(nn.Module):
         self.shortcut = nn.Identity() if inside == outside else normalised(nn.Conv2d(inside, outside, 1, bias=False))
         self.activation = ACTIVATIONS[activation]()
         # Of an odd number of pixels the last one is averaged alone, and not lost.
-        self.pooled = nn.AvgPool2d(2, ceil_mode=True) if halve else nn.Identity()
+        self.pooled = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if halve else nn.Identity()
 
     def forward(self, h: Tensor) -> Tensor:
         change = self.second(self.activation(self.first(self.activation(h))))

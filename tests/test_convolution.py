@@ -1,0 +1,172 @@
+"""Convolutions as products: the numbers stay, and only what is faster is rewritten."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
+
+import cases
+from energyscape.samplers import Langevin, run
+from energyscape.samplers.compilation import Mended
+from energyscape.samplers.convolution import convolved, pulled_back
+
+aten = torch.ops.aten
+
+# Size, kernel, stride, padding: down and across.
+SHAPES = [
+    ((7, 9), (3, 3), (1, 1), (1, 1)),
+    ((7, 9), (4, 4), (2, 2), (1, 1)),  # the last column but one is in no patch but the last
+    ((8, 8), (4, 4), (2, 2), (0, 0)),
+    ((8, 7), (4, 2), (2, 1), (1, 0)),
+    ((9, 7), (3, 6), (3, 2), (2, 1)),
+    ((10, 10), (2, 2), (2, 2), (0, 0)),
+    ((11, 11), (2, 2), (2, 2), (0, 0)),  # a row and a column are in no patch
+    ((4, 4), (4, 4), (4, 4), (0, 0)),
+    ((5, 5), (1, 1), (1, 1), (0, 0)),
+    ((5, 5), (1, 1), (1, 1), (2, 1)),  # patches of nothing but padding
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), SHAPES)
+def test_a_product_is_a_convolution(size, kernel, stride, padding):
+    x, weight, bias = cases.normal(2, 3, *size), cases.normal(5, 3, *kernel, seed=1), cases.normal(5, seed=2)
+    for each in (None, bias):
+        product = convolved(x, weight, each, stride=stride, padding=padding)
+        assert torch.allclose(product, torch.conv2d(x, weight, each, stride, padding), atol=1e-12)
+
+
+@pytest.mark.parametrize("pixels_last", [False, True])
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), SHAPES)
+def test_a_product_is_a_convolutions_gradient(size, kernel, stride, padding, pixels_last):
+    x, weight = cases.normal(2, 3, *size), cases.normal(5, 3, *kernel, seed=1)
+    y, pull_back = torch.func.vjp(lambda x: torch.conv2d(x, weight, None, stride, padding), x)
+    slope = cases.normal(*y.shape, seed=2)
+    product = pulled_back(slope, weight, size, stride=stride, padding=padding, pixels_last=pixels_last)
+    assert torch.allclose(product, pull_back(slope)[0], atol=1e-12)
+
+
+def gradient(convolve):
+    """Returns a function to a convolution's sum of squares and its gradient by what is convolved."""
+
+    def both(x, weight):
+        y, pull_back = torch.func.vjp(lambda x: convolve(x, weight), x)
+        return y.square().sum(), pull_back(2 * y)[0]
+
+    return both
+
+
+def mended(function, *arguments):
+    graph = make_fx(function, tracing_mode="fake")(*arguments)
+    Mended()(graph.graph)
+    graph.graph.lint()
+    graph.recompile()
+    for left, right in zip(function(*arguments), graph(*arguments), strict=True):
+        assert left.shape == right.shape
+        assert torch.allclose(left, right, rtol=1e-5, atol=1e-6 * float(left.abs().max()))
+    asked = [node.target for node in graph.graph.nodes]
+    counts = asked.count(aten.convolution.default), asked.count(aten.convolution_backward.default)
+    return graph.graph, counts
+
+
+def images(*shape, seed=0, dtype=torch.float32):
+    return cases.normal(*shape, seed=seed, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("channels", "pixels", "kernel", "settings", "left"),
+    [
+        (9, 8, 4, {"stride": 2, "padding": 1}, (0, 0)),  # to 4×4
+        (9, 10, 4, {"stride": 2, "padding": 1}, (1, 1)),  # to 5×5: many pixels of many channels
+        (8, 10, 4, {"stride": 2, "padding": 1}, (1, 0)),
+        (9, 4, 3, {"padding": 1}, (1, 1)),  # a pixel is in nine patches
+        (8, 12, 3, {"padding": 1}, (1, 0)),
+        (8, 12, 5, {"padding": 2}, (1, 0)),
+        (8, 12, 6, {"padding": 2}, (1, 1)),  # in 36
+        (9, 4, 1, {}, (0, 0)),
+        (9, 9, 3, {"stride": 2}, (1, 1)),  # of three pixels' width one and a half strides
+        (8, 8, 3, {"dilation": 2}, (1, 1)),
+        (8, 8, 4, {"stride": 2, "groups": 2}, (1, 1)),
+    ],
+)
+def test_convolutions_are_products_where_that_is_faster(channels, pixels, kernel, settings, left):
+    x = images(2, channels, pixels, pixels)
+    weight = images(6, channels // settings.get("groups", 1), kernel, kernel, seed=1)
+    _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, **settings)), x, weight)
+    assert counts == left
+
+
+def test_a_bias_is_added_to_a_product():
+    tensors = images(2, 9, 4, 4), images(6, 9, 2, 2, seed=1), images(6, seed=2)
+    _, counts = mended(lambda x, w, b: (torch.conv2d(x, w, b, 2),), *tensors)
+    assert counts == (0, 0)
+
+
+def test_others_stay_convolutions():
+    x, weight = images(2, 8, 4, 4), images(8, 8, 2, 2, seed=1)
+    _, counts = mended(gradient(lambda x, w: torch.conv_transpose2d(x, w, None, 2)), x, weight)
+    assert counts == (1, 1)
+    _, counts = mended(gradient(torch.conv1d), images(2, 8, 4), images(8, 8, 1, seed=1))
+    assert counts == (1, 1)
+    # Of the weights besides, and in double precision, which nobody is waiting for.
+    weights = torch.func.grad(lambda w, x: torch.conv2d(x, w, None, 2).square().sum())
+    _, counts = mended(lambda x, w: (weights(w, x),), x, weight)
+    assert counts == (0, 1)
+    double = images(2, 8, 4, 4, dtype=torch.float64), images(8, 8, 2, 2, seed=1, dtype=torch.float64)
+    _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), *double)
+    assert counts == (1, 1)
+
+
+def test_what_is_convolved_has_its_channels_last_and_is_laid_out_once():
+    """PyTorch would do it in every convolution anew, there and back."""
+
+    def twice(x, w):
+        return torch.conv2d(torch.conv2d(x, w, None, 1, 1), w, None, 1, 1)
+
+    graph, counts = mended(gradient(twice), images(2, 9, 6, 6), images(9, 9, 3, 3, seed=1))
+    assert counts == (2, 2)
+    laid = [node for node in graph.nodes if "force_stride_order" in str(node.target)]
+    assert len(laid) == 5  # the weights, what is convolved twice, the gradient of either
+    for node in graph.nodes:
+        if node.target in (aten.convolution.default, aten.convolution_backward.default):
+            tensors = [each for each in node.args[:3] if isinstance(each, torch.fx.Node)]
+            assert set(tensors) <= set(laid)
+    assert all(node.meta["val"].is_contiguous(memory_format=torch.channels_last) for node in laid)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "settings", "counted"),
+    [
+        (5, {"ceil_mode": True}, False),
+        (5, {"ceil_mode": True, "stride": 3}, True),
+        (4, {"ceil_mode": True}, True),
+        (5, {"ceil_mode": False, "padding": 1}, True),
+        (6, {"ceil_mode": True, "padding": 1}, True),
+        (5, {"ceil_mode": True, "divisor_override": 3}, True),
+    ],
+)
+def test_only_windows_that_overhang_are_told_not_to_count_padding(pixels, settings, counted):
+    def pooled(x):
+        y, pull_back = torch.func.vjp(lambda x: functional.avg_pool2d(x, 2, **settings), x)
+        return pull_back(y)
+
+    graph, _ = mended(pooled, images(2, 3, pixels, pixels))
+    (node,) = (each for each in graph.nodes if each.target is aten.avg_pool2d_backward.default)
+    assert node.args[6] is counted
+
+
+def test_windows_that_overhang_padding_are_not_compiled():
+    def pooled(x):
+        return torch.func.grad(lambda x: functional.avg_pool2d(x, 2, padding=1, ceil_mode=True).sum())(x)
+
+    graph = make_fx(pooled, tracing_mode="fake")(images(2, 3, 5, 5))
+    with pytest.raises(NotImplementedError, match="average pooling"):
+        Mended()(graph.graph)
+
+
+def test_the_compilers_gradient_of_overhanging_windows_is_right():
+    kernel = Langevin(lambda x: functional.avg_pool2d(x, 2, ceil_mode=True).square().sum((1, 2, 3)), step_size=0.1)
+    eager, fast = (
+        run(kernel, images(2, 1, 5, 5), steps=2, compile=each, generator=cases.generator(1))[0]
+        for each in (False, True)
+    )
+    assert torch.allclose(eager.score, fast.score, atol=1e-5)
