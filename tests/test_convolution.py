@@ -68,6 +68,10 @@ def mended(function, *arguments):
     return graph.graph, counts
 
 
+def products(graph):
+    return [tuple(node.meta["val"].shape) for node in graph.nodes if node.target is aten.mm.default]
+
+
 def images(*shape, seed=0, dtype=torch.float32):
     return cases.normal(*shape, seed=seed, dtype=dtype)
 
@@ -95,6 +99,16 @@ def test_convolutions_are_products_where_that_is_faster(channels, pixels, kernel
     assert counts == left
 
 
+def test_the_rows_of_a_product_are_as_long_as_can_be():
+    """Of few channels the pixels of all images come last, of few pixels the channels."""
+    one = gradient(lambda x, w: torch.conv2d(x, w, None, 1, 1))
+    graph, _ = mended(one, images(2, 1, 7, 7), images(6, 1, 3, 3, seed=1))
+    assert products(graph) == [(9, 2 * 7 * 7)]
+    few = gradient(lambda x, w: torch.conv2d(x, w, None, 2, 1))
+    graph, _ = mended(few, images(2, 9, 6, 6), images(6, 9, 4, 4, seed=1))
+    assert products(graph) == [(2 * 3 * 3, 6), (2 * 3 * 3, 16 * 9)]
+
+
 def test_a_bias_is_added_to_a_product():
     tensors = images(2, 9, 4, 4), images(6, 9, 2, 2, seed=1), images(6, seed=2)
     _, counts = mended(lambda x, w, b: (torch.conv2d(x, w, b, 2),), *tensors)
@@ -107,10 +121,14 @@ def test_others_stay_convolutions():
     assert counts == (1, 1)
     _, counts = mended(gradient(torch.conv1d), images(2, 8, 4), images(8, 8, 1, seed=1))
     assert counts == (1, 1)
-    # Of the weights besides, and in double precision, which nobody is waiting for.
-    weights = torch.func.grad(lambda w, x: torch.conv2d(x, w, None, 2).square().sum())
-    _, counts = mended(lambda x, w: (weights(w, x),), x, weight)
-    assert counts == (0, 1)
+    across = images(8, 8, 2, 3, seed=1)  # one and a half strides wide
+    _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), x, across)
+    assert counts == (1, 1)
+    # Where the weights' gradient is wanted besides, and in double precision.
+    both = torch.func.grad(lambda x, w: torch.conv2d(x, w, None, 1, 1).square().sum(), argnums=(0, 1))
+    graph, counts = mended(both, images(2, 8, 6, 6), weight)
+    assert counts == (1, 1)
+    assert products(graph) == []
     double = images(2, 8, 4, 4, dtype=torch.float64), images(8, 8, 2, 2, seed=1, dtype=torch.float64)
     _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), *double)
     assert counts == (1, 1)
