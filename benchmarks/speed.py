@@ -13,6 +13,7 @@ is what ``compile="auto"`` does with short runs, and blackjax is left out.
 import argparse
 import functools
 import importlib.util
+import itertools
 import math
 import os
 import statistics
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from energyscape import HMC, MLP, ConvEnergyNet, Langevin, NeuralEnergy
 from energyscape.rng import global_seed
@@ -67,7 +68,7 @@ def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tens
 
 def ours(kernel, x: Tensor, steps: int, *, compile: Compile, rough: bool = False) -> Callable[[], Tensor]:
     """Returns a run of some steps, as `energyscape.sample` takes them; rough ones convolve in bfloat16."""
-    generator, taken = torch.Generator(x.device).manual_seed(0), Steps(kernel, steps=steps, compile=compile)
+    generator, taken = torch.Generator(x.device).manual_seed(1), Steps(kernel, steps=steps, compile=compile)
 
     def go() -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=rough):
@@ -76,6 +77,16 @@ def ours(kernel, x: Tensor, steps: int, *, compile: Compile, rough: bool = False
         return end
 
     return go
+
+
+def stacked() -> nn.Module:
+    """Returns a convolutional energy of 28×28 pixels as one would write it, weights in PyTorch's own order."""
+    widths = 16, 32, 64, 128
+    layers = [nn.Conv2d(1, widths[0], 3, padding=1), nn.SiLU()]
+    for inside, outside in itertools.pairwise(widths):
+        layers += [nn.Conv2d(inside, outside, 4, stride=2, padding=1), nn.SiLU()]
+    with global_seed(0):
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * widths[-1], 1), nn.Flatten(0))
 
 
 def seconds(go: Callable[[], Tensor]) -> float:
@@ -218,6 +229,8 @@ def main() -> None:
         row(f"HMC of 10 steps, same energy, {chains}", hmc, plain_hmc, x, steps=many // 10, repeats=few)
     x, langevin = (torch.rand(128, 1, 28, 28) * 2 - 1).to(device), Langevin(image, step_size=STEP)
     row("Langevin, convolutional, 28×28, 128", langevin, plain_langevin, x, steps=some, repeats=few)
+    written = Langevin(stacked().to(device), step_size=STEP)
+    row("the same as one would write it", written, plain_langevin, x, steps=some, repeats=few)
 
 
 if __name__ == "__main__":
