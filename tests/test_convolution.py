@@ -3,10 +3,8 @@
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn import functional
 
 import cases
-from energyscape.samplers import Langevin, run
 from energyscape.samplers.compilation import Mended
 from energyscape.samplers.convolution import convolved, pulled_back
 
@@ -15,7 +13,7 @@ aten = torch.ops.aten
 # Size, kernel, stride, padding: down and across.
 SHAPES = [
     ((7, 9), (3, 3), (1, 1), (1, 1)),
-    ((7, 9), (4, 4), (2, 2), (1, 1)),  # the last column but one is in no patch but the last
+    ((7, 9), (4, 4), (2, 2), (1, 1)),  # the last row and column of padding are in no patch
     ((8, 8), (4, 4), (2, 2), (0, 0)),
     ((8, 7), (4, 2), (2, 1), (1, 0)),
     ((9, 7), (3, 6), (3, 2), (2, 1)),
@@ -87,7 +85,7 @@ def images(*shape, seed=0, dtype=torch.float32):
         (8, 12, 5, {"padding": 2}, (1, 0)),
         (8, 12, 6, {"padding": 2}, (1, 1)),  # in 36
         (9, 4, 1, {}, (0, 0)),
-        (9, 9, 3, {"stride": 2}, (1, 1)),  # of three pixels' width one and a half strides
+        (9, 9, 3, {"stride": 2}, (1, 1)),  # a kernel one and a half strides wide
         (8, 8, 3, {"dilation": 2}, (1, 1)),
         (8, 8, 4, {"stride": 2, "groups": 2}, (1, 1)),
     ],
@@ -121,7 +119,7 @@ def test_others_stay_convolutions():
     assert counts == (1, 1)
     _, counts = mended(gradient(torch.conv1d), images(2, 8, 4), images(8, 8, 1, seed=1))
     assert counts == (1, 1)
-    across = images(8, 8, 2, 3, seed=1)  # one and a half strides wide
+    across = images(8, 8, 2, 3, seed=1)  # a kernel one and a half strides wide
     _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), x, across)
     assert counts == (1, 1)
     # Where the weights' gradient is wanted besides, and in double precision.
@@ -149,42 +147,3 @@ def test_what_is_convolved_has_its_channels_last_and_is_laid_out_once():
             tensors = [each for each in node.args[:3] if isinstance(each, torch.fx.Node)]
             assert set(tensors) <= set(laid)
     assert all(node.meta["val"].is_contiguous(memory_format=torch.channels_last) for node in laid)
-
-
-@pytest.mark.parametrize(
-    ("pixels", "settings", "counted"),
-    [
-        (5, {"ceil_mode": True}, False),
-        (5, {"ceil_mode": True, "stride": 3}, True),
-        (4, {"ceil_mode": True}, True),
-        (5, {"ceil_mode": False, "padding": 1}, True),
-        (6, {"ceil_mode": True, "padding": 1}, True),
-        (5, {"ceil_mode": True, "divisor_override": 3}, True),
-    ],
-)
-def test_only_windows_that_overhang_are_told_not_to_count_padding(pixels, settings, counted):
-    def pooled(x):
-        y, pull_back = torch.func.vjp(lambda x: functional.avg_pool2d(x, 2, **settings), x)
-        return pull_back(y)
-
-    graph, _ = mended(pooled, images(2, 3, pixels, pixels))
-    (node,) = (each for each in graph.nodes if each.target is aten.avg_pool2d_backward.default)
-    assert node.args[6] is counted
-
-
-def test_windows_that_overhang_padding_are_not_compiled():
-    def pooled(x):
-        return torch.func.grad(lambda x: functional.avg_pool2d(x, 2, padding=1, ceil_mode=True).sum())(x)
-
-    graph = make_fx(pooled, tracing_mode="fake")(images(2, 3, 5, 5))
-    with pytest.raises(NotImplementedError, match="average pooling"):
-        Mended()(graph.graph)
-
-
-def test_the_compilers_gradient_of_overhanging_windows_is_right():
-    kernel = Langevin(lambda x: functional.avg_pool2d(x, 2, ceil_mode=True).square().sum((1, 2, 3)), step_size=0.1)
-    eager, fast = (
-        run(kernel, images(2, 1, 5, 5), steps=2, compile=each, generator=cases.generator(1))[0]
-        for each in (False, True)
-    )
-    assert torch.allclose(eager.score, fast.score, atol=1e-5)

@@ -12,6 +12,7 @@ from torch import nn
 
 import cases
 from energyscape.calculus import score
+from energyscape.compiler_faults import CORRECTED
 from energyscape.data import EightGaussians, batches
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
@@ -240,6 +241,14 @@ def test_the_pace_is_that_of_ten_steps_after_ten_and_told_once(seconds, compiled
     for _ in run:
         pass
     assert begun == ([20] if compiled else [])
+
+
+def test_what_the_compiler_gets_wrong_is_put_right(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, *, options, **_: asked.append(options) or model)
+    for _ in simple(samples=20, compile=True):
+        pass
+    assert asked == [CORRECTED]
 
 
 def test_a_model_that_cannot_be_compiled_is_trained_all_the_same(monkeypatch):

@@ -12,7 +12,7 @@ import energyscape
 ROOT = Path(energyscape.__file__).parent
 
 ORDER = [
-    ("errors", "memory"),
+    ("errors", "memory", "compiler_faults"),
     ("atomic", "registry", "rng"),
     ("calculus",),
     ("noise",),

@@ -9,6 +9,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 from torch._inductor.inductor_prims import force_stride_order
 from torch.fx import Graph, Node
 
+from energyscape import compiler_faults
 from energyscape.samplers import convolution
 
 NARROW: Final = 8
@@ -31,7 +32,7 @@ def compiled(function: Callable[..., Any], *, cpp: bool = False) -> Callable[...
 
 @final
 class Mended(CustomGraphPass):
-    """Mends what gradients waste on a CPU, a sixth of the time of thousands of chains, and one that is wrong."""
+    """Mends what gradients waste on a CPU, a sixth of the time of thousands of chains, and what is wrong in them."""
 
     def __call__(self, graph: Graph) -> None:
         for node in list(graph.nodes):
@@ -39,11 +40,11 @@ class Mended(CustomGraphPass):
         share_sigmoids(graph)
         for node in list(graph.nodes):
             convolution.rewrite(graph, node)
-            count_pixels(node)
+            compiler_faults.count_pixels(node)
         graph.eliminate_dead_code()
 
     def uuid(self) -> bytes:
-        return get_hash_for_files((__file__, convolution.__file__))
+        return get_hash_for_files((__file__, convolution.__file__, compiler_faults.__file__))
 
 
 def write_out(graph: Graph, node: Node) -> None:
@@ -109,31 +110,6 @@ def share_sigmoids(graph: Graph) -> None:
                 product = _added(graph, _aten.mul.Tensor, x, sigmoid)
             node.replace_all_uses_with(product)
             later[x].replace_all_uses_with(sigmoid)
-
-
-def count_pixels(node: Node) -> None:
-    """Has the gradient of average pooling divided by the number of pixels that a window holds.
-
-    Where the last window overhangs (``ceil_mode``) the compiler divides its gradient by the kernel's size, unless it is
-    told not to count padding: https://github.com/pytorch/pytorch/issues/198119. Where there is none, that is the same.
-
-    Args:
-        node: Any operation.
-
-    Raises:
-        NotImplementedError: If images are padded besides.
-    """
-    if node.target not in (_aten.avg_pool2d_backward.default, _aten.avg_pool3d_backward.default):
-        return
-    _, x, kernel, stride, padding, ceil, count_padding, divisor = cast("tuple[Any, ...]", node.args)
-    sizes = _value(x).shape[-len(kernel) :]
-    windows = zip(sizes, kernel, stride or kernel, padding, strict=True)
-    overhangs = ceil and any((n + 2 * p - k) % s for n, k, s, p in windows)
-    if not overhangs or not count_padding or divisor is not None:
-        return
-    if any(padding):
-        raise NotImplementedError("PyTorch's compiler divides the last window of average pooling by the wrong number")
-    node.update_arg(6, False)
 
 
 def _argument_of_silu(node: Node) -> Node | None:

@@ -30,7 +30,7 @@ FEW: Final = 256
 """Chains up to which a graph holds twice as many: to ask for a graph takes as long as some of their steps."""
 
 IMAGES: Final = 2
-"""The same of images on a CPU, where a step takes longer than to ask for it, and a deep network long to compile."""
+"""Evaluations in a graph of images on a CPU: to ask for it takes no time, and to compile a deep network much."""
 
 CHAINS: Final = 4096
 """Chains that take their steps together, if there are more: what passes between the layers of many is in no cache."""

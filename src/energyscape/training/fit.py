@@ -261,7 +261,9 @@ class Fit(Iterator[Report], Generic[Model]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
-                self._called = cast("Model", torch.compile(self.model, dynamic=False))
+                from energyscape.compiler_faults import CORRECTED  # the compiler takes seconds to import
+
+                self._called = cast("Model", torch.compile(self.model, dynamic=False, options=CORRECTED))
                 return self._gradient(x, label)
         except Exception as error:  # whatever a compiler may raise
             self._called = self.model

@@ -1,0 +1,52 @@
+"""What PyTorch's compiler gets wrong, put right in every graph that it makes for us: of chains and of training."""
+
+from typing import Any, Final, cast, final
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch.fx import Graph, Node
+
+_aten = torch.ops.aten
+
+
+@final
+class Corrected(CustomGraphPass):
+    """Puts right what the compiler gets wrong, and leaves everything else as it is."""
+
+    def __call__(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            count_pixels(node)
+
+    def uuid(self) -> bytes:
+        return get_hash_for_files((__file__,))
+
+
+def count_pixels(node: Node) -> None:
+    """Has the gradient of average pooling divided by the number of pixels that a window holds.
+
+    Where the last window overhangs (``ceil_mode``) the compiler divides its gradient by the kernel's size, unless it is
+    told not to count padding: https://github.com/pytorch/pytorch/issues/198119. Where there is none, that is the same.
+
+    Args:
+        node: Any operation.
+
+    Raises:
+        NotImplementedError: If images are padded besides: then nothing that the compiler can be told is right.
+    """
+    if node.target not in (_aten.avg_pool2d_backward.default, _aten.avg_pool3d_backward.default):
+        return
+    _, x, kernel, stride, padding, ceil, count_padding, divisor = cast("tuple[Any, ...]", node.args)
+    sizes = x.meta["val"].shape[-len(kernel) :]
+    windows = zip(sizes, kernel, stride or kernel, padding, strict=True)
+    overhangs = ceil and any((n + 2 * p - k) % s for n, k, s, p in windows)
+    if not overhangs or not count_padding or divisor is not None:
+        return
+    if any(padding):
+        raise NotImplementedError(
+            "compiled, average pooling with both padding and ceil_mode has a wrong gradient; leave either out"
+        )
+    node.update_arg(6, False)
+
+
+CORRECTED: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Corrected()}
+"""Options of `torch.compile`."""
