@@ -187,6 +187,51 @@ def test_graphs_of_few_chains_hold_more_steps_and_those_of_images_fewer(shape, k
     assert asked == [len(shape) == 2] * graphs  # those of points are called from C++
 
 
+@pytest.mark.parametrize(
+    ("shape", "steps", "blocks"),
+    [
+        ((300, 2), 5, [5]),  # fewer than a graph may hold
+        ((300, 2), 14, [7, 7]),
+        ((300, 2), 15, [5, 5, 5]),
+        ((300, 2), 13, [10, 3]),  # of what divides 13 all is small
+        ((300, 2), 103, [10] * 10 + [3]),
+        ((4, 2), 13, [13]),
+        ((4, 1, 8, 8), 3, [1, 1, 1]),
+        ((4, 1, 8, 8), 4, [2, 2]),
+    ],
+)
+def test_no_steps_are_left_over_uncompiled_where_blocks_of_another_size_leave_none(shape, steps, blocks):
+    kernel, x = KERNELS["langevin"](energy(shape[1:])), cases.normal(*shape, dtype=torch.float32)
+    taken = Steps(kernel, steps=steps, compile="auto").together(kernel.init(x), generator=cases.generator(1))
+    assert [len(each) for each in taken] == blocks
+
+
+def test_a_run_of_few_steps_is_compiled_whole(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(1) or function)
+    run(KERNELS["langevin"](energy()), cases.normal(4, 2, dtype=torch.float32), steps=3, compile=True)
+    assert compiled == [1]
+
+
+def test_there_is_a_graph_for_each_of_many_step_sizes(monkeypatch):
+    """PyTorch gives up after eight; here its compiler only traces, which is where it counts."""
+    traced, compile = [], torch.compile
+
+    def backend(module, _):
+        traced.append(1)
+        return module.forward
+
+    monkeypatch.setattr(
+        torch, "compile", lambda function, *, options, **rest: compile(function, backend=backend, **rest)
+    )
+    e, x = energy(), cases.normal(4, 2, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for k in range(1, 12):
+            run(Langevin(e, step_size=0.01 * k), x, steps=1, compile=True)
+    assert len(traced) == 11
+
+
 def test_what_several_steps_told_is_summed_as_one_by_one():
     kernel, x = KERNELS["mala"](energy()), cases.normal(16, 2, dtype=torch.float32)
     infos = [info for _, info in Steps(kernel, steps=7, compile=False)(kernel.init(x), generator=cases.generator(1))]
@@ -208,7 +253,7 @@ def test_tensors_that_are_copied_together_come_apart_as_they_were():
 
 
 def test_few_chains_take_twice_as_many_steps_at_once():
-    taken = Steps(KERNELS["hmc"](energy()), steps=40, compile="auto")  # of three leapfrog steps
+    taken = Steps(KERNELS["hmc"](energy()), steps=42, compile="auto")  # of three leapfrog steps
     for chains, many in ((256, 6), (257, 3)):
         x = cases.normal(chains, 2, dtype=torch.float32)
         first = next(taken.together(taken.kernel.init(x), generator=cases.generator(1)))

@@ -39,6 +39,15 @@ def test_chains_cost_a_gradient_a_step(steps):
     assert all(each.grad is None for each in experiment.model.parameters())
 
 
+def test_compiled_chains_cost_what_others_do():
+    """The compiler tries every operation out, which is none of the training's."""
+    told = [
+        flops_per_sample(Experiment(Recipe.named("8gaussians-cd-langevin", {"objective.compile": each})))
+        for each in ("false", "true")
+    ]
+    assert told[0] == told[1]
+
+
 def test_speed_is_that_of_the_second_half_since_training_went_on(monkeypatch):
     """A slow step of 20 seconds, in which something was compiled, and then ten of one second each."""
     clock = [10.0]

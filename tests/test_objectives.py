@@ -4,8 +4,10 @@ With :math:`E = p \|x\|^2 / 2`, data from N(0, v I) and noise of standard deviat
 N(0, (v + σ²) I), so :math:`p^* = T / (v + \sigma^2)`.
 """
 
+import copy
 import functools
 import math
+import warnings
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from energyscape.objectives import (
     ReplayBuffer,
     Start,
 )
+from energyscape.objectives.base import Treatment
 from energyscape.samplers import HMC, MALA, Langevin
 
 V = 1.3
@@ -271,6 +274,47 @@ def test_diverged_proposals_are_counted_and_do_not_enter_the_loss():
     assert 10 < int(loss.facts["diverged"]) < 512
     assert math.isfinite(float(slope))
     assert abs(float(loss.value.detach())) < 1
+
+
+def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monkeypatch):
+    """The compiler's part is played by the steps themselves, so that the numbers must be the same to the last bit."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(1) or function)
+    plain, fast = (ContrastiveDivergence(Data(), EXACT["mala"], steps=3, compile=each) for each in (False, True))
+    x, models, counts = cases.normal(64, 2), [cases.Quadratic(p) for p in (0.7, 0.7, 1.5)], []
+
+    def told(objective, model):
+        return objective(model, x, generator=cases.generator(5)).value
+
+    for model in models:
+        with torch.no_grad():
+            model.p += 0.1  # chains follow the weights as they are now
+        assert [torch.equal(told(plain, model), told(fast, model)) for _ in range(3)] == [True] * 3
+        counts.append(len(compiled))
+    assert counts == [1, 2, 3]
+    for each in (plain, fast):
+        each.treat(Treatment(step=0.5))
+    assert torch.equal(told(plain, models[-1]), told(fast, models[-1]))
+    assert len(compiled) == 4
+    copied = copy.deepcopy(fast)
+    assert torch.equal(told(plain, models[0]), told(copied, models[0]))
+    assert (len(compiled), copied.treatment) == (5, fast.treatment)
+    assert torch.equal(told(plain, models[-1]), told(fast, models[-1]))
+    assert len(compiled) == 5  # what was copied has kept its own
+
+
+def test_chains_of_training_that_cannot_be_compiled_say_so_once():
+    class Stubborn(cases.Quadratic):
+        def forward(self, x, label=None):
+            return super().forward(x) * (1.0 if float(x.sum()) > -1e9 else 2.0)  # asks for a number in the middle
+
+    objective = ContrastiveDivergence(Data(), EXACT["mala"], steps=2, compile=True)
+    model, x = Stubborn(1.0), cases.normal(8, 2)
+    with pytest.warns(UserWarning, match="go on uncompiled"):
+        objective(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(model, x)
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,8 @@ class Experiment:
         if training.compile and not denoises:
             raise UserError(
                 f"train.compile = true is for denoisers without energy; the model is {type(self.model).__name__}, "
-                "which is differentiated twice or by chains: set it to false or 'auto'"
+                "which is differentiated twice or by chains: set it to false or 'auto' "
+                "(objective.compile compiles the chains of contrastive divergence)"
             )
         return training.compile
 

@@ -12,7 +12,7 @@ decides the method's name: at the data (CD-k), at noise (short-run), where they 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,7 +22,7 @@ from energyscape.noise import noised
 from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.objectives.starts import Start
 from energyscape.samplers.base import KernelFactory, flat, rms, treated
-from energyscape.samplers.driver import run
+from energyscape.samplers.driver import Steps
 
 Regulariser = Literal["squared", "mean"]
 
@@ -48,6 +48,7 @@ class ContrastiveDivergence(Objective):
         regulariser: What :math:`\alpha` holds near zero. ``squared``: every energy, which fights a calibrated one, so
             keep :math:`\alpha` far below the inverse variance of the energies. ``mean``: only the energies' free
             constant, which changes no density.
+        compile: Whether to compile the chains' steps, which takes half a minute the first time; see `Steps`.
 
     Raises:
         ValueError: If ``steps``, ``data_noise`` or ``alpha`` is out of range.
@@ -68,17 +69,19 @@ class ContrastiveDivergence(Objective):
         data_noise: float = 0.0,
         alpha: float = 0.0,
         regulariser: Regulariser = "squared",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if steps < 1 or not data_noise >= 0 or not alpha >= 0:
             raise ValueError(f"steps ≥ 1, data_noise ≥ 0 and alpha ≥ 0; they were {steps}, {data_noise} and {alpha}")
-        self.start, self.kernel, self.steps = start, kernel, steps
+        self.start, self.kernel, self.steps, self.compiled = start, kernel, steps, compile
         self.data_noise, self.alpha, self.regulariser = data_noise, alpha, regulariser
         self.temperature = kernel(flat).temperature
+        self._chains: Steps | None = None
         self.treat(Treatment())
 
     def treat(self, treatment: Treatment) -> None:
-        self.treatment = treatment
+        self.treatment, self._chains = treatment, None
         self.level = max(self.data_noise, treatment.data_noise)
 
     def forward(
@@ -88,9 +91,8 @@ class ContrastiveDivergence(Objective):
         if self.level:
             x, _ = noised(x, self.level, generator=generator)
         y0, handle = self.start.draw(len(x), like=x, generator=generator)
-        kernel = treated(self.kernel(model), step=self.treatment.step, clip=self.treatment.clip)
         with evaluating(model):
-            point, told = run(kernel, y0, steps=self.steps, generator=generator)
+            point, told = self._steps(model).end(y0, generator=generator)
         y = point.x
         self.start.commit(handle, y)
         e_data, e_model = model(torch.cat([x, y])).split([len(x), len(y)])
@@ -117,6 +119,16 @@ class ContrastiveDivergence(Objective):
         facts.update(penalty=penalty, pull=pull)
         loss = e_data.mean() - e_model.mean() + penalty
         return Loss(loss, {name: value.detach() for name, value in facts.items()})
+
+    def _steps(self, model: Energy) -> Steps:
+        """Returns the chains' steps: those of before, if the model is, so that they are compiled once."""
+        if self._chains is None or self._chains.kernel.energy is not model:
+            kernel = treated(self.kernel(model), step=self.treatment.step, clip=self.treatment.clip)
+            self._chains = Steps(kernel, steps=self.steps, compile=self.compiled)
+        return self._chains
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_chains": None}  # a copy has chains of its own
 
     def _penalty(self, e_data: Tensor, e_model: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the regulariser, and the size of its derivative by an energy where the likelihood's is 1."""

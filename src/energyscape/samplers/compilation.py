@@ -15,6 +15,9 @@ from energyscape.samplers import convolution
 NARROW: Final = 8
 """Rows or columns up to which a matrix is narrow."""
 
+GRAPHS: Final = 256
+"""Graphs of one function in a process: each kernel, step size and number of chains has its own; PyTorch makes eight."""
+
 _aten = torch.ops.aten
 
 
@@ -27,7 +30,9 @@ def compiled(function: Callable[..., Any], *, cpp: bool = False) -> Callable[...
             chains in the plane, but graphs of deep networks take half as long again to compile.
     """
     # One object for all, by which the compiler knows that it has compiled a function already.
-    return torch.compile(function, fullgraph=True, dynamic=False, options=_CALLED_FROM_CPP if cpp else _OPTIONS)
+    options = _CALLED_FROM_CPP if cpp else _OPTIONS
+    graph = torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    return cast("Callable[..., Any]", torch._dynamo.config.patch(recompile_limit=GRAPHS)(graph))
 
 
 @final

@@ -151,15 +151,22 @@ def pulled_back(
 
 def _channels_last(graph: Graph, before: Node, images: Node) -> Node:
     """Returns images, or weights, with their channels last: one node for all convolutions of them."""
-    for user in images.users:
-        if user.target is force_stride_order:
-            return user
-    _, channels, height, breadth = images.meta["val"].shape
-    with graph.inserting_before(before):
-        strides = [height * breadth * channels, 1, breadth * channels, channels]
-        laid = graph.call_function(cast("Callable[..., Any]", force_stride_order), (images, strides))
-    laid.meta["val"] = force_stride_order(images.meta["val"], strides)
-    return laid
+    value: Tensor = images.meta["val"]
+    _, channels, height, breadth = value.shape
+    strides = [height * breadth * channels, 1, breadth * channels, channels]
+    laid = next((user for user in images.users if user.target is force_stride_order), None)
+    if laid is None:
+        with graph.inserting_before(before):
+            laid = _called(graph, force_stride_order, images, strides)
+            if channels == 1:  # wherever it is, it is last; a convolution asks the strides, which are any then
+                _called(graph, _aten.as_strided.default, laid, list(value.shape), strides)
+    return laid if channels > 1 else next(iter(laid.users))
+
+
+def _called(graph: Graph, operation: Callable[..., Any], node: Node, *settings: Any) -> Node:
+    new = graph.call_function(operation, (node, *settings))
+    new.meta["val"] = operation(node.meta["val"], *settings)
+    return new
 
 
 def _replace(graph: Graph, node: Node, function: Callable[..., Tensor], *inputs: Node) -> None:

@@ -70,6 +70,19 @@ class Steps:
         for moved in self.together(state, generator=generator):
             yield from moved
 
+    def end(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Any, Info]:
+        """Returns where chains end, and each one's sums over the steps of what they told; see `run`.
+
+        Args:
+            x: Starting positions, ``(C, *)``.
+            generator: The stream to draw from.
+        """
+        total: Info | None = None
+        for moved in self.together(self.kernel.init(x), generator=generator):
+            state, total = moved[-1][0], added(total, *(info for _, info in moved))
+        assert total is not None
+        return state, total
+
     def together(self, state: Any, *, generator: Generator | None = None) -> Iterator[list[tuple[Any, Info]]]:
         """Yields the same, in lists of the steps that were taken at once.
 
@@ -95,9 +108,11 @@ class Steps:
         return IMAGES if x.ndim > 2 and not x.is_cuda else GRADIENTS * (2 if len(x) <= FEW else 1)
 
     def _block(self, x: Tensor) -> int:
-        """Returns how many steps are taken at once."""
-        leaps = getattr(self.kernel, "leapfrog_steps", 1)
-        return 1 if self.compile is False else max(1, self._gradients(x) // leaps)
+        """Returns how many steps are taken at once: a number that leaves none over, if there is one of that size."""
+        if self.compile is False:
+            return 1
+        most = min(self.steps, max(1, self._gradients(x) // getattr(self.kernel, "leapfrog_steps", 1)))
+        return next((each for each in range(most, (most - 1) // 2, -1) if self.steps % each == 0), most)
 
     def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
         """Returns how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
@@ -260,11 +275,7 @@ def run(
     """
     if steps < 1:
         raise ValueError(f"steps is at least 1; it was {steps}")
-    total: Info | None = None
-    for moved in Steps(kernel, steps=steps, compile=compile).together(kernel.init(x), generator=generator):
-        end, total = moved[-1][0], added(total, *(info for _, info in moved))
-    assert total is not None
-    return end, total
+    return Steps(kernel, steps=steps, compile=compile).end(x, generator=generator)
 
 
 def sample(
