@@ -187,6 +187,7 @@ def main() -> None:
         changes = {"objective.steps": str(steps)}
         ways = {
             "ours": ours("mnist-pcd", **changes),
+            "chains compiled": ours("mnist-pcd", **changes, **{"objective.compile": "true"}),
             "in float32": ours("mnist-pcd", **changes, **{"train.precision": "float32"}),
             "plain": plain(contrastive(energy, steps=steps), energy),
         }

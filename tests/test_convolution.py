@@ -5,7 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cases
-from energyscape.samplers.compilation import Mended
+from energyscape.samplers.compilation import Mended, compiled
 from energyscape.samplers.convolution import convolved, pulled_back
 
 aten = torch.ops.aten
@@ -161,3 +161,29 @@ def test_one_channel_is_last_wherever_it_is_and_says_so():
     assert x is y
     assert [each.meta["val"].stride() for each in (x, w, v)] == [(30, 1, 5, 1), (9, 1, 3, 1), (9, 1, 3, 1)]
     assert len([node for node in graph.nodes if node.target is aten.as_strided.default]) == 3
+
+
+PARTS = {
+    "of the channels": lambda x, w: (x, w[:, :1]),
+    "other rows": lambda x, w: (x[:, :1, 1::2], w[:, :1].contiguous()),
+    "the last images": lambda x, w: (x[1:, 0].unsqueeze(1), w[:, :1].contiguous()),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_of_a_part_of_something_the_compiler_is_told_no_strides(part):
+    x, w = images(3, 1, 6, 5), images(9, 3, 3, 3, seed=1)
+    graph, counts = mended(lambda x, w: (torch.conv2d(*PARTS[part](x, w), None, 1, 1),), x, w)
+    assert counts == (1, 0)
+    assert len([node for node in graph.nodes if node.target is aten.as_strided.default]) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_convolutions_by_a_part_of_the_weights_are_by_that_part():
+    x, w = images(3, 1, 6, 5), images(9, 3, 3, 3, seed=1)
+
+    def convolve(x, w):
+        return torch.conv2d(x, w[:, 1:2], None, 1, 1) + torch.conv2d(x, w[:, :1], None, 1, 1)
+
+    with torch.no_grad():
+        assert torch.allclose(compiled(convolve)(x, w), convolve(x, w), atol=1e-5)

@@ -79,15 +79,20 @@ def test_other_kernels_compile_too(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rough", [False, True])
 @pytest.mark.parametrize("network", [ConvEnergyNet, ResidualEnergyNet])
-def test_energies_of_images_compile_too(network):
-    """Of 14 pixels 7 are left, and of those 4 or 3: what is at the rim must not be lost, nor counted twice."""
+def test_energies_of_images_compile_too(network, rough):
+    """Of 14 pixels 7 are left, and of those 4 or 3: what is at the rim must not be lost, nor counted twice.
+
+    In bfloat16, whose numbers are 2⁻⁸ apart, uncompiled energies are no nearer to those in single precision.
+    """
     with global_seed(0):
         kernel = Langevin(network((1, 14, 14), width=12), step_size=0.1)
-    x = cases.normal(8, 1, 14, 14, dtype=torch.float32)
-    eager, fast = (run(kernel, x, steps=4, compile=each, generator=cases.generator(1))[0] for each in (False, True))
+    x, tolerance = cases.normal(8, 1, 14, 14, dtype=torch.float32), 2.0**-7 if rough else 1e-5
+    with torch.autocast("cpu", torch.bfloat16, enabled=rough):
+        eager, fast = (run(kernel, x, steps=4, compile=each, generator=cases.generator(1))[0] for each in (False, True))
     for one, other in zip(eager, fast, strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
+        assert torch.allclose(one, other, rtol=tolerance, atol=tolerance * float(one.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["langevin", "hmc", "underdamped"])

@@ -154,13 +154,16 @@ def _channels_last(graph: Graph, before: Node, images: Node) -> Node:
     value: Tensor = images.meta["val"]
     _, channels, height, breadth = value.shape
     strides = [height * breadth * channels, 1, breadth * channels, channels]
+    # One channel is last wherever it is, so that strides are any; a convolution asks them. Told what they are, the
+    # compiler forgets that a part of something is not the whole.
+    told = channels == 1 and value.is_contiguous() and value.storage_offset() == 0
     laid = next((user for user in images.users if user.target is force_stride_order), None)
     if laid is None:
         with graph.inserting_before(before):
             laid = _called(graph, force_stride_order, images, strides)
-            if channels == 1:  # wherever it is, it is last; a convolution asks the strides, which are any then
+            if told:
                 _called(graph, _aten.as_strided.default, laid, list(value.shape), strides)
-    return laid if channels > 1 else next(iter(laid.users))
+    return next(iter(laid.users)) if told else laid
 
 
 def _called(graph: Graph, operation: Callable[..., Any], node: Node, *settings: Any) -> Node:
