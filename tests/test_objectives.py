@@ -278,10 +278,15 @@ def test_diverged_proposals_are_counted_and_do_not_enter_the_loss():
 
 def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monkeypatch):
     """The compiler's part is played by the steps themselves, so that the numbers must be the same to the last bit."""
+
+    class Alone(cases.Quadratic):
+        def __deepcopy__(self, memo):
+            pytest.fail("a copy of the objective copied the model")
+
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(1) or function)
     plain, fast = (ContrastiveDivergence(Data(), EXACT["mala"], steps=3, compile=each) for each in (False, True))
-    x, models, counts = cases.normal(64, 2), [cases.Quadratic(p) for p in (0.7, 0.7, 1.5)], []
+    x, models, counts = cases.normal(64, 2), [Alone(p) for p in (0.7, 0.7, 1.5)], []
 
     def told(objective, model):
         return objective(model, x, generator=cases.generator(5)).value
@@ -306,7 +311,7 @@ def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monke
 def test_chains_of_training_that_cannot_be_compiled_say_so_once():
     class Stubborn(cases.Quadratic):
         def forward(self, x, label=None):
-            return super().forward(x) * (1.0 if float(x.sum()) > -1e9 else 2.0)  # asks for a number in the middle
+            return super().forward(x) * (1.0 if float(x.detach().sum()) > -1e9 else 2.0)  # asks for a number
 
     objective = ContrastiveDivergence(Data(), EXACT["mala"], steps=2, compile=True)
     model, x = Stubborn(1.0), cases.normal(8, 2)
