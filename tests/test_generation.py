@@ -84,6 +84,26 @@ def test_batches_of_samples_are_those_of_all_at_once(start):
     assert not torch.equal(parts[0].x, parts[1].x)
 
 
+def test_chains_are_compiled_for_all_batches_of_a_size_at_once(monkeypatch):
+    """The compiler's part is played by the steps themselves, so that the numbers must be the same to the last bit."""
+    graphs, sizes = [], []
+
+    def compile(function, **_):
+        graphs.append(1)
+        return lambda state, noise: sizes.append(len(state.x)) or function(state, noise)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    experiment = gaussian(**{"sampler.steps": "10"})
+    plain = generate(experiment, 1_203, seed=4)
+    assert graphs == []
+    fast = generate(experiment.with_sampler({"sampler.compile": "true"}), 1_203, seed=4)
+    assert (graphs, sizes) == ([1], [500, 500])  # of those left over there are too few
+    assert torch.equal(plain.x, fast.x)
+    assert torch.equal(plain.path, fast.path)
+    generate(experiment.with_sampler({"sampler.compile": "true"}), 40, seed=4)
+    assert (graphs, sizes[2:]) == ([1, 1], [40])
+
+
 def test_chains_in_bfloat16_are_nearly_those_in_float32_and_only_the_chains_are():
     exact = Experiment(Recipe.named("digits-pcd", {"sampler.tweedie": "false"}))
     rough = exact.with_sampler({"sampler.precision": "'bfloat16'"})

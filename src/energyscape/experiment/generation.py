@@ -1,6 +1,5 @@
 """What one does with a trained energy: generate, restore what noise has spoiled, complete what is missing."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from energyscape.experiment.precision import autocast
 from energyscape.experiment.solving import BATCH, Generated, denoised, joined, repainted, solving
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
-from energyscape.samplers import Kernel, simulate
+from energyscape.samplers import Kernel, Steps
 
 StartName = Literal["noise", "data", "buffer"]
 
@@ -98,12 +97,15 @@ def _chains(
 ) -> Iterator[Generated]:
     generator = seeded(experiment, seed, f"generate {start}")
     starts, kernel = _starts(experiment, start, n, generator=generator, seed=seed), _kernel(experiment, start, steps)
+    full = min(n, BATCH)
+    compiled, plain = (Steps(kernel, steps=steps, compile=each) for each in (experiment.chains.compile, False))
     at = sorted({0, *(round(steps ** (k / max(frames - 2, 1))) for k in range(frames - 1)), steps})
     for number, x in enumerate(starts):
         shown = shown if number == 0 else 0
         path, diverged = [x[:shown]], torch.zeros((), dtype=torch.int64, device=x.device)
+        taken = compiled if len(x) == full else plain  # what is left over is not worth a graph of its own
         with autocast(experiment.chains.precision, x.device):
-            for step, (state, info) in enumerate(itertools.islice(simulate(kernel, x, generator=generator), steps), 1):
+            for step, (state, info) in enumerate(taken(kernel.init(x), generator=generator), 1):
                 diverged += info.diverged.sum()
                 if shown and step in at and step < steps:
                     path.append(state.x[:shown])

@@ -186,6 +186,7 @@ class Sampling:
         tweedie: End with one denoising step, where the model has learned noised data.
         precision: Of the network's products and convolutions in chains that generate, as in training; the energies of
             bfloat16 are too rough for a Metropolis test.
+        compile: Whether to compile the steps of chains that generate, which takes half a minute the first time.
     """
 
     kernel: KernelFactory
@@ -194,6 +195,7 @@ class Sampling:
     descent: DescentFactory | None = None
     tweedie: bool = False
     precision: Precision = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
