@@ -186,7 +186,8 @@ class Sampling:
         tweedie: End with one denoising step, where the model has learned noised data.
         precision: Of the network's products and convolutions in chains that generate, as in training; the energies of
             bfloat16 are too rough for a Metropolis test.
-        compile: Whether to compile the steps of chains that generate, which takes half a minute the first time.
+        compile: Whether to compile the steps of chains that generate, which takes half a minute the first time; those
+            that come down noise levels go on uncompiled, and say so.
     """
 
     kernel: KernelFactory
