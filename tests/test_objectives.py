@@ -308,6 +308,23 @@ def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monke
     assert len(compiled) == 5  # what was copied has kept its own
 
 
+@pytest.mark.slow
+def test_compiled_chains_follow_the_weights_as_they_become():
+    """Three updates by one graph; frozen into it, the first weights would be followed for ever."""
+    learned = []
+    for each in (False, True):
+        objective = ContrastiveDivergence(Data(), functools.partial(Langevin, step_size=0.3), steps=3, compile=each)
+        model, x = cases.Quadratic(0.5), cases.normal(64, 2)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+        for k in range(3):
+            optimiser.zero_grad()
+            objective(model, x, generator=cases.generator(k)).value.backward()
+            optimiser.step()
+            learned.append(float(model.p.detach()))
+    assert learned[3:] == pytest.approx(learned[:3], rel=1e-6)
+    assert abs(learned[2] - learned[0]) > 0.01
+
+
 def test_chains_of_training_that_cannot_be_compiled_say_so_once():
     class Stubborn(cases.Quadratic):
         def forward(self, x, label=None):
