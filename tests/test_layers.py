@@ -12,8 +12,8 @@ import energyscape
 ROOT = Path(energyscape.__file__).parent
 
 ORDER = [
-    ("errors", "memory", "compiler_faults"),
-    ("atomic", "registry", "rng"),
+    ("errors", "compiler_faults"),
+    ("atomic", "memory", "registry", "rng"),
     ("calculus",),
     ("noise",),
     ("data",),

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import cases
+from energyscape import memory
+from energyscape.errors import UserError
 from energyscape.memory import keep_freed
 from energyscape.objectives import ScoreMatching
 from energyscape.samplers import Langevin, Steps
@@ -75,3 +77,20 @@ def test_loops_ask_for_it_when_they_begin(begin):
     keep_freed.cache_clear()
     begin()
     assert keep_freed.cache_info().misses == 1
+
+
+def test_a_request_beyond_the_memory_is_refused_with_both_numbers(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10_000_000_000)
+    memory.require_memory(7.9e9, "--n 5")
+    with pytest.raises(UserError, match=r"--n 5 needs about 8\.1 GB; 10\.0 GB of memory are available"):
+        memory.require_memory(8.1e9, "--n 5")
+
+
+def test_without_a_number_from_the_system_every_request_passes(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: None)
+    memory.require_memory(1e30, "--n 5")
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="read from /proc")
+def test_the_available_memory_is_no_more_than_the_machine_has():
+    assert 0 < memory.available() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,15 +1,30 @@
-"""What becomes of memory that tensors have freed."""
+"""Memory of this process: how much a request may take, and what is kept of what tensors free."""
 
+import contextlib
 import ctypes
 import functools
 import os
+from pathlib import Path
 from typing import Final
+
+from energyscape.errors import UserError
+
+SHARE: Final = 0.8
+"""Share of the available memory that a request may take."""
 
 KEPT: Final = 1 << 30
 """Bytes of freed memory that are kept for the next tensor."""
 
 LARGEST: Final = 32 << 20
 """Bytes of the largest tensor whose memory is kept; the C library sets the limit."""
+
+_CGROUPS: Final = tuple(
+    (f"/sys/fs/cgroup/{limit}", f"/sys/fs/cgroup/{used}")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    )
+)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -33,3 +48,33 @@ def keep_freed() -> bool:
     except (OSError, AttributeError, TypeError):  # not GNU's
         return False
     return bool(mallopt(_MMAP_THRESHOLD, LARGEST) and mallopt(_TRIM_THRESHOLD, KEPT))
+
+
+def available() -> int | None:
+    """Return the bytes that this process can still allocate, or None where the system does not say (not Linux)."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")))
+    for limit, used in _CGROUPS:  # a container may have less than the machine
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            found.append(int(Path(limit).read_text(encoding="ascii")) - int(Path(used).read_text(encoding="ascii")))
+    return max(0, min(found)) if found else None
+
+
+def require_memory(size: float, what: str) -> None:
+    """Raise an error if a request needs more than `SHARE` of the memory that is available.
+
+    Args:
+        size: Bytes that the request needs at its peak.
+        what: The request, such as ``"--n 1000000000"``.
+
+    Raises:
+        UserError: With both numbers.
+    """
+    free = available()
+    if free is not None and size > SHARE * free:
+        raise UserError(
+            f"{what} needs about {size / 1e9:,.1f} GB; {free / 1e9:,.1f} GB of memory are available, of which at most "
+            f"{SHARE:.0%} are used: ask for less"
+        )
