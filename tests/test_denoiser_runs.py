@@ -194,7 +194,7 @@ def test_the_commands_of_a_run_with_classes(cli, digits):
     assert np.abs(np.load("clean.npy")).max() <= 1
     status, out, err = cli("evaluate", digits, "--n", "40", "--json")
     assert status == 0, err
-    assert {"recognised", "bits/dim", "PSNR gain at σ = 0.2, dB"} <= set(json.loads(out))
+    assert {"recognised", "bits/dim", "PSNR over noisy at σ = 0.2, dB"} <= set(json.loads(out))
     assert sorted(each.name for each in (digits / "frames").iterdir()) == ["0000.png", "0001.png", "0002.png"]
     with Image.open(digits / "frames" / "0002.png") as image:
         assert image.width == image.height  # eight by eight

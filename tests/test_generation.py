@@ -10,7 +10,8 @@ from energyscape.data import digits
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
 from energyscape.experiment.generation import completed, draw_data, drawing_data, generate, generating, restored
-from energyscape.experiment.measures import of_restoration, of_samples, restore_held_out
+from energyscape.experiment.measures import of_samples
+from energyscape.experiment.restorations import denoised
 from energyscape.models import Gaussian
 from energyscape.noise import noised
 from energyscape.objectives import ReplayBuffer
@@ -170,16 +171,16 @@ def test_real_images_measure_as_real():
 
 def test_restoration_is_measured_on_images_that_were_held_out():
     experiment = Experiment(Recipe.named("digits-pcd", {"model.network.width": "8"}))
-    told = restore_held_out(experiment, 0.4, n=16)
+    result = denoised(experiment, 0.4, n=16)
     held_out, seen = digits(split="test").floats(), digits().floats()
-    for image in told.clean:
+    for image in result.clean:
         assert (held_out == image).flatten(1).all(1).any()
         assert not (seen == image).flatten(1).all(1).any()
-    assert (told.noisy - told.clean).std().item() == pytest.approx(0.4, rel=5 / math.sqrt(2 * 16 * 64))
-    # Had it given the noisy image back, there would be no gain; the clean one, an endless one.
-    assert of_restoration(told._replace(restored=told.noisy)).value == 0
-    halved = told._replace(restored=told.clean + (told.noisy - told.clean) / 2)
-    assert of_restoration(halved).value == pytest.approx(20 * math.log10(2), abs=1e-3)
+    # Had it given the noisy image back, there would be no gain; half its error is a quarter of the squared one.
+    noisy, clean = result.ways["noisy"], result.clean
+    assert result._replace(ways=result.ways | {"restored": noisy}).gain("noisy").abs().max() == 0
+    halved = result._replace(ways=result.ways | {"restored": clean + (noisy - clean) / 2}).gain("noisy")
+    torch.testing.assert_close(halved, torch.full((16,), 20 * math.log10(2)), atol=1e-3, rtol=0)
 
 
 def test_data_are_drawn_without_replacement_as_far_as_there_are_any():

@@ -14,7 +14,7 @@ from energyscape.experiment.descents import by_level, costs, likelihood_figures
 from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, generate
 from energyscape.experiment.measures import ENOUGH, MANY, against_truth, of_samples
-from energyscape.experiment.restorations import denoising_section, inpainting_section
+from energyscape.experiment.restorations import denoising_section, inpainting_section, restorations
 from energyscape.experiment.solving import known_classes
 from energyscape.report import Section
 
@@ -47,7 +47,7 @@ def of_images(experiment: Experiment, source: Images, *, seed: int | None = None
     """
     generated = generate(experiment, MANY, seed=seed)
     real = draw_data(source, 4 * IN_A_ROW, generator=seeded(experiment, seed, "real", device="cpu"))
-    denoising, restorations = denoising_section(experiment, seed=seed)
+    restored = restorations(experiment, seed=seed)
     figures = [*of_samples(experiment, generated.x, seed=seed), *likelihood_figures(experiment, seed=seed)]
     shown = _by_class(experiment, generated.x)
     sections = [
@@ -66,12 +66,12 @@ def of_images(experiment: Experiment, source: Images, *, seed: int | None = None
             ((plotting.evolution(generated.path.clamp(-1, 1), generated.at), "Samples on their way"),),
         ),
         level_section(experiment, seed),
-        denoising,
+        denoising_section(experiment, restored),
         inpainting_section(experiment, seed=seed),
     ]
     if source.labels is not None and len(source) >= ENOUGH:
         sections.insert(3, cost_section(experiment, classifier_for(source), seed))
-    return [*figures, *restorations], sections
+    return figures + [figure for each in restored for figure in each.figures()], sections
 
 
 def _made(experiment: Experiment) -> str:

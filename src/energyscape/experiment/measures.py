@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ from energyscape.evaluation import (
     mode_masses,
     nearest,
     overlap,
-    psnr,
     read_inception,
     recognise,
     sliced_wasserstein,
@@ -34,38 +33,16 @@ from energyscape.evaluation import (
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.descents import class_figures, likelihood_figures
 from energyscape.experiment.figure import Figure
-from energyscape.experiment.generation import draw_data, generate, restored
+from energyscape.experiment.generation import draw_data, generate
 from energyscape.experiment.outliers import Survey, survey
+from energyscape.experiment.restorations import restorations
 from energyscape.noise import noised
-
-SIGMAS = (0.2, 0.4, 0.6)
-"""Noise levels of the restoration test, on the [-1, 1] scale."""
 
 MANY = 1_000
 """Samples that are judged."""
 
 ENOUGH = 5_000
 """Labelled images from which on a network judges samples, and not a support vector machine."""
-
-
-class Restoration(NamedTuple):
-    """Noisy images and what was made of them.
-
-    Args:
-        sigma: Standard deviation of the noise.
-        clean: The images, ``(n, *)``.
-        noisy: The images and noise.
-        restored: The posterior means.
-    """
-
-    sigma: float
-    clean: Tensor
-    noisy: Tensor
-    restored: Tensor
-
-    def gain(self) -> Tensor:
-        """Returns the gain in PSNR of each image over the noisy one, in dB."""
-        return psnr(self.restored, self.clean) - psnr(self.noisy, self.clean)
 
 
 def measure(
@@ -105,7 +82,7 @@ def measure(
         if experiment.has_chains
         else likelihood_figures(experiment, seed=seed)
     )
-    figures += [of_restoration(restore_held_out(experiment, sigma, seed=seed)) for sigma in SIGMAS]
+    figures += [figure for each in restorations(experiment, seed=seed) for figure in each.figures()]
     return figures + (of_outliers(survey(experiment, samples=samples, seed=seed)) if experiment.has_chains else [])
 
 
@@ -322,29 +299,3 @@ def _eta(settings: Mapping[str, Any]) -> float:
         return _eta(settings["kernel"])
     step_size: float = settings["step_size"]
     return step_size**2 / 2 if settings["name"] in ("hmc", "underdamped") else step_size
-
-
-def restore_held_out(experiment: Experiment, sigma: float, *, n: int = 64, seed: int | None = None) -> Restoration:
-    """Spoils held-out images with noise and restores them.
-
-    Args:
-        experiment: With what was learned.
-        sigma: Standard deviation of the noise.
-        n: How many images.
-        seed: Of the noise and the chains.
-    """
-    clean = draw_data(experiment.held_out, n, generator=seeded(experiment, seed, "clean", device="cpu"))
-    noisy, _ = noised(clean, sigma, generator=seeded(experiment, seed, f"spoil {sigma}", device="cpu"))
-    return Restoration(sigma, clean, noisy, restored(experiment, noisy, sigma=sigma, seed=seed))
-
-
-def of_restoration(restoration: Restoration) -> Figure:
-    """Returns the mean gain in PSNR.
-
-    Args:
-        restoration: Of images that training did not see.
-    """
-    gain, n = restoration.gain(), len(restoration.clean)
-    error = float(gain.std() / math.sqrt(n))
-    how = f"{n} held-out images and N(0, {restoration.sigma:g}²), posterior mean"
-    return Figure(f"PSNR gain at σ = {restoration.sigma:g}, dB", float(gain.mean()), error, how)

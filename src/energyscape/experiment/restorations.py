@@ -47,18 +47,19 @@ class Denoised(NamedTuple):
             rows.append((self.sigma / 2, named, float(decibels.mean()), error, float(alike.mean())))
         return rows
 
-    def gain(self) -> Tensor:
-        """Returns by how many decibels each restored image is nearer the truth than the median filter's, ``(n,)``."""
-        return psnr(self.ways["restored"], self.clean) - psnr(self.ways["median"], self.clean)
+    def gain(self, over: str) -> Tensor:
+        """Return each restored image's PSNR minus that of another way, in dB, ``(n,)``."""
+        return psnr(self.ways["restored"], self.clean) - psnr(self.ways[over], self.clean)
 
     def figures(self) -> list[Figure]:
-        """Returns what there is to measure: PSNR and SSIM of the restored, and the gain over the median filter."""
-        n, half = len(self.clean), self.sigma / 2
-        how = f"{n} held-out images, noise {half:g} of the range"
+        """Return PSNR and SSIM of the restored images, and their gain over the noisy ones and the median filter."""
+        n, sigma = len(self.clean), f"σ = {self.sigma:g}"
+        how = f"{n} held-out images + N(0, {self.sigma:g}²) on [-1, 1], posterior mean"
         told = {
-            f"PSNR at noise {half:g}, dB": psnr(self.ways["restored"], self.clean),
-            f"SSIM at noise {half:g}": ssim(self.ways["restored"], self.clean),
-            f"PSNR over median filter at noise {half:g}, dB": self.gain(),
+            f"PSNR at {sigma}, dB": psnr(self.ways["restored"], self.clean),
+            f"PSNR over noisy at {sigma}, dB": self.gain("noisy"),
+            f"PSNR over median filter at {sigma}, dB": self.gain("median"),
+            f"SSIM at {sigma}": ssim(self.ways["restored"], self.clean),
         }
         return [Figure(name, float(each.mean()), float(each.std() / math.sqrt(n)), how) for name, each in told.items()]
 
@@ -90,21 +91,19 @@ def denoised(experiment: Experiment, sigma: float, *, n: int = 64, seed: int | N
     return Denoised(sigma, clean, ways, best)
 
 
-def denoising_section(experiment: Experiment, *, n: int = 64, seed: int | None = None) -> tuple[Section, list[Figure]]:
-    """Returns the part of a report that shows denoising at several levels, and its figures.
+def restorations(experiment: Experiment, *, seed: int | None = None) -> list[Denoised]:
+    """Denoise held-out images at each level of `SIGMAS`: the protocol of every command."""
+    return [denoised(experiment, sigma, seed=seed) for sigma in SIGMAS]
 
-    Args:
-        experiment: With images as its data.
-        n: How many images at each level.
-        seed: Of the noise and the chains; the run's when left out.
-    """
-    each = [denoised(experiment, sigma, n=n, seed=seed) for sigma in SIGMAS]
+
+def denoising_section(experiment: Experiment, each: list[Denoised]) -> Section:
+    """Return the part of a report that shows denoising at several levels."""
     table: list[tuple[object, ...]] = [("noise", "way", "PSNR, dB", "± s.e.", "SSIM")]
     table += [row for told in each for row in told.rows()]
     pictures = []
     for told in each:
         rows = {"original": told.clean[:SHOWN], **{name: x[:SHOWN] for name, x in told.ways.items()}}
-        gain = float(told.gain().mean())
+        gain = float(told.gain("median").mean())
         caption = f"Noise of {told.sigma / 2:g} of the range: restored is {gain:+.1f} dB over the median filter"
         pictures.append((plotting.side_by_side(rows), caption))
     level = experiment.level
@@ -113,11 +112,12 @@ def denoising_section(experiment: Experiment, *, n: int = 64, seed: int | None =
         "along the score whose length the noise itself tells. One step: x − σ²∇E/T"
     )
     text = (
-        f"{n} held-out images with noise; its standard deviation is given on the range from black to white. "
+        f"{len(each[0].clean)} held-out images with noise; the table gives its standard deviation with black at 0 and "
+        "white at 1. "
         f"Restored: the posterior mean{chains if experiment.has_chains else ', by the denoiser itself'}. "
         "Median: of 3×3 or 5×5 pixels, whichever does better. All are kept between black and white."
     )
-    return Section("Denoising", text, tuple(pictures), table), [figure for told in each for figure in told.figures()]
+    return Section("Denoising", text, tuple(pictures), table)
 
 
 def masks(shape: tuple[int, ...]) -> dict[str, Tensor]:

@@ -20,12 +20,9 @@ from energyscape.experiment.measures import (
     of_samples,
 )
 from energyscape.experiment.outliers import outlier_section, survey
-from energyscape.experiment.restorations import denoising_section, inpainting_section
+from energyscape.experiment.restorations import denoising_section, inpainting_section, restorations
 from energyscape.experiment.run import Run
 from energyscape.report import Section, page
-
-SURVEYED = 500
-"""Images of each set of outliers."""
 
 ARROWS = 21
 """Along each side of a score field."""
@@ -57,8 +54,9 @@ def story(run: Run, *, seed: int | None = None) -> str:
 def _of_images(experiment: Experiment, source: Images, *, seed: int | None) -> tuple[list[Figure], list[Section]]:
     generated = generate(experiment, MANY, seed=seed)
     real = draw_data(source, 40, generator=seeded(experiment, seed, "real", device="cpu"))
-    denoising, restorations = denoising_section(experiment, seed=seed)
-    figures = [*of_samples(experiment, generated.x, seed=seed), acceptance_probe(experiment, seed=seed), *restorations]
+    restored = restorations(experiment, seed=seed)
+    figures = [*of_samples(experiment, generated.x, seed=seed), acceptance_probe(experiment, seed=seed)]
+    figures += [figure for each in restored for figure in each.figures()]
     path = plotting.evolution(generated.path, generated.at)
     steps = experiment.sampling.steps
     sections = [
@@ -76,9 +74,13 @@ def _of_images(experiment: Experiment, source: Images, *, seed: int | None) -> t
             figures=((path, "Chains from noise to image"),),
         ),
     ]
-    surveyed = survey(experiment, samples=generated.x, n=SURVEYED, seed=seed)
+    surveyed = survey(experiment, samples=generated.x, seed=seed)
     figures += of_outliers(surveyed)
-    sections += [denoising, inpainting_section(experiment, seed=seed), outlier_section(experiment, surveyed=surveyed)]
+    sections += [
+        denoising_section(experiment, restored),
+        inpainting_section(experiment, seed=seed),
+        outlier_section(experiment, surveyed=surveyed),
+    ]
     return figures, sections
 
 
