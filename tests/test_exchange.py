@@ -93,12 +93,11 @@ def test_settings_that_make_another_model_are_not_saved(tmp_path):
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
-    def fails(tensors, path):
-        path.write_bytes(b"half")
+    def fails(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("energyscape.exchange.pretrained.save_file", fails)
-    with pytest.raises(UserError, match=r"cannot write .*model: No space left on device; nothing was left behind"):
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(UserError, match=r"cannot write .*model: No space left on device"):
         written(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
@@ -147,15 +146,19 @@ LAST = "network.last.weight"
         (reconfigured(shape=[]), "a shape is a list of positive whole numbers"),
         (reconfigured(shape=[2, 8, 8]), "do not fit together: .*size mismatch"),
         (reconfigured(model={"name": "unet"}), "there is no model named 'unet'"),
-        (lambda f: (f / "model.safetensors").unlink(), "missing or damaged"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x02hello, I am a pickle"), "missing or damaged"),
+        (lambda f: (f / "model.safetensors").unlink(), "there is no such file; expected a whole safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x02hello, I am a pickle"), "never loaded"),
         (
             lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-4]),
-            "missing or damaged",
+            "expected a whole safetensors file, it cannot be read",
         ),
         (reweighed(lambda t: t.pop(LAST)), "do not fit together: .*network.last.weight"),
         (reweighed(lambda t: t.update(more=torch.zeros(2))), "do not fit together: .*more"),
-        (reweighed(lambda t: t[LAST][0, 0, 0].fill_(math.nan)), f"{LAST} holds numbers that are not finite"),
+        (reweighed(lambda t: t[LAST][0, 0, 0].fill_(math.nan)), f"{LAST}: holds numbers that are not finite"),
+        (reconfigured(shape=[10**12]), "do not fit together|images"),
+        (reconfigured(shape=[1, 10**5, 10**5]), "images are from"),
+        (reconfigured(shape=[[[1]]], model=[1]), "do not fit together"),
+        (reconfigured(model={"name": ["denoiser"]}), "do not fit together|no model named"),
     ],
 )
 def test_what_is_no_saved_model_is_said_in_one_line(tmp_path, change, said):
@@ -327,10 +330,13 @@ def without_one(folder):
         (resettled("model_index.json", scheduler=["diffusers", "ScoreSdeVeScheduler"]), "with ScoreSdeVeScheduler"),
         (lambda f: (f / "scheduler/scheduler_config.json").write_text("no"), "scheduler_config.json: expected"),
         (resettled("scheduler/scheduler_config.json", prediction_type="epsilom"), "did you mean 'epsilon'"),
-        (resettled("scheduler/scheduler_config.json", beta_schedule="none"), "diffusers cannot read it"),
+        (
+            resettled("scheduler/scheduler_config.json", beta_schedule="none"),
+            "that diffusers can read, it cannot be",
+        ),
         (lambda f: (f / "unet/config.json").unlink(), "config.json: there is no such file"),
         (lambda f: (f / WEIGHTS).rename(f / "unet/diffusion_pytorch_model.bin"), "in a pickle .* are never loaded"),
-        (lambda f: (f / WEIGHTS).write_bytes(b"nothing much"), "diffusers cannot read it"),
+        (lambda f: (f / WEIGHTS).write_bytes(b"nothing much"), "that diffusers can read, it cannot be"),
         (without_one, "1 weights do not fit the network, such as conv_in.bias"),
     ],
 )

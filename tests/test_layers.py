@@ -13,7 +13,8 @@ ROOT = Path(energyscape.__file__).parent
 
 ORDER = [
     ("errors", "compiler_faults"),
-    ("atomic", "memory", "registry", "rng"),
+    ("memory", "registry", "rng"),
+    ("files",),
     ("calculus",),
     ("noise",),
     ("data",),

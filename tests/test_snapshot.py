@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import cases
-from energyscape.atomic import write_whole
 from energyscape.errors import UserError
+from energyscape.files import write_whole
 from energyscape.training import Snapshot
 from test_guards import same
 

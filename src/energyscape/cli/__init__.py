@@ -218,9 +218,9 @@ def report(run: RunFolder, /, *, out: Path | None = None, seed: int | None = Non
         out: Where to write; RUN/report.html when left out.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.atomic import write_whole
     from energyscape.experiment import Run
     from energyscape.experiment.story import story
+    from energyscape.files import write_whole
 
     opened = Run.open(run)
     path = out or opened.path / "report.html"

@@ -21,10 +21,10 @@ def score(
         draws: Draws of the noise for each point.
         seed: Of the noise; the run's when left out.
     """
-    from energyscape.atomic import write_whole
     from energyscape.experiment import Run
     from energyscape.experiment.files import read_points
     from energyscape.experiment.scoring import check_table, quantiles, score_table
+    from energyscape.files import write_whole
 
     check_table(out, draws)
     experiment = Run.open(run).experiment()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.errors import UserError, nearest, needed
-from energyscape.exchange.folders import table_in, whole
+from energyscape.files import read_json, reading, whole_folder
 from energyscape.models import Clean, Epsilon, NetworkDenoiser, Preconditioning, Velocity
 from energyscape.models.preconditioning import Coefficients, step_of
 
@@ -127,21 +127,21 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
         UserError: If diffusers is not installed, or the folder holds something else.
     """
     diffusers, place = needed("diffusers", "diffusers"), Path(folder)
-    index = table_in(place / "model_index.json", what="that of a pipeline that diffusers saved")
-    kinds = {part: (index.get(part) or ["", ""])[-1] for part in ("unet", "scheduler")}
-    if kinds["unet"] != "UNet2DModel" or kinds["scheduler"] not in SCHEDULERS:
-        raise UserError(
-            f"{place}: expected a UNet2DModel with one of {', '.join(SCHEDULERS)}; "
-            f"model_index.json names {kinds['unet'] or 'no unet'} with {kinds['scheduler'] or 'no scheduler'}"
-        )
-    settings = table_in(place / "scheduler" / "scheduler_config.json", what="the scheduler's settings")
-    table_in(place / "unet" / "config.json", what="the network's settings")
+    index = read_json(place / "model_index.json", "that of a pipeline that diffusers saved")
+    settings = read_json(place / "scheduler" / "scheduler_config.json", "the scheduler's settings")
+    read_json(place / "unet" / "config.json", "the network's settings")
     if not (place / "unet" / WEIGHTS).is_file():
         raise UserError(f"{place / 'unet'}: there is no {WEIGHTS}; weights in a pickle (.bin) are never loaded")
-    prediction = settings.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise UserError(f"{place}: no prediction of type {prediction!r}{nearest(str(prediction), PREDICTIONS)}")
-    try:
+    with reading(place, "a UNet2DModel that diffusers can read"):
+        kinds = {part: (index.get(part) or ["", ""])[-1] for part in ("unet", "scheduler")}
+        if kinds["unet"] != "UNet2DModel" or kinds["scheduler"] not in SCHEDULERS:
+            raise UserError(
+                f"{place}: expected a UNet2DModel with one of {', '.join(SCHEDULERS)}; "
+                f"model_index.json names {kinds['unet'] or 'no unet'} with {kinds['scheduler'] or 'no scheduler'}"
+            )
+        prediction = settings.get("prediction_type", "epsilon")
+        if prediction not in PREDICTIONS:
+            raise UserError(f"{place}: no prediction of type {prediction!r}{nearest(str(prediction), PREDICTIONS)}")
         scheduler = getattr(diffusers, kinds["scheduler"]).from_config(settings)
         unet, told = diffusers.UNet2DModel.from_pretrained(
             place / "unet",
@@ -151,8 +151,7 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
             output_loading_info=True,
         )
         preconditioning = Chain(PREDICTIONS[prediction], _levels(scheduler.betas))
-    except Exception as error:  # whatever a damaged file makes a library of others raise
-        raise UserError(f"{place}: diffusers cannot read it ({' '.join(str(error).split())[:300]})") from None
+        network = DiffusersUNet(unet)
     # Weights that are not there it leaves as they were drawn.
     if amiss := {
         name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in told.get(kind, ())
@@ -160,7 +159,7 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
         raise UserError(
             f"{place / 'unet'}: {len(amiss)} weights do not fit the network, such as {min(map(str, amiss))}"
         )
-    return NetworkDenoiser(DiffusersUNet(unet), preconditioning).eval()
+    return NetworkDenoiser(network, preconditioning).eval()
 
 
 def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
@@ -179,7 +178,7 @@ def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
             f"diffusers knows its own networks only: the denoiser's is a {type(network).__name__}, no DiffusersUNet"
         )
     scheduler = diffusers.DDPMScheduler(**_chain(denoiser.preconditioning))
-    with whole(Path(folder)) as place:
+    with whole_folder(Path(folder)) as place:
         diffusers.DDPMPipeline(unet=network.unet, scheduler=scheduler).save_pretrained(place)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from energyscape.errors import UserError, needed
-from energyscape.exchange.folders import whole
+from energyscape.files import check_absent, whole
 from energyscape.models import Denoiser, Energy, EnergyDenoiser
 from energyscape.models.denoiser import column
 
@@ -49,7 +49,9 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
     traced, compared = (
         {name: each for name, each in _points(n, shape, dtype).items() if name in names} for n in (3, 5)
     )
-    with whole(Path(path)) as place:
+    check_absent(Path(path))
+    with whole(Path(path)) as file:
+        place = Path(file.name)
         _written(_Graph(model), traced, place, "energy" if isinstance(model, Energy) else "denoised")
         session = runtime.InferenceSession(place)
         told = session.run(None, {name: each.numpy() for name, each in compared.items()})[0]

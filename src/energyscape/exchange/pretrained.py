@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from energyscape import __version__
 from energyscape.errors import UserError
-from energyscape.exchange.folders import table_in, whole
+from energyscape.files import foreign, read_json, read_tensors, whole_folder
 from energyscape.models import MODELS, Denoiser, Energy
 from energyscape.registry import build
 
@@ -50,9 +49,8 @@ def save_pretrained(
     tensors = {name: each.detach().cpu().contiguous().clone() for name, each in model.state_dict().items()}
     config = {"format": FORMAT, "energyscape": __version__, "shape": list(shape), "model": dict(settings)}
     _restored(config, tensors, f"{folder}: the settings do not make this model")
-    with whole(Path(folder)) as place:
-        place.mkdir()
-        save_file(tensors, place / "model.safetensors")
+    with whole_folder(Path(folder)) as place:
+        (place / "model.safetensors").write_bytes(save(tensors))
         (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -67,33 +65,31 @@ def from_pretrained(folder: str | Path) -> Energy | Denoiser:
             version knows no such model.
     """
     place = Path(folder)
-    config = table_in(place / "config.json", what=WHAT)
+    config = read_json(place / "config.json", WHAT)
     if config.get("format") != FORMAT:
         raise UserError(f"{place / 'config.json'}: expected {WHAT}; its format is {config.get('format')!r}")
     path = place / "model.safetensors"
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: expected a whole safetensors file, it is missing or damaged ({error})") from None
-    bad = next((name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all()), None)
-    if bad is not None:
-        raise UserError(f"{path}: {bad} holds numbers that are not finite")
+    tensors, _ = read_tensors(path, "a whole safetensors file")
+    for name, each in tensors.items():
+        with foreign(f"{path}: {name}"):  # not every type of number can be asked
+            if each.is_floating_point() and not each.isfinite().all():
+                raise ValueError("holds numbers that are not finite")
     return _restored(config, tensors, f"{path} and config.json do not fit together").eval()
 
 
 def _restored(config: Mapping[str, Any], tensors: dict[str, Tensor], blame: str) -> Energy | Denoiser:
-    """Returns the model that a configuration describes, with these numbers."""
-    shape, settings = config.get("shape"), dict(config.get("model") or {})
-    if not isinstance(shape, list) or not shape or not all(type(each) is int and each > 0 for each in shape):
-        raise UserError(f"{blame}: a shape is a list of positive whole numbers; it was {shape!r}")
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
-        model: Energy | Denoiser = build(MODELS, str(settings.pop("name", "")), settings, shape=tuple(shape))
-    kinds = {each.dtype for each in tensors.values() if each.is_floating_point()}
-    if len(kinds) == 1:
-        model.to(kinds.pop())
-    try:
+    """Return the model that a configuration describes, with these numbers."""
+    with foreign(blame):
+        shape, settings = config.get("shape"), dict(config.get("model") or {})
+        if not isinstance(shape, list) or not shape or not all(type(each) is int and each > 0 for each in shape):
+            raise ValueError(f"a shape is a list of positive whole numbers; it was {shape!r}")
+        name, point = str(settings.pop("name", "")), tuple(shape)
+        with torch.device("meta"):  # compares shapes before anything is allocated
+            build(MODELS, name, settings, shape=point).load_state_dict(tensors, assign=True)
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
+            model: Energy | Denoiser = build(MODELS, name, settings, shape=point)
+        kinds = {each.dtype for each in tensors.values() if each.is_floating_point()}
+        if len(kinds) == 1:
+            model.to(kinds.pop())
         model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{blame}: {' '.join(str(error).split())[:300]}") from None
     return model

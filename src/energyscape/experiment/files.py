@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from energyscape.atomic import whole
 from energyscape.calculus import Box
 from energyscape.data.arrays import ARRAYS, read_array, readable
 from energyscape.data.images import open_picture
 from energyscape.errors import UserError
+from energyscape.files import whole
 from energyscape.plotting import grid_array, scatter
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")

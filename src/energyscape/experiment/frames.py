@@ -14,12 +14,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from energyscape.atomic import write_whole
 from energyscape.data import Law
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.files import write_points
 from energyscape.experiment.generation import energies_on_grid, generate
+from energyscape.files import write_whole
 from energyscape.objectives.contrastive import evaluating
 from energyscape.training import Fit
 

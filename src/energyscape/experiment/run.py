@@ -23,10 +23,10 @@ from typing import IO, Any, Final, final
 import torch
 
 from energyscape import __version__
-from energyscape.atomic import write_whole
 from energyscape.errors import UserError, nearest
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.recipe import Recipe, parsed
+from energyscape.files import write_whole
 from energyscape.training import Report, Snapshot, Verdict
 from energyscape.training.snapshot import Refuge
 

@@ -28,8 +28,8 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from PIL import Image
 
-from energyscape.atomic import write_whole
 from energyscape.errors import UserError
+from energyscape.files import write_whole
 from energyscape.plotting.axes import (
     OKABE_ITO,
     Array,

@@ -1,7 +1,7 @@
 """Snapshots: everything a run is, saved, restored and rolled back as one.
 
 On disk a snapshot is one safetensors file: the tensors, and in the header's metadata a JSON skeleton of where each
-belongs. Nothing is ever unpickled. The file appears whole or not at all (`energyscape.atomic`), so that a kill at any
+belongs. Nothing is ever unpickled. The file appears whole or not at all (`energyscape.files`), so that a kill at any
 moment leaves the last good one.
 """
 
@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from energyscape.atomic import write_whole
 from energyscape.errors import UserError
+from energyscape.files import write_whole
 
 DAMAGED: Final = "its header is damaged: delete it to go on from an earlier checkpoint"
 

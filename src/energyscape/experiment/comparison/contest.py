@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from energyscape import __version__
-from energyscape.atomic import write_whole
 from energyscape.errors import UserError
+from energyscape.files import write_whole
 
 Told = TypeVar("Told")
 """What a cell reaches: a named tuple of numbers and strings that can say itself, ``said()``."""

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from energyscape import plotting
-from energyscape.atomic import write_whole
 from energyscape.calculus import EnergyFn
 from energyscape.data import LAWS, Law
 from energyscape.errors import UserError, nearest
@@ -31,6 +30,7 @@ from energyscape.experiment.comparison.methods import placed
 from energyscape.experiment.generation import GRID
 from energyscape.experiment.recipe import Recipe
 from energyscape.experiment.settings import Budget
+from energyscape.files import write_whole
 from energyscape.registry import build
 from energyscape.rng import generator_for
 from energyscape.samplers import (

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from energyscape.atomic import write_whole
 from energyscape.experiment.comparison.board import as_csv, markdown
 from energyscape.experiment.comparison.methods import (
     MethodCell,
@@ -23,6 +22,7 @@ from energyscape.experiment.comparison.samplers import (
     sampler_multiples,
     sampler_table,
 )
+from energyscape.files import write_whole
 from energyscape.report import Section, page
 
 Written = Iterator[tuple[list[list[str]] | None, str]]
