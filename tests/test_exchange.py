@@ -155,7 +155,7 @@ LAST = "network.last.weight"
         (reweighed(lambda t: t.pop(LAST)), "do not fit together: .*network.last.weight"),
         (reweighed(lambda t: t.update(more=torch.zeros(2))), "do not fit together: .*more"),
         (reweighed(lambda t: t[LAST][0, 0, 0].fill_(math.nan)), f"{LAST}: holds numbers that are not finite"),
-        (reconfigured(shape=[10**12]), "do not fit together|images"),
+        (reconfigured(shape=[10**12]), "network .unet.: "),
         (reconfigured(shape=[1, 10**5, 10**5]), "images are from"),
         (reconfigured(shape=[[[1]]], model=[1]), "do not fit together"),
         (reconfigured(model={"name": ["denoiser"]}), "do not fit together|no model named"),
