@@ -2,8 +2,11 @@
 
 import itertools
 
+import numpy as np
+import pytest
 import torch
 
+from energyscape.errors import UserError
 from energyscape.rng import Streams, generator_for, global_seed, seed_for
 
 
@@ -22,6 +25,22 @@ def test_seeds_are_the_same_in_every_process_and_release():
     # The value of a cryptographic hash: were it to change, no run could be repeated.
     assert seed_for(0, "data") == 6391988775681866114
     assert draw(generator_for(0, "data")) == draw(generator_for(0, "data"))
+
+
+@pytest.mark.parametrize("make", [np.int64, np.uint8, np.array, torch.tensor, lambda n: torch.tensor(n).byte()])
+def test_an_integer_of_whatever_type_is_one_seed(make):
+    assert seed_for(make(3), "data", make(1)) == seed_for(3, "data", 1)
+    assert draw(Streams(make(3))["data"]) == draw(Streams(3)["data"])
+    assert seed_for(True, np.str_("data"), False) == seed_for(1, "data", 0)
+    assert seed_for(-1, "data") != seed_for(1, "data")
+
+
+@pytest.mark.parametrize("bad", [0.5, 3.0, None, "3", torch.ones(2), np.float64(3)])
+def test_a_seed_that_is_no_integer_is_refused(bad):
+    with pytest.raises(UserError, match="a seed is an integer"):
+        seed_for(bad, "data")
+    with pytest.raises(UserError, match="strings and integers"):
+        seed_for(3, "data", b"x" if bad == "3" else bad)
 
 
 def test_the_global_generator_is_put_back():

@@ -7,23 +7,33 @@ independent, adding a role never shifts another one, and nothing ever touches to
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import index
 
 import torch
 from torch import Generator, Tensor
 
+from energyscape.errors import UserError
+
 
 def seed_for(seed: int, *parts: str | int) -> int:
-    """Returns a 63-bit seed for one stream of a run.
+    """Return a 63-bit seed for one stream of a run.
 
     Args:
-        seed: The run's seed.
-        parts: What the stream is for, such as ``"data", epoch``.
+        seed: The run's seed, any integer: 3, ``np.int64(3)`` and ``torch.tensor(3)`` are one seed.
+        parts: What the stream is for, such as ``"data", epoch``: strings and integers.
+
+    Raises:
+        UserError: If the seed is no integer, or a part is neither a string nor an integer.
 
     Examples:
         >>> seed_for(0, "data") != seed_for(0, "chains")
         True
     """
-    digest = hashlib.blake2b(repr((seed, *parts)).encode(), digest_size=8).digest()
+    try:
+        key = int(index(seed)), *(str(part) if isinstance(part, str) else int(index(part)) for part in parts)
+    except (TypeError, RuntimeError):
+        raise UserError(f"a seed is an integer, and a stream named by strings and integers: {(seed, *parts)}") from None
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
