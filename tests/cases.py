@@ -76,6 +76,15 @@ def tensor(values, dtype=torch.float64):
     return torch.tensor(values, dtype=dtype, device=DEVICE)
 
 
+def laid_out(shape, seed=0, dtype=torch.float64):
+    """Points in three memory layouts: contiguous, the chains' dimension last, and channels last."""
+    x = normal(6, *shape, seed=seed, dtype=dtype)
+    turned = x.movedim(0, -1).contiguous().movedim(-1, 0)
+    last = x.contiguous(memory_format=torch.channels_last) if len(shape) == 3 else x.t().contiguous().t()
+    assert turned.stride() != x.stride() != last.stride()
+    return x, turned, last
+
+
 def z_score(values, truth=0.0):
     """Returns how many standard errors the mean of independent values lies from the truth.
 

@@ -49,6 +49,21 @@ def test_every_solver_is_in_the_table():
     assert {name.split(":")[0] for name in SOLVING} == set(SOLVERS)
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 4)], ids=str)
+@pytest.mark.parametrize("name", SOLVING)
+def test_draws_do_not_depend_on_the_memory_layout(name, shape):
+    make, grid, _ = SOLVING[name]
+    ends = []
+    for x in cases.laid_out(shape):
+        solver = make(lambda y, sigma: y / (1 + sigma.view(-1, *[1] * (y.ndim - 1)) ** 2), grid(250))
+        state = solver.init(x)
+        for _ in range(3):
+            state = solver.step(state, generator=cases.generator(3))
+        ends.append(state.x)
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=1e-12, atol=1e-12)
+
+
 # --- the law that comes out ------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,6 @@ from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final
 
-import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
@@ -34,7 +33,7 @@ def normal_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
         x: A tensor whose shape, dtype and device are copied.
         generator: The stream to draw from.
     """
-    return torch.empty_like(x).normal_(generator=generator)
+    return x.new_empty(x.shape).normal_(generator=generator)  # empty_like would copy the layout, and draw in its order
 
 
 def uniform_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -44,7 +43,7 @@ def uniform_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
         x: A tensor whose shape, dtype and device are copied.
         generator: The stream to draw from.
     """
-    return torch.empty_like(x).uniform_(generator=generator)
+    return x.new_empty(x.shape).uniform_(generator=generator)
 
 
 def noised(x: Tensor, sigma: float, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from energyscape.data.laws import mixture_log_prob
 from energyscape.models.energy import Energy
+from energyscape.noise import normal_like
 
 
 @final
@@ -116,7 +117,7 @@ class GaussianMixture(Energy):
         """
         mode = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         x = self.means[mode]
-        return x + self.std * torch.empty_like(x).normal_(generator=generator)
+        return x + self.std * normal_like(x, generator=generator)
 
 
 @final
@@ -201,7 +202,7 @@ class GaussianBernoulliRBM(Energy):
         h = states[torch.multinomial(log_weights.softmax(0), n, replacement=True, generator=generator)]
         mean = self.visible.flatten() + h.to(self.weights) @ self.weights.flatten(1)
         x = mean.reshape(n, *self.visible.shape)
-        return x + self.std * torch.empty_like(x).normal_(generator=generator)
+        return x + self.std * normal_like(x, generator=generator)
 
     def _states(self) -> tuple[Tensor, Tensor]:
         """Returns all states of the hidden units, ``(2^H, H)``, and the unnormalised log weight of each, in float64."""
