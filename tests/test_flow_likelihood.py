@@ -218,6 +218,17 @@ def test_a_point_knows_nothing_of_its_batch():
     assert torch.allclose(flow.log_prob(x)[2:3], flow.log_prob(x[2:3]), rtol=1e-12)
 
 
+def test_gradients_are_taken_where_they_are_off():
+    _, denoiser = LAWS["mixture"]()
+    x = mixture().sample(4, generator=cases.generator(2))
+    flow = ProbabilityFlow(denoiser, sigma_min=0.1, sigma_max=8.0, steps=4)
+    outside = flow.log_prob(x)
+    for off in (torch.inference_mode, torch.no_grad):
+        with off():
+            inside = flow.log_prob(x.clone())
+        assert torch.allclose(inside, outside, rtol=1e-12)
+
+
 def test_mistakes_are_told():
     denoise = MixtureDenoiser(mixture())
     for wrong in ({"sigma_min": 0.0}, {"sigma_max": 0.01}, {"steps": 0}, {"data_std": -1.0}):

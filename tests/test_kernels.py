@@ -99,6 +99,34 @@ def test_sampling_works_where_gradients_are_off(name):
 
 
 @pytest.mark.parametrize("name", cases.KERNELS)
+def test_sampling_works_in_inference_mode(name):
+    energy = cases.neural(dtype=torch.float64)
+    x = cases.normal(5, 2)
+    on, _ = run(cases.KERNELS[name](0.3)(energy), x, steps=3, generator=cases.generator())
+    with torch.inference_mode():
+        weight = cases.tensor([1.0, 1.0])  # made inside, autograd could not save it
+        kernel = cases.KERNELS[name](0.3)(lambda y: energy(y * weight))
+        off, _ = run(kernel, x.clone(), steps=3, generator=cases.generator())
+    assert torch.allclose(on.x, off.x, rtol=1e-9)
+    # Points that were made inside serve outside as well.
+    kernel = cases.KERNELS[name](0.3)(energy)
+    ends = [run(kernel, each.x, steps=1, generator=cases.generator(1))[0].x for each in (on, off)]
+    assert torch.allclose(*ends, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 4)], ids=str)
+@pytest.mark.parametrize("name", cases.KERNELS)
+def test_draws_do_not_depend_on_the_memory_layout(name, shape):
+    ends = [
+        run(cases.KERNELS[name](0.3)(cases.Quadratic(1.3)), x, steps=4, generator=cases.generator(3))[0].x
+        for x in cases.laid_out(shape)
+    ]
+    # Sums over another order of memory differ in the last bits only.
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", cases.KERNELS)
 def test_a_step_is_a_draw_and_a_move_and_draws_depend_on_the_shape_only(name):
     kernel = cases.KERNELS[name](0.3)(cases.correlated().energy)
     state = kernel.init(cases.normal(5, 2))

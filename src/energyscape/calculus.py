@@ -46,7 +46,7 @@ def score(energy: EnergyFn, x: Tensor, *, create_graph: bool = False) -> Tensor:
     """
     if not create_graph:
         return energy_and_score(energy, x)[1]
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    x = x if x.requires_grad else leaf(x)
     (gradient,) = torch.autograd.grad(_checked(energy(x), x).sum(), x, create_graph=True)
     return -gradient
 
@@ -64,14 +64,19 @@ def energy_and_score(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the energy is not one number a point.
     """
-    if torch.compiler.is_compiling():
-        # Autograd's own functions cannot be traced; these can, and record nothing for the parameters.
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        # Autograd's own functions cannot be traced, nor used in inference mode; these can, and leave no graph.
         return _traced(energy, x)
-    x = x.detach().requires_grad_()
+    x = leaf(x)
     with torch.enable_grad(), frozen(energy):
         e = _checked(energy(x), x)
         (gradient,) = torch.autograd.grad(e.sum(), x)
     return e.detach(), -gradient
+
+
+def leaf(x: Tensor) -> Tensor:
+    """Return points that autograd follows, whatever recorded them or made them in inference mode."""
+    return (x.clone() if x.is_inference() else x).detach().requires_grad_()
 
 
 def _traced(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Generator, Tensor
 
-from energyscape.calculus import DenoiseFn, frozen
+from energyscape.calculus import DenoiseFn, frozen, leaf
 from energyscape.errors import UserError
 from energyscape.noise import uniform_like
 from energyscape.objectives.score_matching import probe
@@ -142,7 +142,7 @@ class ProbabilityFlow:
         """Returns log-densities ``(P, B)`` after following points up all levels."""
         low, step = math.log(self.sigma_min), math.log(self.sigma_max / self.sigma_min) / self.steps
         d, total = x[0].numel(), torch.zeros((), dtype=torch.float64, device=x.device)
-        with torch.enable_grad(), frozen(self.denoise):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.denoise):
             for k in range(self.steps):
                 t = low + k * step
                 slope_1, trace_1 = self._slope(x, t, trace)
@@ -157,7 +157,7 @@ class ProbabilityFlow:
 
     def _slope(self, x: Tensor, t: float, trace: Trace) -> tuple[Tensor, Tensor]:
         """Returns dx/dt and tr J at a point of the way."""
-        y = x.detach().requires_grad_()
+        y = leaf(x)
         clean = self.denoise(y, y.new_full((len(y),), math.exp(t)))
         traces = trace(clean, y)
         return (y - clean).detach(), traces.detach()

@@ -18,7 +18,7 @@ from typing import Literal, final, get_args
 import torch
 from torch import Generator, Tensor
 
-from energyscape.calculus import score
+from energyscape.calculus import leaf, score
 from energyscape.models.energy import Energy
 from energyscape.noise import normal_like
 from energyscape.objectives.base import Loss, Objective
@@ -44,7 +44,7 @@ class ScoreMatching(Objective):
     def forward(
         self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        x = x.detach().requires_grad_()
+        x = leaf(x)
         s = score(model, x, create_graph=True)
         diagonal = [_gradient(s.flatten(1)[:, i], x).flatten(1)[:, i] for i in range(x[0].numel())]
         return _loss(torch.stack(diagonal, 1).sum(1), s.flatten(1).square().sum(1))
@@ -81,7 +81,7 @@ class SlicedScoreMatching(Objective):
     def forward(
         self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        x = x.detach().requires_grad_()
+        x = leaf(x)
         s = score(model, x, create_graph=True)
         probes = [probe(x, self.projection, generator=generator) for _ in range(self.projections)]
         traces = [_dot(v, _gradient(_dot(v, s), x)) for v in probes]
@@ -121,7 +121,7 @@ class SlicedScoreMatchingVR(Objective):
     def forward(
         self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        x = x.detach().requires_grad_()
+        x = leaf(x)
         s = score(model, x, create_graph=True)
         probes = [probe(x, self.projection, generator=generator) for _ in range(self.projections)]
         traces = [_dot(v, _gradient(_dot(v, s), x)) for v in probes]
@@ -183,7 +183,7 @@ def probe(x: Tensor, projection: Projection, *, generator: Generator | None = No
         Directions, ``(B, *)``.
     """
     if projection == "rademacher":
-        return 2 * torch.empty_like(x).bernoulli_(0.5, generator=generator) - 1
+        return 2 * x.new_empty(x.shape).bernoulli_(0.5, generator=generator) - 1
     v = normal_like(x, generator=generator)
     if projection == "gaussian":
         return v
