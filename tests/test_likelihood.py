@@ -280,6 +280,14 @@ def test_images_float32_networks_and_equal_bits():
     assert found.value == pytest.approx(base.log_z - 3, abs=1e-4)
 
 
+def test_a_kernel_with_a_temperature_of_its_own_is_refused():
+    # Its law would be another than that of the weights.
+    energy, base = Gaussian(torch.ones(2), torch.eye(2)), Gaussian(torch.zeros(2), torch.eye(2))
+    for make in (pilot, lambda *given, **rest: bracket(*given, energy.sample(20), **rest)):
+        with pytest.raises(ValueError, match=r"temperature is 1 here.*was 4\.0: leave it out"):
+            make(energy, base, levels=3, kernel=functools.partial(MALA, temperature=4.0))
+
+
 def test_a_mistake_is_an_error():
     energy, base = gaussian(2), round_base(2, 2.0)
     path = Path(energy, base, temperature=1.0, betas=(0.0, 1.0), step_sizes=(1.0, 1.0))

@@ -288,7 +288,7 @@ def test_a_treatment_scales_the_step():
         ({"share": 1.1}, "share ≤ 1"),
         ({"data_std": 0.0}, "data_std is positive"),
         ({"sigma_max": 0.3}, "0 < sigma_min < sigma_max"),
-        ({"kernel": functools.partial(MALA, step_size=0.1, temperature=0.5)}, "temperature 1.* was 0.5"),
+        ({"kernel": functools.partial(MALA, step_size=0.1, temperature=0.5)}, "temperature is 1.* was 0.5"),
     ],
 )
 def test_the_objective_refuses_nonsense(settings, message):

@@ -10,7 +10,7 @@ from energyscape.calculus import score
 from energyscape.evaluation import calibrated_step, inpaint, median_filtered, psnr, restore, ssim
 from energyscape.models import Gaussian
 from energyscape.noise import tweedie
-from energyscape.samplers import MALA
+from energyscape.samplers import HMC, MALA, GradientDescent, ParallelTempering, UnderdampedLangevin
 
 SHAPE = (1, 3, 4)
 D = 12
@@ -203,6 +203,44 @@ def test_completions_of_a_gaussian_have_its_conditional_law(level, temperature, 
     # Of a normal law the covariance's standard error is sqrt((c_ii c_jj + c_ij²) / n).
     error = ((torch.outer(spread.diagonal(), spread.diagonal()) + spread.square()) / n).sqrt()
     assert ((x.mT.cov() - spread).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("kind", ["mala", "hmc", "tempering", "underdamped"])
+@pytest.mark.parametrize("own", [None, 1.0, 4.0, 0.5])
+def test_completions_have_the_temperature_asked_for_whatever_the_kernels_own_is(kind, own):
+    rest = {} if own is None else {"temperature": own}
+    kernel = {
+        "mala": functools.partial(MALA, step_size=1.5, **rest),
+        "hmc": functools.partial(HMC, step_size=0.9, leapfrog_steps=2, **rest),
+        "tempering": functools.partial(
+            ParallelTempering, kernel=functools.partial(MALA, step_size=1.5, **rest), temperatures=(1.0, 1.5)
+        ),
+        # Exact on a normal law.
+        "underdamped": functools.partial(UnderdampedLangevin, step_size=0.8, **rest),
+    }[kind]
+    y = torch.zeros(4_000, 2, dtype=torch.float64)
+    x = inpaint(
+        lambda x: (x - 0.5).square().sum(1) / 2,
+        y,
+        torch.tensor([True, False]),
+        temperature=4.0,
+        steps=60,
+        kernel=kernel,
+        generator=generator(5),
+    )
+    assert torch.equal(x[:, 1], y[:, 1])
+    # A variance of n normal numbers has the standard error v sqrt(2 / n), their mean sqrt(v / n).
+    assert float(x[:, 0].var()) == pytest.approx(4, abs=5 * 4 * (2 / 4_000) ** 0.5)
+    assert float(x[:, 0].mean()) == pytest.approx(0.5, abs=5 * (4 / 4_000) ** 0.5)
+
+
+def test_a_kernel_without_noise_completes_by_descent():
+    # Its temperature is 0, and the energy's plays no role for where it ends.
+    y, missing = torch.tensor([[3.0, 7.0]], dtype=torch.float64), torch.tensor([False, True])
+    energy = lambda x: 2 * (x[:, 0] - x[:, 1]).square()  # noqa: E731
+    kernel = functools.partial(GradientDescent, step_size=0.1)
+    found = inpaint(energy, y, missing, temperature=5.0, steps=100, kernel=kernel, generator=generator())
+    torch.testing.assert_close(found, torch.tensor([[3.0, 3.0]], dtype=torch.float64))
 
 
 def test_without_noise_completions_are_drawn_given_the_known_pixels():

@@ -16,6 +16,7 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import UserError
 from energyscape.samplers import MALA, Kernel
+from energyscape.samplers.recovery import check_temperature
 
 TARGET = 0.65
 """Acceptance probability that the pilot steers to: between the best of MALA, 0.574, and of long HMC trajectories."""
@@ -69,6 +71,7 @@ class Path:
 
     Raises:
         UserError: If a setting is out of its range.
+        ValueError: If the kernel's temperature is not 1.
     """
 
     energy: EnergyFn
@@ -91,6 +94,7 @@ class Path:
             )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise UserError(f"temperature is a positive number; it was {self.temperature}")
+        check_temperature(partial(self.kernel, step_size=self.step_sizes[0]))
 
     def at(self, level: int) -> Kernel[Any]:
         """Returns the transition of a level.

@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn, score
 from energyscape.noise import noised, tweedie, uniform_like
 from energyscape.samplers import MALA, Langevin, Point, run
-from energyscape.samplers.base import KernelFactory
+from energyscape.samplers.base import KernelFactory, flat
 
 TARGET = 0.574
 """The acceptance probability at which MALA is most efficient in many dimensions (Roberts & Rosenthal, 1998)."""
@@ -297,7 +297,9 @@ def inpaint(
         level: The noise level :math:`\ell \ge 0` of the data that the energy describes.
         temperature: :math:`T > 0` of the energy.
         steps: Steps of each chain.
-        kernel: The transition, its energy still to come; none is MALA, whose step size is found in the first half.
+        kernel: The transition, its energy still to come; none is MALA, whose step size is found in the first half. A
+            kernel with a temperature of its own, above 0, is given :math:`E` in its units: the law stays that of
+            ``temperature``.
         start: Where the missing pixels start, ``(B, *)``; uniform on [-1, 1] when left out.
         generator: The stream to draw from.
 
@@ -324,8 +326,11 @@ def inpaint(
     known, _ = noised(y, level, generator=generator)
     x = 2 * uniform_like(y, generator=generator) - 1 if start is None else start
 
+    own = (kernel(flat).temperature if kernel else 0) or temperature  # a descent's is 0: it has no law to put right
+
     def conditional(x: Tensor) -> Tensor:
-        return energy(torch.where(missing, x, known))
+        replicas = x.unflatten(0, (-1, len(known)))  # of all temperatures, where a kernel has several
+        return own / temperature * energy(torch.where(missing, replicas, known).flatten(0, 1))
 
     if kernel is not None:
         x = run(kernel(conditional), x, steps=steps, generator=generator)[0].x

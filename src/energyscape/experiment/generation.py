@@ -16,6 +16,7 @@ from energyscape.experiment.solving import BATCH, Generated, denoised, joined, r
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
 from energyscape.samplers import Kernel, Steps
+from energyscape.samplers.base import flat
 
 StartName = Literal["noise", "data", "buffer"]
 
@@ -267,15 +268,15 @@ def completed(
         gaps = missing.broadcast_to(y.shape).repeat(n, *[1] * (y.ndim - 1))
         x = repainted(experiment, copies, gaps, steps=steps, generator=generator)
         return x.reshape(n, *y.shape)
-    start, _ = Noise().draw(len(copies), like=copies, generator=generator)
+    kernel, (start, _) = experiment.chains.kernel, Noise().draw(len(copies), like=copies, generator=generator)
     x = inpaint(
         experiment.energy,
         copies,
         missing.to(device).broadcast_to(y.shape).repeat(n, *[1] * (y.ndim - 1)),
         level=experiment.level,
-        temperature=objective.temperature,
+        temperature=kernel(flat).temperature or objective.temperature,  # that of the sampler's law
         steps=steps,
-        kernel=experiment.chains.kernel,
+        kernel=kernel,
         start=start,
         generator=generator,
     ).cpu()

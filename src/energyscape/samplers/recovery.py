@@ -98,19 +98,10 @@ def conditional(energy: LevelledEnergy, anchor: Tensor, rung: Rung) -> EnergyFn:
 
 
 def check_temperature(kernel: KernelFactory) -> None:
-    """Raises a clear error unless a kernel runs at the temperature of the noise.
-
-    Args:
-        kernel: The transition of conditional chains.
-
-    Raises:
-        ValueError: If its temperature is not 1.
-    """
+    """Raise a clear error unless a kernel has temperature 1, that of the laws that it is to leave invariant."""
     temperature = kernel(flat).temperature
     if temperature != 1:
-        raise ValueError(
-            f"conditional chains run at temperature 1, for that of the noise is; the kernel's was {temperature}"
-        )
+        raise ValueError(f"the kernel's temperature is 1 here, that of its law; it was {temperature}: leave it out")
 
 
 class Descending(NamedTuple):
