@@ -139,6 +139,11 @@ def test_run_that_rolls_back_has_the_same_bits_when_it_is_stopped(tmp_path, stop
     trained(tmp_path / "cut", stop_after=3, keep=keep, **nervous)
     assert contents(trained(tmp_path / "cut", **nervous)) == contents(whole)
     assert verdicts == {"SKIP", "ROLLBACK"}
+    back = [each for each in whole.interventions() if each["verdict"] == "ROLLBACK"]
+    assert {each["guard"] for each in back} == {"GradientNorm"}
+    assert back[0]["remedy"] == {"rate": 0.3}
+    skipped = [each["remedy"] for each in whole.interventions() if each["verdict"] == "SKIP"]
+    assert skipped == [{}] * len(skipped)
 
 
 class Troubled(Guard):

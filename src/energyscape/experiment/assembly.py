@@ -239,7 +239,7 @@ class Experiment:
                 except (RuntimeError, KeyError, TypeError) as error:
                     what = " ".join(str(error).split())[:200]
                     raise UserError(f"the checkpoint's {name} does not fit this run's recipe: {what}") from None
-        self.objective.treat(Treatment(*tree["clock"].get("treatment", ())))
+        self.objective.treat(Treatment.of(tree["clock"].get("treatment", {})))
         self.best.eval()
 
     def with_sampler(self, changes: Mapping[str, str]) -> "Experiment":

@@ -311,8 +311,8 @@ class Journal(AbstractContextManager["Journal"]):
             _append(self._metrics, {**numbers, **report.facts})
         if report.verdict != Verdict.GO:
             what = {"step": report.step, "samples": report.samples, "verdict": report.verdict.name}
-            why = {"reason": report.reason, "action": report.action, "outcome": report.outcome}
-            _append(self._interventions, {**what, **why})
+            why = {"guard": report.guard, "reason": report.reason, "action": report.action, "outcome": report.outcome}
+            _append(self._interventions, {**what, **why, "remedy": report.after.since(report.treatment)})
 
     def __exit__(self, *_: object) -> None:
         self._metrics.close()

@@ -35,7 +35,6 @@ class Treatment(NamedTuple):
         rate: Factor on the learning rates.
         step: Factor on the step size of the chains.
         alpha: Factor on the energy regulariser.
-        clip: Largest element of a chain's drift, in units of the standard deviation of its noise; none adds no clip.
         data_noise: The data are noised at this standard deviation at least, in units of ``x``.
         trim: Negatives count up to so many standard deviations of the data's energies above those, and no farther.
     """
@@ -43,47 +42,41 @@ class Treatment(NamedTuple):
     rate: float = 1.0
     step: float = 1.0
     alpha: float = 1.0
-    clip: float | None = None
     data_noise: float = 0.0
     trim: float | None = None
 
     def then(self, more: "Treatment") -> "Treatment":
-        """Returns both treatments together: factors multiply, of limits the stricter one counts.
-
-        Args:
-            more: The later one.
-        """
-
-        def stricter(one: float | None, other: float | None) -> float | None:
-            return min((each for each in (one, other) if each is not None), default=None)
-
+        """Return both treatments together: factors multiply, of limits the stricter one counts."""
         return Treatment(
             self.rate * more.rate,
             self.step * more.step,
             self.alpha * more.alpha,
-            stricter(self.clip, more.clip),
             max(self.data_noise, more.data_noise),
-            stricter(self.trim, more.trim),
+            min((each for each in (self.trim, more.trim) if each is not None), default=None),
         )
 
-    def told(self, total: "Treatment") -> list[str]:
-        """Returns this change in words, each with what it comes to.
+    @staticmethod
+    def of(stored: Any) -> "Treatment":
+        """Return what a checkpoint holds: a table or, in older ones, a list whose fourth entry has no use any more."""
+        return Treatment(**stored) if isinstance(stored, dict) else Treatment(*stored[:3], *stored[4:])
 
-        Args:
-            total: This treatment and all before it, together.
-        """
-        names = {"rate": "learning rate", "step": "step size", "alpha": "alpha"}
+    def since(self, before: "Treatment") -> dict[str, float | None]:
+        """Return the settings in which this differs from an earlier treatment, with their values now."""
+        return {name: new for name, old, new in zip(self._fields, before, self, strict=True) if new != old}
+
+    def words(self, before: "Treatment") -> list[str]:
+        """Return `since` in words."""
+        changed = self.since(before)
         words = [
-            f"{name} × {getattr(self, field):g} (now × {getattr(total, field):g})"
-            for field, name in names.items()
-            if getattr(self, field) != 1
+            f"{name} × {getattr(self, field) / getattr(before, field):.4g} (now × {getattr(self, field):.4g})"
+            for field, name in {"rate": "learning rate", "step": "step size", "alpha": "alpha"}.items()
+            if field in changed
         ]
-        if self.clip is not None:
-            words.append(f"drift clipped at {total.clip:g} standard deviations of the noise")
-        if self.data_noise:
-            words.append(f"data noised at {total.data_noise:.3g}")
-        if self.trim is not None:
-            words.append(f"negatives count up to {total.trim:g} deviations above the data")
+        if "data_noise" in changed:
+            words.append(f"data noised at {self.data_noise:.3g}")
+        if "trim" in changed:
+            limit = "without limit" if self.trim is None else f"up to {self.trim:g} deviations above the data"
+            words.append(f"negatives count {limit}")
         return words
 
 

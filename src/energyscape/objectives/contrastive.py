@@ -123,7 +123,7 @@ class ContrastiveDivergence(Objective):
     def _steps(self, model: Energy) -> Steps:
         """Returns the chains' steps: those of before, if the model is, so that they are compiled once."""
         if self._chains is None or self._chains.kernel.energy is not model:
-            kernel = treated(self.kernel(model), step=self.treatment.step, clip=self.treatment.clip)
+            kernel = treated(self.kernel(model), step=self.treatment.step)
             self._chains = Steps(kernel, steps=self.steps, compile=self.compiled)
         return self._chains
 

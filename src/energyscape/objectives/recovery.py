@@ -129,9 +129,7 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         some = max(1, round(self.share * len(x)))
         x, positive, level, rung = x[:some], positive[:some], level[:some], Rung(*(each[:some] for each in rung))
         anchor = positive + expand(rung.noise, x) * normal_like(x, generator=generator)
-        kernel = treated(
-            self.kernel(conditional(model.energy, anchor, rung)), step=self.treatment.step, clip=self.treatment.clip
-        )
+        kernel = treated(self.kernel(conditional(model.energy, anchor, rung)), step=self.treatment.step)
         with evaluating(model):
             start = (positive - anchor) / expand(rung.unit, x)
             point, told = run(kernel, start, steps=self.steps, generator=generator)

@@ -8,7 +8,6 @@ it was, and no other chain notices.
 """
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -233,19 +232,7 @@ def metropolis(state: Standing, new: Point, log_ratio: Tensor, uniform: Tensor) 
     return where(accepted, new, state), accept_prob, accepted, diverged
 
 
-def treated(kernel: Kernel[Any], *, step: float = 1.0, clip: float | None = None) -> Kernel[Any]:
-    """Returns a kernel with another step size and a limit on its drift, as far as it has such settings.
-
-    Args:
-        kernel: The transition.
-        step: Factor on the step size.
-        clip: Largest element of the drift, in units of the noise's standard deviation; none leaves it as it is.
-    """
-    settings = {each.name: getattr(kernel, each.name) for each in dataclasses.fields(kernel) if each.init}  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    if step != 1 and "step_size" in settings:
-        changes["step_size"] = settings["step_size"] * step
-    if clip is not None and "drift_clip" in settings:
-        limit = clip * (2 * changes.get("step_size", settings["step_size"]) * kernel.temperature) ** 0.5
-        changes["drift_clip"] = min(limit, settings["drift_clip"] or math.inf)
-    return dataclasses.replace(kernel, **changes) if changes else kernel  # type: ignore[type-var]
+def treated(kernel: Kernel[Any], *, step: float = 1.0) -> Kernel[Any]:
+    """Return a kernel with its step size times a factor, or as it is where it has none."""
+    size = getattr(kernel, "step_size", None)
+    return kernel if step == 1 or size is None else dataclasses.replace(kernel, step_size=size * step)  # type: ignore[type-var]

@@ -139,17 +139,21 @@ class Fit(Iterator[Report], Generic[Model]):
 
     def _acted(self, report: Report, x: Tensor) -> Report:
         """Lets the guards look at a step, does what they say, and returns the report of it."""
-        judgement = self._spoiled(report, x) or max(
-            (guard.look(report) for guard in self.guards), key=lambda each: each.verdict, default=GO
-        )
+        if spoiled := self._spoiled(report, x):
+            name, judgement = "SpoiledData", spoiled
+        else:
+            looked = ((type(guard).__name__, guard.look(report)) for guard in self.guards)
+            name, judgement = max(looked, key=lambda each: each[1].verdict, default=("", GO))
+        report = report._replace(guard=name if judgement.verdict else "")
         if judgement.verdict == Verdict.ROLLBACK:
             return self._rolled_back(report, judgement, x)
         if judgement.verdict <= Verdict.REMEDY:
             self.optimiser.step()
             if self.average is not None:
                 self.average.update_parameters(self.model)
-        action = self._treated(judgement, x) if judgement.verdict == Verdict.REMEDY else ""
-        return report._replace(verdict=judgement.verdict, reason=judgement.reason, action=action)
+        if judgement.verdict == Verdict.REMEDY:
+            report = self._treated(report, judgement, x)
+        return report._replace(verdict=judgement.verdict, reason=judgement.reason)
 
     def _spoiled(self, report: Report, x: Tensor) -> Judgement | None:
         """Returns what to do about data that are not finite, which are nobody's fault but their own."""
@@ -192,7 +196,7 @@ class Fit(Iterator[Report], Generic[Model]):
                     "step": self.step,
                     "samples": self.samples,
                     "position": self.data.position if isinstance(self.data, Batches) else None,
-                    "treatment": list(self.treatment),
+                    "treatment": self.treatment._asdict(),
                     "rolled_back": self.rolled_back,
                     "spoiled": self.spoiled,
                     "due": self._due,
@@ -220,7 +224,7 @@ class Fit(Iterator[Report], Generic[Model]):
         self.step, self.samples = clock["step"], clock["samples"]
         self.rolled_back, self.spoiled, self.seconds = clock["rolled_back"], clock.get("spoiled", 0), clock["seconds"]
         self._due = clock["due"]
-        self.treatment = Treatment(*clock.get("treatment", ()))
+        self.treatment = Treatment.of(clock.get("treatment", {}))
         self.objective.treat(self.treatment)
         self.streams.restore(tree["streams"])
         self._restore_learned(tree)
@@ -298,7 +302,7 @@ class Fit(Iterator[Report], Generic[Model]):
         names = list(loss.facts)
         told = torch.stack([each.detach().double() for each in (loss.value, grad_norm, *loss.facts.values())]).tolist()
         facts = dict(zip(names, told[2:], strict=True))
-        return Report(self.step, self.samples, told[0], told[1], facts, self.treatment)
+        return Report(self.step, self.samples, told[0], told[1], facts, self.treatment, after=self.treatment)
 
     def _keep(self, report: Report, x: Tensor) -> Report:
         """Takes a snapshot; rolls back first where a number is not finite or the run ends in trouble."""
@@ -309,7 +313,8 @@ class Fit(Iterator[Report], Generic[Model]):
             self.refuge = self.refuge.kept(snapshot)
             return report
         reason = f"not finite: {broken}" if broken else "training ended in trouble"
-        report = self._rolled_back(report, Judgement(Verdict.ROLLBACK, reason, SLOWER), x)
+        name = next((type(each).__name__ for each in self.guards if not each.calm), "Finite")
+        report = self._rolled_back(report._replace(guard=name), Judgement(Verdict.ROLLBACK, reason, SLOWER), x)
         if self.progress >= 1:
             self.refuge = self.refuge.kept(self.snapshot())
         return report
@@ -323,17 +328,17 @@ class Fit(Iterator[Report], Generic[Model]):
         if self.rolled_back > self.rollbacks:
             reason = f"{judgement.reason}; stopped after {self.rollbacks} rollbacks, at the last good snapshot"
             return report._replace(verdict=Verdict.STOP, reason=reason, outcome=outcome)
-        action = self._treated(judgement, x)
-        return report._replace(verdict=Verdict.ROLLBACK, reason=judgement.reason, action=action, outcome=outcome)
+        report = self._treated(report, judgement, x)
+        return report._replace(verdict=Verdict.ROLLBACK, reason=judgement.reason, outcome=outcome)
 
-    def _treated(self, judgement: Judgement, x: Tensor) -> str:
-        """Applies a remedy and returns it in words."""
-        self.treatment = self.treatment.then(judgement.treatment)
+    def _treated(self, report: Report, judgement: Judgement, x: Tensor) -> Report:
+        """Apply a remedy and return the report of it."""
+        before, self.treatment = self.treatment, self.treatment.then(judgement.treatment)
         self.objective.treat(self.treatment)
-        told = judgement.treatment.told(self.treatment)
+        action = self.treatment.words(before)
         if judgement.purge and (purged := self.objective.purge(self.model, x, generator=self.streams["objective"])):
-            told.append(f"restarted {purged:,} chains that had run away")
-        return ", ".join(told)
+            action.append(f"restarted {purged:,} diverged chains")
+        return report._replace(action=", ".join(action), after=self.treatment)
 
 
 MOST_SPOILED: Final = 20

@@ -40,6 +40,8 @@ class Report(NamedTuple):
         reason: Why, when the verdict is not GO: the evidence.
         action: What was done about it.
         outcome: Where that left the run.
+        guard: Name of the guard whose verdict it is.
+        after: What guards have changed with this step included; of a STOP, what to try in another run.
     """
 
     step: int
@@ -52,6 +54,8 @@ class Report(NamedTuple):
     reason: str = ""
     action: str = ""
     outcome: str = ""
+    guard: str = ""
+    after: Treatment = Treatment()
 
 
 NOTHING: Final = Treatment()
