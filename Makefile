@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all check bench clean
+PLAIN := .venv-plain
+
+.PHONY: demo test test-all test-install check bench clean
 
 demo: $(READY)  ## Train on real digits, generate, restore, report: about three minutes on two cores.
 	$(BIN)/energyscape train digits-pcd
@@ -16,6 +18,13 @@ test: $(READY)  ## The default suite.
 
 test-all: $(READY)  ## Also the long statistical and training runs.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+test-install:  ## Build the wheel, install it alone into a fresh environment, and run every command there.
+	rm -rf $(PLAIN) dist
+	$(PYTHON) -m venv $(PLAIN)
+	$(PLAIN)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PLAIN)/bin/python -m pip install --quiet --constraint constraints.txt dist/energyscape-*.whl
+	$(PLAIN)/bin/python tests/plain_install.py
 
 check: $(READY)  ## Lint, format, types, tests.
 	$(BIN)/ruff check
@@ -38,4 +47,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## Remove the environment; runs stay.
-	rm -rf .venv
+	rm -rf .venv $(PLAIN)
