@@ -16,7 +16,10 @@ from energyscape.objectives import OBJECTIVES
 from energyscape.registry import Registry, build
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")),
+    *(ROOT / "docs").rglob("*.md"),
+]
 
 
 def blocks(document: Path, language: str) -> list[str]:
