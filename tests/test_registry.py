@@ -46,7 +46,12 @@ class Pair(Shape):
         self.first, self.second, self.seed = first, second, seed
 
 
-SHAPES = Registry("shape", {"round": Round, "pair": Pair}, kind=Shape)
+class Row(Shape):
+    def __init__(self, shapes: tuple[Shape, ...], *, gaps: tuple[float, ...] = ()) -> None:
+        self.shapes, self.gaps = shapes, gaps
+
+
+SHAPES = Registry("shape", {"round": Round, "pair": Pair, "row": Row}, kind=Shape)
 
 
 @dataclass
@@ -64,15 +69,15 @@ LATE = Registry("sampler", {"bound": Bound}, late=("energy",))
 
 
 def test_a_registry_is_a_mapping_in_order():
-    assert list(SHAPES) == ["round", "pair"]
-    assert len(SHAPES) == 2
+    assert list(SHAPES) == ["round", "pair", "row"]
+    assert len(SHAPES) == 3
     assert SHAPES["round"] is Round
     assert "round" in SHAPES
     assert "square" not in SHAPES
 
 
 def test_an_unknown_name_is_answered_with_a_hint():
-    with pytest.raises(UserError, match=r"there is no shape named 'rond'; did you mean 'round'\?.*Known: round, pair"):
+    with pytest.raises(UserError, match=r"no shape named 'rond'; did you mean 'round'\?.*Known: round, pair, row"):
         SHAPES["rond"]
 
 
@@ -276,6 +281,21 @@ def test_completed_fills_in_defaults_of_nested_components_too():
     assert vars(made.second) == vars(again.second)
     assert completed(Pair, {"first": "round"})["seed"] == 0
     assert "second" not in completed(Pair, {"first": "round"})
+
+
+def test_a_tuple_of_components_is_a_list_of_tables():
+    given = {"shapes": ["round", {"name": "row", "shapes": [{"name": "round", "radius": 3}]}]}
+    table = completed(Row, given)
+    disc = {"name": "round", "radius": 1.0, "colour": "red"}
+    inner = {"name": "row", "shapes": [{**disc, "radius": 3}], "gaps": []}
+    assert table == {"shapes": [disc, inner], "gaps": []}
+    for settings in (given, table):
+        made = build(SHAPES, "row", settings)
+        assert isinstance(made.shapes, tuple)
+        assert made.shapes[0].radius == 1.0
+        assert made.shapes[1].shapes[0].radius == 3.0
+    with pytest.raises(UserError, match=r"no shape named 'rund'; did you mean 'round'"):
+        build(SHAPES, "row", {"shapes": ["round", "rund"]})
 
 
 def test_the_library_builds_its_own_components_from_tables():

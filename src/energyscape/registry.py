@@ -178,11 +178,16 @@ def completed(component: Callable[..., Any], settings: Settings, *, hidden: Iter
             continue
         table[name] = list(value) if isinstance(value, tuple) else value  # as TOML gives it back
         if kind := _family(field.annotation):
-            nested = _table(kind, value, name)
-            rest = completed(kind[nested["name"]], nested, hidden={*hidden, *kind.late})
-            table[name] = {"name": nested["name"], **rest}
+            several = isinstance(value, list | tuple)
+            nested = [_completed(kind, each, name, hidden) for each in (value if several else [value])]
+            table[name] = nested if several else nested[0]
     unknown = {name: value for name, value in settings.items() if name not in schema(component)}
     return table | unknown
+
+
+def _completed(kind: Registry, value: Any, name: str, hidden: Iterable[str]) -> dict[str, Any]:
+    nested = _table(kind, value, name)
+    return {"name": nested["name"], **completed(kind[nested["name"]], nested, hidden={*hidden, *kind.late})}
 
 
 def _is_none(value: Any, annotation: Any) -> bool:
@@ -192,7 +197,7 @@ def _is_none(value: Any, annotation: Any) -> bool:
 
 
 def _family(annotation: Any) -> Registry | None:
-    """Returns the registry that an annotation stands for, also inside an optional one."""
+    """Return the registry that an annotation stands for, also inside an optional one or a tuple."""
     kinds = [annotation, *typing.get_args(annotation)] if annotation not in Registry.by_kind else [annotation]
     return next((Registry.by_kind[each] for each in kinds if each in Registry.by_kind), None)
 
