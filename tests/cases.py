@@ -38,6 +38,7 @@ from energyscape.objectives import (
     MultiscaleDenoisingScoreMatching,
     Noise,
     NoiseContrastiveEstimation,
+    NoiseContrastiveScoreMatching,
     NoiseWeight,
     RankingNCE,
     ReplayBuffer,
@@ -45,7 +46,9 @@ from energyscape.objectives import (
     SlicedScoreMatching,
     SlicedScoreMatchingVR,
     UncertaintyWeightedDenoising,
+    Weighted,
 )
+from energyscape.objectives.weighted import narrow_variance
 from energyscape.rng import global_seed
 from energyscape.samplers import (
     HMC,
@@ -393,6 +396,12 @@ OBJECTIVES = {
     "ranking-nce": lambda scale=0.5: RankingNCE(),
     "ranking-nce:mixture": lambda scale=0.5: RankingNCE(noise="mixture", ratio=1),
     "ed": lambda scale=0.5: EnergyDiscrepancy(time=scale**2, samples=4),
+    "nce-ssm": lambda scale=0.5: NoiseContrastiveScoreMatching(),
+    "nce-ssm:one": lambda scale=0.5: NoiseContrastiveScoreMatching(noise="gaussian", ratio=2, weight=0.1, share=1.0),
+    "weighted": lambda scale=0.5: Weighted((NoiseContrastiveEstimation(), ScoreMatching()), weights=(1.0, 0.3)),
+    "weighted:chains": lambda scale=0.5: Weighted(
+        (ContrastiveDivergence(Data(), KERNELS["mala"](scale), steps=2), RankingNCE()), last_weights=(1.0, 0.1)
+    ),
 }
 """Objectives that are unbiased at the truth: their chains, if any, start at the data or forget where they started,
 and their kernels are exact."""
@@ -415,8 +424,11 @@ def round_learner(objective, p):
 
 def settled(objective, p, x):
     """Returns an objective with its own parameters right for E = p |x|² / 2, and what it fits to data fitted."""
-    if isinstance(objective, NoiseContrastiveEstimation | RankingNCE):
-        objective.contrast.fit(x)
-    if isinstance(objective, NoiseContrastiveEstimation):
-        objective.log_z.data.fill_(x[0].numel() / 2 * math.log(2 * math.pi / p))
+    for part in objective.modules():
+        if isinstance(part, NoiseContrastiveEstimation | RankingNCE):
+            part.contrast.fit(x)
+        if isinstance(part, NoiseContrastiveEstimation):
+            part.log_z.data.fill_(x[0].numel() / 2 * math.log(2 * math.pi / p))
+        if isinstance(part, NoiseContrastiveScoreMatching):
+            part.variance.copy_(narrow_variance(x))
     return objective

@@ -80,6 +80,7 @@ from energyscape.objectives import Mixture as Mixture
 from energyscape.objectives import MultiscaleDenoisingScoreMatching as MultiscaleDenoisingScoreMatching
 from energyscape.objectives import Noise as Noise
 from energyscape.objectives import NoiseContrastiveEstimation as NoiseContrastiveEstimation
+from energyscape.objectives import NoiseContrastiveScoreMatching as NoiseContrastiveScoreMatching
 from energyscape.objectives import NoiseWeight as NoiseWeight
 from energyscape.objectives import Objective as Objective
 from energyscape.objectives import RankingNCE as RankingNCE
@@ -88,6 +89,7 @@ from energyscape.objectives import ScoreMatching as ScoreMatching
 from energyscape.objectives import SlicedScoreMatching as SlicedScoreMatching
 from energyscape.objectives import SlicedScoreMatchingVR as SlicedScoreMatchingVR
 from energyscape.objectives import Start as Start
+from energyscape.objectives import Weighted as Weighted
 from energyscape.samplers import DDIM as DDIM
 from energyscape.samplers import DDPM as DDPM
 from energyscape.samplers import HMC as HMC

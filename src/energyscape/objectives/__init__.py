@@ -33,6 +33,7 @@ from energyscape.objectives.score_matching import (
     SlicedScoreMatchingVR,
 )
 from energyscape.objectives.starts import Constant, Data, Mixture, Noise, ReplayBuffer, Start
+from energyscape.objectives.weighted import NoiseContrastiveScoreMatching, Weighted
 from energyscape.registry import Registry
 
 STARTS = Registry(
@@ -82,6 +83,8 @@ OBJECTIVES = Registry(
         "nce": NoiseContrastiveEstimation,
         "ranking-nce": RankingNCE,
         "ed": EnergyDiscrepancy,
+        "nce-ssm": NoiseContrastiveScoreMatching,
+        "weighted": Weighted,
     },
     kind=Objective,
 )
@@ -115,6 +118,7 @@ __all__ = [
     "MultiscaleDenoisingScoreMatching",
     "Noise",
     "NoiseContrastiveEstimation",
+    "NoiseContrastiveScoreMatching",
     "NoiseWeight",
     "Objective",
     "RankingNCE",
@@ -126,4 +130,5 @@ __all__ = [
     "UncertaintyWeightedDenoising",
     "VelocityWeight",
     "Weight",
+    "Weighted",
 ]

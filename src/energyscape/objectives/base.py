@@ -99,6 +99,9 @@ class Objective(nn.Module, ABC, Generic[Model]):
     temperature: float = 1.0
     """:math:`T` of the law :math:`\\exp(-E / T)` that the model learns."""
 
+    progress: float = 0.0
+    """Share of the budget that is used, from 0 to 1; `fit` sets it before each step."""
+
     @abstractmethod
     def forward(
         self, model: Model, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None

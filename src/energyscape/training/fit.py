@@ -124,6 +124,7 @@ class Fit(Iterator[Report], Generic[Model]):
                 self._keep(*self._latest)
             raise
         self._set_rate()
+        self.objective.progress = self.progress
         loss, grad_norm = self._fast_gradient(x, label)
         self.step += 1
         self.samples += len(x)
