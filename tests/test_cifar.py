@@ -185,7 +185,7 @@ def test_folders_that_lack_something(tmp_path, monkeypatch):
 def test_damaged_archives(tmp_path, keep):
     path = archived(as_binary(tmp_path / "unpacked", numbers()), tmp_path / "cifar-10-binary.tar.gz")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"expected an intact tar.gz archive; it is cut short or damaged"):
+    with pytest.raises(UserError, match=r"expected an intact tar.gz archive; it cannot be read"):
         cifar10(root=str(tmp_path))
 
 
@@ -210,19 +210,19 @@ def test_binary_batches_that_are_none(tmp_path, fault):
 
 BATCH = {"data": PIXELS, "labels": LABELS.tolist()}
 PICKLE_FAULTS = {
-    "empty": (b"", "expected an intact pickled batch; it is damaged"),
-    "cut": (pickled(PIXELS, LABELS)[:-20], "it is damaged"),
-    "text": (b"<!DOCTYPE html>", "it is damaged"),
+    "empty": (b"", "expected an intact pickled batch; it cannot be read"),
+    "cut": (pickled(PIXELS, LABELS)[:-20], "it cannot be read"),
+    "text": (b"<!DOCTYPE html>", "it cannot be read"),
     "list": (pickle.dumps([1]), "expected a dictionary .* it holds list"),
     "names": (pickle.dumps({"data": PIXELS, "fine_labels": [1]}), "expected labels, a list of whole numbers"),
     "shape": (pickle.dumps(BATCH | {"data": PIXELS[:, :-1]}), "it holds data, labels"),
-    "floats": (pickle.dumps(BATCH | {"data": PIXELS.astype(float)}), "it is damaged .'f8'"),
-    "objects": (pickle.dumps(BATCH | {"data": PIXELS.astype(object)}), "it is damaged .'O8'"),
+    "floats": (pickle.dumps(BATCH | {"data": PIXELS.astype(float)}), "it cannot be read .'f8'"),
+    "objects": (pickle.dumps(BATCH | {"data": PIXELS.astype(object)}), "it cannot be read .'O8'"),
     "not an array": (pickle.dumps(BATCH | {"data": [1, 2]}), "expected a dictionary with 'data', bytes"),
     "count": (pickle.dumps(BATCH | {"labels": [1, 2]}), "expected 7 labels.*; it holds 2"),
     "range": (pickle.dumps(BATCH | {"labels": [-1] * 7}), "they go from -1 to -1"),
     "kind": (pickle.dumps(BATCH | {"labels": [0.5] * 7}), "expected labels, a list of whole numbers"),
-    "bytes of a shape": (pickled(PIXELS, LABELS).replace(b"M\x00\x0c", b"M\x00\x0d"), "it is damaged .cannot reshape"),
+    "bytes of a shape": (pickled(PIXELS, LABELS).replace(b"M\x00\x0c", b"M\x00\x0d"), "cannot be read .cannot reshape"),
 }
 
 
@@ -298,7 +298,7 @@ def test_a_pickle_cannot_change_the_stand_ins():
     for name in ("numpy\ndtype", "numpy\nndarray", "_codecs\nencode", "numpy.core.multiarray\n_reconstruct"):
         # Global, then BUILD with a state for its attributes.
         for state in (b"}S'array'\nI1\ns", b"(N}S'__init__'\nI1\nst"):
-            with pytest.raises(UserError, match="it is damaged"):
+            with pytest.raises(UserError, match="it cannot be read"):
                 unpickled(f"c{name}\n".encode() + state + b"b.", "file")
     assert unpickled(pickle.dumps({"a": PIXELS}), "file")["a"].array.shape == PIXELS.shape
 

@@ -202,7 +202,7 @@ def test_mistakes_in_files(cli, digits, plane):
     np.save("nan.npy", np.full((1, 8, 8), np.nan))
     refused(cli("denoise", digits, "nan.npy", "--sigma", 0.3), "finite", "64 of 64")
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    refused(cli("denoise", digits, "objects.npy", "--sigma", 0.3), "cannot be read as .npy")
+    refused(cli("denoise", digits, "objects.npy", "--sigma", 0.3), "expected an array of numbers")
     Image.new("L", (8, 8)).save("eight.png")
     refused(cli("denoise", digits, "eight.png", "--sigma", -1), "sigma is positive")
     refused(cli("denoise", plane, "eight.png", "--sigma", 1), "shape (2,)")

@@ -1,18 +1,23 @@
 """Tables of numbers in files: NPY and NPZ arrays, and CSV with or without a line of names."""
 
 import csv
-import zlib
-from collections.abc import Callable
+import math
+from array import array
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Final
-from zipfile import BadZipFile
+from typing import IO, Any, BinaryIO, Final
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from energyscape.data.reading import check_content, opened
 from energyscape.errors import UserError
 
 ARRAYS: Final = (".npy", ".npz", ".csv")
+
+LINE: Final = 1 << 24
+"""Characters that a line of a table may have."""
 
 
 def read_array(path: Path) -> NDArray[Any]:
@@ -31,42 +36,31 @@ def read_array(path: Path) -> NDArray[Any]:
     suffix = path.suffix.lower()
     if suffix not in ARRAYS:
         raise UserError(f"{path}: expected one of {', '.join(ARRAYS)}; it is {suffix or 'without a suffix'}")
-    return readable(path, _table if suffix == ".csv" else _array)
+    with opened(path, "a table of numbers" if suffix == ".csv" else "an array of numbers") as (file, size):
+        return _table(file) if suffix == ".csv" else _array(file, size, path)
 
 
-def readable(path: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
-    """Returns what was read from a file, any fault of it said in one line.
-
-    Args:
-        path: The file.
-        read: Reads it.
-
-    Raises:
-        UserError: If there is no such file or it cannot be read.
-    """
-    try:
-        return read(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, BadZipFile, zlib.error, csv.Error) as error:
-        what = " ".join(str(error).split())[:120] if "pickle" not in str(error) else "it holds no plain array"
-        raise UserError(f"{path}: cannot be read as {path.suffix.lower()}: {what}") from None
-
-
-def _table(path: Path) -> NDArray[np.float64]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        rows = [(lines.line_num, row) for row in lines if any(cell.strip() for cell in row)]
-    if rows and all(_number(cell) is None for cell in rows[0][1]):
-        rows = rows[1:]
-    for line, row in rows:
-        if len(row) != len(rows[0][1]):
-            raise ValueError(f"its rows differ in length: {len(row)} in line {line}, {len(rows[0][1])} before")
-        if (wrong := next((cell for cell in row if _number(cell) is None), None)) is not None:
-            raise ValueError(f"line {line} holds {wrong[:40]!r}, which is no number: one point a line, commas between")
-    return np.array([[float(cell) for cell in row] for _, row in rows], dtype=np.float64)
+def _table(file: BinaryIO) -> NDArray[np.float64]:
+    numbers, width, named = array("d"), 0, False
+    text = TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    for number, line in enumerate(iter(lambda: text.readline(LINE), ""), 1):
+        if len(line) == LINE:
+            raise ValueError(f"line {number} has more than {LINE:,} characters")
+        cells = next(csv.reader([line]), [])
+        values = [_number(cell) for cell in cells]
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not width and not named and all(value is None for value in values):
+            named = True
+            continue
+        if None in values:
+            wrong = cells[values.index(None)][:40]
+            raise ValueError(f"line {number} holds {wrong!r}, which is no number: one point a line, commas between")
+        if width and len(values) != width:
+            raise ValueError(f"its rows differ in length: {len(values)} in line {number}, {width} before")
+        width = len(values)
+        numbers.extend(value for value in values if value is not None)
+    return np.array(numbers).reshape(len(numbers) // max(width, 1), width)
 
 
 def _number(cell: str) -> float | None:
@@ -76,16 +70,27 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _array(path: Path) -> NDArray[Any]:
-    # Opened here: NumPy leaves a file that it cannot read open.
-    with open(path, "rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
-        if name is None:
-            raise UserError(f"{path}: expected one array, or one named x; it holds {', '.join(loaded.files) or 'none'}")
-        found: NDArray[Any] = loaded[name]
-        if not isinstance(found, np.ndarray):
-            raise UserError(f"{path}: {name!r} in it is no array")
-        return found
+def _array(file: BinaryIO, size: int, path: Path) -> NDArray[Any]:
+    if file.read(2) != b"PK":
+        return _plain(file, size)
+    with ZipFile(file) as archive:
+        entries = {each.filename.removesuffix(".npy"): each for each in archive.infolist()}
+        if "x" not in entries and len(entries) != 1:
+            there = ", ".join(map(repr, [*entries][:9])) or "none"
+            raise UserError(f"{path}: expected one array, or one named x; it holds {there}")
+        entry = entries.get("x") or entries.popitem()[1]
+        check_content(entry.file_size, size, path)
+        with archive.open(entry) as content:
+            return _plain(content, entry.file_size)
+
+
+def _plain(file: IO[bytes], size: int) -> NDArray[Any]:
+    """Return a NumPy array, whose header is compared with the size of its file before anything is allocated."""
+    file.seek(0)
+    old = np.lib.format.read_magic(file) == (1, 0)
+    shape, _, dtype = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(file)
+    if (claimed := file.tell() + math.prod(shape) * dtype.itemsize) > size:
+        raise ValueError(f"it claims {claimed:,} bytes and has {size:,}")
+    file.seek(0)
+    array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array

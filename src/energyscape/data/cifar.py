@@ -6,11 +6,11 @@ one is not run (see `pickles`). The Hub's files hold an image as a PNG file (see
 """
 
 import gzip
+import os
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from energyscape.data.download import DownloadError, cache_folder, download
 from energyscape.data.images import Images, check_split
 from energyscape.data.parquet import Shards, read_shard, shards
 from energyscape.data.pickles import Array, unpickled, word
+from energyscape.data.reading import opened, reading
 from energyscape.errors import UserError
 
 CLASSES: Final = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -28,6 +29,10 @@ CLASSES: Final = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog"
 PIXELS: Final = 3 * 32 * 32
 RECORD: Final = 1 + PIXELS
 CHUNK: Final = 1 << 20
+LARGEST: Final = 1 << 26
+"""Bytes of a batch; a published one has 31,000,000."""
+ARCHIVE: Final = 1 << 28
+"""Bytes of an unpacked archive; a published one has 186,000,000."""
 
 MIRRORS: tuple[str, ...] = ("https://www.cs.toronto.edu/~kriz/",)
 
@@ -53,11 +58,7 @@ class Layout(NamedTuple):
     parse: Callable[[bytes, str], Records]
 
     def names(self, split: str) -> list[str]:
-        """Returns the names of the batches of a split.
-
-        Args:
-            split: ``"train"``, ``"test"`` or ``"all"``.
-        """
+        """Return the names of the batches of a split."""
         train = [f"data_batch_{number}{self.suffix}" for number in range(1, 6)]
         test = [f"test_batch{self.suffix}"]
         return {"train": train, "test": test, "all": train + test}[split]
@@ -85,7 +86,7 @@ def cifar10(*, root: str | None = None, split: str = "train", download: bool = T
         https://www.cs.toronto.edu/~kriz/cifar.html
     """
     check_split("cifar10", split)
-    folder = cache_folder("cifar10") if root is None else Path(root).expanduser()
+    folder = cache_folder("cifar10") if root is None else Path(os.path.expanduser(root))
     batches = _found(folder, split)
     if batches is None and root is not None:
         raise UserError(_lacks(folder, split))
@@ -98,15 +99,7 @@ def cifar10(*, root: str | None = None, split: str = "train", download: bool = T
 
 
 def binary_batch(content: bytes, name: str) -> Records:
-    """Reads a batch of the binary layout.
-
-    Args:
-        content: Of the file.
-        name: Of the file, for what there is to say about it.
-
-    Raises:
-        UserError: If it is something else.
-    """
+    """Read a batch of the binary layout."""
     if not content or len(content) % RECORD:
         raise UserError(
             f"{name}: expected records of {RECORD:,} bytes, at least one; it holds {len(content):,} bytes, which is "
@@ -117,23 +110,16 @@ def binary_batch(content: bytes, name: str) -> Records:
 
 
 def pickled_batch(content: bytes, name: str) -> Records:
-    """Reads a batch of the pickled layout, and runs nothing of it.
-
-    Args:
-        content: Of the file.
-        name: Of the file, for what there is to say about it.
-
-    Raises:
-        UserError: If it is something else, or would call anything.
-    """
+    """Read a batch of the pickled layout, and run nothing of it."""
     batch = unpickled(content, name)
     fields = {word(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
     data, labels = fields.get("data"), fields.get("labels")
     pixels = data.array if isinstance(data, Array) else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS or not len(pixels):
+        there = ", ".join(sorted(fields))[:120] or type(batch).__name__
         raise UserError(
             f"{name}: expected a dictionary with 'data', bytes of shape (N, {PIXELS}), and 'labels'; "
-            f"it holds {', '.join(sorted(fields)) or type(batch).__name__}: is it another file?"
+            f"it holds {there}: is it another file?"
         )
     values = labels.array if isinstance(labels, Array) else labels
     whole = isinstance(values, np.ndarray) or (isinstance(values, list) and all(type(each) is int for each in values))
@@ -143,14 +129,7 @@ def pickled_batch(content: bytes, name: str) -> Records:
 
 
 def hub_batch(path: Path) -> Records:
-    """Reads a file of the Hub's layout.
-
-    Args:
-        path: The file.
-
-    Raises:
-        UserError: If it is something else, or pyarrow is not installed.
-    """
+    """Read a file of the Hub's layout."""
     pixels, labels = read_shard(path, side=32)
     return pixels, _labels(labels, len(pixels), str(path))
 
@@ -191,7 +170,7 @@ def _found(folder: Path, split: str) -> list[Records] | None:
         for place in (folder / layout.folder, folder):
             paths = [place / name for name in layout.names(split)]
             if all(path.is_file() for path in paths):
-                return [layout.parse(_read(path), str(path)) for path in paths]
+                return [_parsed(layout, _read(path), str(path)) for path in paths]
     for layout in LAYOUTS:
         if (folder / layout.archive).is_file():
             return _from_archive(folder / layout.archive, layout, split)
@@ -211,32 +190,48 @@ def _hub_shards(place: Path, split: str) -> Shards:
     return Shards([path for part in parts for path in part.paths], [name for part in parts for name in part.missing])
 
 
+def _parsed(layout: Layout, content: bytes, name: str) -> Records:
+    with reading(name, "an intact batch of CIFAR-10"):
+        return layout.parse(content, name)
+
+
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable file; {error.strerror or error}") from error
+    with opened(path, "a batch of CIFAR-10") as (file, size):
+        if size > LARGEST:
+            raise UserError(f"{path}: expected a batch of at most {LARGEST:,} bytes; it has {size:,}: is it another?")
+        return file.read()
+
+
+class _Unpacked:
+    """A gzip file to read from its beginning to its end, which may be no longer than the published archives."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.left = gzip.GzipFile(fileobj=file), ARCHIVE
+
+    def read(self, size: int) -> bytes:
+        content = self.file.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise ValueError(f"it unpacks to more than {ARCHIVE:,} bytes")
+        return content
 
 
 def _from_archive(path: Path, layout: Layout, split: str) -> list[Records]:
     """Reads the batches of a split where they lie: nothing is unpacked, so that nothing can be written anywhere."""
     names, contents = layout.names(split), dict[str, bytes]()
-    try:
-        with gzip.open(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archive:
+    with opened(path, "an intact tar.gz archive") as (packed, _):
+        unpacked = _Unpacked(packed)
+        with tarfile.open(fileobj=cast("BinaryIO", unpacked), mode="r|") as archive:
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
                 file = archive.extractfile(member) if member.isfile() and name in names else None
                 if file is not None:
-                    contents[name] = file.read()
-            while unpacked.read(CHUNK):  # to its end, where the checksum is
-                pass
-    except (EOFError, zlib.error, tarfile.TarError, OSError) as error:
-        raise UserError(
-            f"{path}: expected an intact tar.gz archive; it is cut short or damaged ({error}): fetch it again"
-        ) from error
+                    contents[name] = file.read(LARGEST)
+        while unpacked.read(CHUNK):  # to its end, where the checksum is
+            pass
     if missing := [name for name in names if name not in contents]:
         raise UserError(f"{path}: expected an archive with the split {split!r}; it lacks {' and '.join(missing)}")
-    return [layout.parse(contents[name], f"{path}, {name}") for name in names]
+    return [_parsed(layout, contents[name], f"{path}, {name}") for name in names]
 
 
 def _lacks(folder: Path, split: str) -> str:

@@ -29,7 +29,7 @@ def cache_folder(name: str) -> Path:
     Args:
         name: The data set.
     """
-    return Path(os.environ.get("ENERGYSCAPE_DATA") or "~/.cache/energyscape").expanduser() / name
+    return Path(os.path.expanduser(os.environ.get("ENERGYSCAPE_DATA") or "~/.cache/energyscape"), name)
 
 
 def learned_folder(name: str) -> Path:
@@ -40,7 +40,7 @@ def learned_folder(name: str) -> Path:
     Args:
         name: What is kept.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "energyscape" / name
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "energyscape", name)
 
 
 def download(name: str, folder: str | Path, *, mirrors: Sequence[str], md5: str, timeout: float = TIMEOUT) -> Path:

@@ -16,13 +16,13 @@ References:
 import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
 
+from energyscape.data.reading import check_content, opened
 from energyscape.errors import UserError
 
 CHUNK = 1 << 20
@@ -50,20 +50,13 @@ def read_idx(path: str | Path, *, dimensions: int) -> Tensor:
         tensor([7, 0, 9], dtype=torch.uint8)
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            return _parse(cast("BinaryIO", gzip.GzipFile(fileobj=file)) if packed else file, path, dimensions)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{path}: expected an intact gzip file; it is cut short or damaged ({error}): fetch it again"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable idx file; {error.strerror or error}") from error
+    with opened(path, "an intact idx file") as (file, size):
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        return _parse(cast("BinaryIO", gzip.GzipFile(fileobj=file)) if packed else file, size, path, dimensions)
 
 
-def _parse(file: BinaryIO, path: Path, dimensions: int) -> Tensor:
+def _parse(file: BinaryIO, size: int, path: Path, dimensions: int) -> Tensor:
     magic, expected = file.read(4), bytes([0, 0, 8, dimensions])
     if magic != expected:
         raise UserError(
@@ -79,7 +72,8 @@ def _parse(file: BinaryIO, path: Path, dimensions: int) -> Tensor:
     count = math.prod(sizes)
     if count == 0:
         raise UserError(f"{path}: expected at least one value; its sizes are {_times(sizes)}")
-    # In chunks, and never past one byte too many: a damaged header must not make us ask for 2^96 bytes at once.
+    check_content(count, size, path)
+    # In chunks, and never past one byte too many: the file may hold less than it claims, or more.
     values = bytearray()
     while len(values) <= count and (chunk := file.read(CHUNK)):
         values += chunk

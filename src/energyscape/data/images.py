@@ -8,22 +8,36 @@ so that a data set stays four times smaller, on the device too.
 """
 
 import dataclasses
-import struct
+import os
+import re
+import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from energyscape.data.reading import SMALL, opened, reading
 from energyscape.errors import UserError, nearest
+from energyscape.memory import require_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SPLITS = ("train", "test", "all")
-SUFFIXES = (".png", ".jpg", ".jpeg")
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What Pillow calls them. A file's content says which it is; of several frames the first is read."""
+
+LARGEST: Final = 1 << 26
+"""Pixels of a picture; four bytes each are allocated."""
+
+DARK: Final = 64
+"""Of 255: images that nowhere reach it were probably saved with another white."""
 
 
 @final
@@ -136,10 +150,11 @@ def digits(*, split: str = "train") -> Images:
 
 
 def image_folder(*, root: str, size: int, channels: int = 3, split: str = "train") -> Images:
-    """Returns the PNG and JPEG images of a folder, cropped to their central square and resized.
+    """Returns the images of a folder, cropped to their central square and resized.
 
-    If the folder holds sub-folders, each of them (with everything below it) is a class, in alphabetical order. Images
-    are sorted by path; every tenth (index 9, 19, …) is a test image. Transparency is laid on white.
+    PNG, JPEG, WebP, BMP, TIFF, GIF, PGM and PPM files are read; a warning counts the others. If the folder holds
+    sub-folders, each of them (with everything below it) is a class. Classes are in natural order: 1, 2, …, 10. Images
+    are sorted by path; every tenth (index 9, 19, …) is a test image. Transparency is laid on white. Links are followed.
 
     Args:
         root: The folder.
@@ -150,7 +165,7 @@ def image_folder(*, root: str, size: int, channels: int = 3, split: str = "train
     Raises:
         UserError: If a setting is out of range, the folder holds no image (of that split), or one cannot be read.
     """
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     check_split(str(folder), split)
     if channels not in (1, 3) or size < 1:
         raise UserError(f"{folder}: size is positive and channels is 1 or 3; they were {size} and {channels}")
@@ -158,18 +173,29 @@ def image_folder(*, root: str, size: int, channels: int = 3, split: str = "train
     index = _indices(len(paths), split, every=10)
     if len(index) == 0:
         raise UserError(f"{folder}: split {split!r} needs at least 10 images; the folder holds {len(paths)}: use 'all'")
+    require_memory(len(index) * channels * size**2, f"{folder}: {len(index):,} images of {size}×{size} pixels")
     pixels = torch.stack([_square(paths[i], size, channels) for i in index.tolist()])
+    if (brightest := int(pixels.max())) < DARK:
+        warnings.warn(
+            f"{folder}: no pixel of {len(pixels):,} images is brighter than {brightest}, and white is 255, so that all "
+            "are nearly black: if they were saved with another white, save them with 255",
+            stacklevel=2,
+        )
     return Images(pixels, None if labels is None else labels[index], name=folder.resolve().name, classes=classes)
 
 
 def _listing(folder: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...]]:
     """Returns the image files of a folder, their labels and the names of the classes."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: expected a folder of PNG or JPEG images; there is no such folder")
-    found = [path.relative_to(folder).parts for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-    parts = sorted(each for each in found if not any(part.startswith(".") for part in each))
+        raise UserError(f"{folder}: expected a folder of PNG, JPEG or other images; there is no such folder")
+    with reading(folder, "a folder of images"):
+        files, left = _walked(folder)
+    if left:
+        kinds = ", ".join(f"{kind!r} ({count:,})" for kind, count in left.most_common(9))
+        warnings.warn(f"{folder}: left out {kinds}; images are {', '.join(SUFFIXES)}", stacklevel=3)
+    parts = sorted(each.relative_to(folder).parts for each in files)
     if not parts:
-        raise UserError(f"{folder}: expected PNG or JPEG images; it holds none, nor do its sub-folders")
+        raise UserError(f"{folder}: expected PNG, JPEG or other images; it holds none, nor do its sub-folders")
     if len({len(each) > 1 for each in parts}) > 1:
         raise UserError(
             f"{folder}: expected images either beside each other or in one sub-folder a class; it holds both"
@@ -177,30 +203,66 @@ def _listing(folder: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...]]:
     files = [folder.joinpath(*each) for each in parts]
     if len(parts[0]) == 1:
         return files, None, ()
-    classes = tuple(sorted({each[0] for each in parts}))
-    return files, torch.tensor([classes.index(each[0]) for each in parts]), classes
+    classes = tuple(sorted({each[0] for each in parts}, key=_natural))
+    number = {name: index for index, name in enumerate(classes)}
+    return files, torch.tensor([number[each[0]] for each in parts]), classes
+
+
+def _walked(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the images in a folder and below it, and how many other files of each kind there are.
+
+    Links are followed, but no folder is read twice, so that links in a circle end.
+    """
+    images, left, seen, pending = list[Path](), Counter[str](), set[Path](), [folder]
+    while pending:
+        here = pending.pop()
+        if here.resolve() in seen:
+            left["link to a folder that is read already"] += 1
+            continue
+        seen.add(here.resolve())
+        there = sorted(each for each in here.iterdir() if not each.name.startswith("."))
+        pending += [each for each in there if each.is_dir()]
+        for each in there:
+            if each.suffix.lower() in SUFFIXES and not each.is_dir():
+                images.append(each)
+            elif not each.is_dir():
+                left[each.suffix.lower() or "no suffix"] += 1
+        if here.parent == folder and not there:
+            left["empty class folder"] += 1
+    return images, left
+
+
+def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Return what sorts names so that numbers in them count: 2 before 10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts], name
 
 
 def open_picture(path: Path, channels: int) -> "Image":
-    """Opens an image file: turned upright, 16 bits brought down to 8, what is transparent made white.
+    """Return an image file turned upright, 16 bits brought down to 8, what is transparent made white.
 
     Args:
-        path: A PNG or JPEG file.
+        path: A file of one of `FORMATS`.
         channels: 1 for grey, 3 for colour.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If it cannot be read, or is too large.
     """
     import PIL.Image
     import PIL.ImageOps
 
-    try:
-        with PIL.Image.open(path, formats=("PNG", "JPEG")) as opened:
-            return _flat(PIL.ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; expected a PNG or JPEG image") from None
-    except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: expected a readable PNG or JPEG image; {error}: mend or remove it") from error
+    with opened(path, "a readable PNG, JPEG or other image") as (file, size):
+        if size > SMALL:
+            raise UserError(
+                f"{path}: expected an image file of at most {SMALL:,} bytes; it has {size:,}: make it smaller"
+            )
+        with PIL.Image.open(file, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > LARGEST:
+                raise UserError(
+                    f"{path}: expected at most {LARGEST:,} pixels; it claims {height:,}×{width:,}: make it smaller"
+                )
+            return _flat(PIL.ImageOps.exif_transpose(picture), "L" if channels == 1 else "RGB")
 
 
 def _square(path: Path, size: int, channels: int) -> Tensor:
@@ -218,8 +280,17 @@ def _square(path: Path, size: int, channels: int) -> Tensor:
 def _flat(image: "Image", mode: str) -> "Image":
     import PIL.Image
 
-    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip at 255
-        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):  # Pillow's own conversion would clip at 255
+        deep = np.asarray(image)
+        low, high = deep.min(), deep.max()
+        if image.mode == "F" or low < 0 or high > 0xFFFF:
+            raise ValueError(f"its pixels go from {low:.6g} to {high:.6g}, which is no image of 8 or 16 bits")
+        if 0 < high < 1 << 12:
+            raise ValueError(
+                f"its pixels of 16 bits reach {high:,} of 65,535 and would be nearly black; "
+                f"multiply data of {int(high).bit_length()} bits by {1 << (16 - int(high).bit_length())}"
+            )
+        image = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
@@ -227,15 +298,7 @@ def _flat(image: "Image", mode: str) -> "Image":
 
 
 def check_split(name: str, split: str) -> None:
-    """Raises unless there is such a split.
-
-    Args:
-        name: What the set is called.
-        split: What was asked for.
-
-    Raises:
-        UserError: If it is none of `SPLITS`.
-    """
+    """Raise an error unless there is such a split."""
     if split not in SPLITS:
         raise UserError(f"{name}: split is one of {', '.join(SPLITS)}; it was {split!r}{nearest(split, SPLITS)}")
 

@@ -6,15 +6,14 @@ how many there are, so that a missing one is noticed. Older ones have sixteen he
 
 import io
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from energyscape.data.reading import check_content, opened, reading
 from energyscape.errors import UserError, needed
 
 SHARD: Final = re.compile(r"(?P<split>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{16})?\.parquet")
@@ -36,15 +35,7 @@ class Shards(NamedTuple):
 
 
 def shards(folder: Path, split: str) -> Shards:
-    """Looks for the files of a split.
-
-    Args:
-        folder: Where they lie.
-        split: What their names begin with.
-
-    Raises:
-        UserError: If they do not belong together: two have one number, or they disagree how many there are.
-    """
+    """Look for the files of a split, and raise an error if they do not belong together."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     matches = [match for match in map(SHARD.fullmatch, names) if match and match["split"] == split]
     numbered = {int(match["number"]): folder / match.string for match in matches}
@@ -60,51 +51,46 @@ def shards(folder: Path, split: str) -> Shards:
 
 
 def read_shard(path: Path, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Reads colour images and labels of a file.
+    """Read colour images ``(N, 3 side²)``, red, green and blue after each other, and labels ``(N,)`` of a file.
 
     The images are in ``img`` or ``image``, a structure whose ``bytes`` is a PNG file, the labels in ``label``. What
     else there is, such as the path that an image once had, is not looked at.
-
-    Args:
-        path: The file.
-        side: Height and width that each image must have, in pixels.
-
-    Returns:
-        Pixels ``(N, 3 side²)``, red, green and blue after each other, row by row, and labels ``(N,)``.
-
-    Raises:
-        UserError: If it is something else or damaged, or pyarrow is not installed.
     """
     needed("pyarrow.parquet", "parquet")
     arrow = needed("pyarrow", "parquet")
     pixels, labels = list[NDArray[np.uint8]](), list[int]()
-    try:
-        for image, label in _rows(arrow, path):
+    with opened(path, "an intact Parquet file") as (file, size):
+        for image, label in _rows(arrow, file, size, path, 3 * side**2):
             pixels.append(_planes(image, side, f"{path}, row {len(labels)}"))
             labels.append(label)
-    except (arrow.lib.ArrowException, OSError) as error:
-        reason = "; ".join(str(error).splitlines()) or type(error).__name__
-        raise UserError(
-            f"{path}: expected an intact Parquet file; it cannot be read ({reason}): fetch it again"
-        ) from error
-    if not pixels:
-        raise UserError(f"{path}: expected at least one image; it holds none")
-    return np.stack(pixels), np.array(labels, np.int64)
+        if not pixels:
+            raise UserError(f"{path}: expected at least one image; it holds none")
+        return np.stack(pixels), np.array(labels, np.int64)
 
 
-def _rows(arrow: Any, path: Path) -> Iterator[tuple[bytes, int]]:
+def _rows(arrow: Any, file: BinaryIO, size: int, path: Path, pixels: int) -> Iterator[tuple[bytes, int]]:
     """Yields each row's PNG file and label."""
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise UserError(f"{path}: expected a Parquet file; it is a pointer to one: fetch it with 'git lfs pull'")
-    with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as shard:
+    if file.read(len(POINTER)) == POINTER:
+        raise UserError(f"{path}: expected a Parquet file; it is a pointer to one: fetch it with 'git lfs pull'")
+    with arrow.parquet.ParquetFile(file) as shard:
         image = _image_column(arrow, path, shard.schema_arrow)
-        for batch in shard.iter_batches(ROWS, columns=[f"{image}.bytes", "label"], use_threads=False):
-            images, labels = (batch.column(name).to_pylist() for name in (image, "label"))
-            for each, label in zip(images, labels, strict=True):
-                if each is None or each["bytes"] is None or label is None:
-                    raise UserError(f"{path}: expected an image and a label in every row; there is one without")
-                yield each["bytes"], label
+    # A dictionary stays one: a file of a kilobyte may name one value in as many rows as it likes.
+    as_they_are: Any = {"read_dictionary": [f"{image}.bytes"], "page_checksum_verification": True}
+    with arrow.parquet.ParquetFile(file, **as_they_are) as shard:
+        groups = [shard.metadata.row_group(i) for i in range(shard.num_row_groups)]
+        check_content(sum(group.total_byte_size + group.num_rows * pixels for group in groups), size, path)
+        columns = [f"{image}.bytes", "label"]
+        for i in range(len(groups)):
+            for batch in shard.iter_batches(ROWS, row_groups=[i], columns=columns, use_threads=False):
+                yield from _values(batch.column(image).flatten()[0], batch.column("label"), path)
+
+
+def _values(images: Any, labels: Any, path: Path) -> Iterator[tuple[bytes, int]]:
+    values = images.dictionary.to_pylist()
+    for index, label in zip(images.indices.to_pylist(), labels.to_pylist(), strict=True):
+        if index is None or label is None:
+            raise UserError(f"{path}: expected an image and a label in every row; there is one without")
+        yield values[index], label
 
 
 def _image_column(arrow: Any, path: Path, schema: Any) -> str:
@@ -118,9 +104,10 @@ def _image_column(arrow: Any, path: Path, schema: Any) -> str:
         inner = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
         if "bytes" in inner and (types.is_binary(inner["bytes"]) or types.is_large_binary(inner["bytes"])):
             return name
+    there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())[:300]
     raise UserError(
-        f"{path}: expected columns img or image, a struct with bytes, and label, whole numbers; it holds "
-        f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}: is it another data set?"
+        f"{path}: expected columns img or image, a struct with bytes, and label, whole numbers; it holds {there}: "
+        "is it another data set?"
     )
 
 
@@ -128,18 +115,11 @@ def _planes(content: bytes, side: int, name: str) -> NDArray[np.uint8]:
     """Returns the pixels of a PNG file, ``(3 side²,)``; what is in it is decoded only if its size is the right one."""
     import PIL.Image
 
-    try:
-        with PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            if image.size != (side, side) or image.mode != "RGB":
-                width, height = image.size
-                raise UserError(
-                    f"{name}: expected an image of {side}×{side} pixels, RGB; it is {height}×{width}, {image.mode}: "
-                    "is it another data set?"
-                )
-            return np.asarray(image).transpose(2, 0, 1).reshape(-1)
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError):
-        raise UserError(
-            f"{name}: expected a PNG image; it is another kind of file, or damaged: fetch it again"
-        ) from None
+    with reading(name, "a PNG image"), PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        if image.size != (side, side) or image.mode != "RGB":
+            width, height = image.size
+            raise UserError(
+                f"{name}: expected an image of {side}×{side} pixels, RGB; it is {height}×{width}, {image.mode}: "
+                "is it another data set?"
+            )
+        return np.asarray(image).transpose(2, 0, 1).reshape(-1)

@@ -6,15 +6,21 @@ stand-in of this module that does nothing but keep bytes. That numpy's own funct
 believed, and nothing else is ever looked up.
 """
 
+import functools
 import io
 import pickle
+import pickletools
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from energyscape.data.reading import reading
 from energyscape.errors import UserError
+
+INSTRUCTIONS: Final = 1_000_000
+"""Of a pickle; a published batch has about 30,000, and each makes an object of some hundred bytes at most."""
 
 
 def word(key: str | bytes) -> str:
@@ -63,17 +69,10 @@ class Array(StandIn):
         self.fill(content, kind, shape, "F" if in_columns else "C")
 
     def fill(self, content: Any, kind: Any, shape: Any, order: Any) -> None:
-        """Takes the numbers.
-
-        Args:
-            content: Their bytes.
-            kind: What numbers they are.
-            shape: Of the array.
-            order: ``"C"`` where the last index runs fastest, ``"F"`` where the first.
-        """
+        """Take the numbers, whose last index runs fastest for the order ``"C"``, the first for ``"F"``."""
         if not isinstance(kind, Kind) or not isinstance(content, bytes | bytearray):
             raise ValueError("an array of something else than numbers")
-        self.array = np.frombuffer(bytes(content), kind.dtype).reshape(shape, order=order)
+        self.array = np.frombuffer(content, kind.dtype).reshape(shape, order=order)
 
 
 class Buffered(Array):
@@ -95,7 +94,12 @@ class Latin(StandIn):
         """Returns bytes, and no instance."""
         if code != "latin1":
             raise ValueError(f"bytes as {code}")
-        return str(text).encode("latin1")
+        return _latin(str(text))
+
+
+@functools.cache  # a text that is named again takes no more memory
+def _latin(text: str) -> bytes:
+    return text.encode("latin1")
 
 
 ADMITTED: Final[Mapping[tuple[str, str], type[StandIn]]] = {
@@ -119,17 +123,10 @@ class Unpickler(pickle.Unpickler):
     """
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """Returns the stand-in.
-
-        Args:
-            module_name: Where the file says that it is.
-            global_name: What the file names.
-
-        Raises:
-            UserError: If a batch of images has no use for it.
-        """
+        """Return the stand-in; raise an error if a batch of images has no use for the name."""
         if (module_name, global_name) not in ADMITTED:
-            raise UserError(f"a batch of images has no use for {module_name}.{global_name}, and it was not run")
+            named = f"{module_name}.{global_name}"[:80]
+            raise UserError(f"a batch of images has no use for {named!r}, and it was not run")
         return ADMITTED[module_name, global_name]
 
 
@@ -138,16 +135,26 @@ def unpickled(content: bytes, name: str) -> Any:
 
     Args:
         content: Of the file.
-        name: Of the file, for what there is to say about it.
+        name: Of the file, for messages.
 
     Raises:
         UserError: If it is damaged, or names anything but arrays.
     """
-    try:
-        return Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except UserError as refused:
-        raise UserError(f"{name}: {refused}: do not trust this file, fetch it again") from None
-    # Damaged bytes fail in any way that an opcode can.
-    except Exception as error:
-        what = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{name}: expected an intact pickled batch; it is damaged ({what}): fetch it again") from error
+    with reading(name, "an intact pickled batch"):
+        _check_size(content)
+        try:
+            return Unpickler(io.BytesIO(content), encoding="bytes").load()
+        except UserError as refused:
+            raise UserError(f"{name}: {refused}: do not trust this file, fetch it again") from None
+        finally:
+            _latin.cache_clear()
+
+
+def _check_size(content: bytes) -> None:
+    """Raise an error if a pickle could take more memory than is in proportion; nothing of it is run."""
+    for count, (code, argument, _) in enumerate(pickletools.genops(content)):
+        if count == INSTRUCTIONS:
+            raise ValueError(f"it has more than {INSTRUCTIONS:,} instructions")
+        # Python makes room for all numbers up to the one that a value is put aside under.
+        if "PUT" in code.name and int(argument or 0) > count:
+            raise ValueError(f"it puts its value number {count:,} aside as number {argument:,}")

@@ -1,5 +1,6 @@
 """MNIST and its relatives: four idx files each, published on mirrors and kept in a cache."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def kmnist(*, root: str | None = None, split: str = "train", download: bool = Tr
 
 def _published(published: Published, root: str | None, split: str, fetch: bool) -> Images:
     check_split(published.name, split)
-    folder = cache_folder(published.name) if root is None else Path(root).expanduser()
+    folder = cache_folder(published.name) if root is None else Path(os.path.expanduser(root))
     halves = ("train", "t10k") if split == "all" else ("train",) if split == "train" else ("t10k",)
     names = [f"{half}-{kind}-ubyte.gz" for half in halves for kind in ("images-idx3", "labels-idx1")]
     found = [_find(folder, name) for name in names]

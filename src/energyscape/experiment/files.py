@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from energyscape.calculus import Box
-from energyscape.data.arrays import ARRAYS, read_array, readable
-from energyscape.data.images import open_picture
+from energyscape.data.arrays import ARRAYS, read_array
+from energyscape.data.images import SUFFIXES, open_picture
 from energyscape.errors import UserError
 from energyscape.files import whole
 from energyscape.plotting import grid_array, scatter
@@ -40,9 +40,9 @@ def read_points(path: Path, shape: tuple[int, ...]) -> Tensor:
         UserError: If the file is missing, damaged, of another kind, not finite, or its points have another shape.
     """
     suffix = path.suffix.lower()
-    if suffix not in PICTURES + ARRAYS:
-        raise UserError(f"{path}: expected one of {', '.join(PICTURES + ARRAYS)}; it is {suffix or 'without a suffix'}")
-    array = readable(path, lambda file: _picture(file, shape)) if suffix in PICTURES else read_array(path)
+    if suffix not in SUFFIXES + ARRAYS:
+        raise UserError(f"{path}: expected one of {', '.join(SUFFIXES + ARRAYS)}; it is {suffix or 'without a suffix'}")
+    array = _picture(path, shape) if suffix in SUFFIXES else read_array(path)
     if len(shape) == 3 and array.dtype == np.uint8:
         array = array / 127.5 - 1
     elif array.dtype.kind != "f" and not (len(shape) < 3 and array.dtype.kind in "iu"):

@@ -9,6 +9,7 @@ the farthest corner, and terms are left out that together are below :math:`10^{-
 """
 
 import math
+import os
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,7 +146,7 @@ def points_file(*, path: str, blur: float | None = None) -> Points:
         UserError: If the file is missing, damaged or of another kind, or does not hold at least two finite points of
             two coordinates.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     array = read_array(file)
     if array.dtype.kind not in "fiu":
         raise UserError(f"{file}: expected numbers; it holds {array.dtype}: convert it")
