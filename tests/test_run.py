@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe, Run, Session
 from energyscape.experiment.settings import Guarding
 from energyscape.training import Guard, Judgement, Snapshot, Verdict
+from test_guards import same
 
 TINY = {
     "model.network.width": "16",
@@ -199,14 +203,14 @@ def test_an_interruption_s_checkpoint_goes_when_a_regular_one_comes(tmp_path):
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path, undisturbed):
     run = trained(tmp_path, stop_after=40)
-    (run.path / "checkpoints" / ".000000003008.safetensors.999.part").write_bytes(b"half")
+    (run.path / "checkpoints" / ".000000003008.safetensors.99999999.part").write_bytes(b"half")
     assert contents(trained(tmp_path)) == undisturbed
     assert not list(run.path.rglob("*.part"))
 
 
 def test_a_run_killed_while_it_was_being_made_is_made_anew(tmp_path, undisturbed):
     (tmp_path / "run.json").write_text("{}")
-    (tmp_path / ".recipe.toml.7.part").write_text("[da")
+    (tmp_path / ".recipe.toml.99999999.part").write_text("[da")
     assert contents(trained(tmp_path)) == undisturbed
     assert Run.open(tmp_path).shape() == (2,)
 
@@ -271,27 +275,164 @@ def test_other_words_for_the_same_settings_are_the_same_run(tmp_path):
     assert opened(tmp_path, **{"train.clip": "none"})[0].path == run.path
 
 
-@pytest.mark.parametrize("harm", ["truncated", "garbage", "pickle", "foreign"])
-def test_damaged_checkpoint_is_refused_and_the_one_before_is_whole(tmp_path, harm):
-    run = trained(tmp_path, stop_after=60)
+def pickled(path: Path) -> None:
+    torch.save({"model": {}}, path)
+
+
+def not_finite(path: Path) -> None:
+    tree = Snapshot.load(path).tree
+    for each in tree["model"].values():
+        each.fill_(torch.nan)
+    Snapshot(tree).save(path)
+
+
+HARM = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(os.urandom(5_000)),
+    "pickle": pickled,
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "dangling": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    "not finite": not_finite,
+}
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("sixty") / "run", stop_after=60).path
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog, sixty, undisturbed, harm):
+    run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
     newest, before = run.checkpoints()[-1], run.checkpoints()[-2]
-    if harm == "truncated":
-        newest.write_bytes(newest.read_bytes()[:-100])
-    elif harm == "garbage":
-        newest.write_bytes(os.urandom(5_000))
-    elif harm == "pickle":
-        torch.save({"model": {}}, newest)
-    else:
-        Snapshot({"clock": {}, "model": {}, "average": None, "objective": {}}).save(newest)
-    with (
-        pytest.raises(UserError, match=str(newest))
-        if harm != "foreign"
-        else pytest.raises(UserError, match="does not fit")
-    ):
-        trained(tmp_path)
-    assert Snapshot.load(before).tree["clock"]["samples"] == int(before.stem)
-    newest.unlink()
-    assert trained(tmp_path).metrics()["samples"][-1] == 6_400
+    HARM[harm](newest)
+    snapshot = run.latest()
+    assert snapshot is not None
+    assert snapshot.samples == int(before.stem) == 2_048
+    assert same(run.experiment().model.state_dict(), snapshot.tree["model"])
+    (line,) = caplog.messages
+    assert str(newest) in line
+    assert f"passed over: {before.name} is used" in line
+    if harm != "folder":  # which is not removed for a file's sake
+        assert contents(trained(run.path)) == undisturbed
+
+
+def test_no_whole_checkpoint_is_said_with_what_to_do(tmp_path, sixty):
+    run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
+    for each in run.checkpoints():
+        not_finite(each)
+    for use in (run.latest, run.experiment, lambda: trained(run.path)):
+        with pytest.raises(
+            UserError, match=r"003008\.safetensors: model.* not finite.*delete .*checkpoints and train"
+        ) as told:
+            use()
+        assert "\n" not in str(told.value)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_used(tmp_path, caplog, sixty, undisturbed):
+    run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
+    for path in run.checkpoints():
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()["energyscape-snapshot-2"]
+        save_file(load_file(path), path, metadata={"energyscape-snapshot-1": metadata[64:]})
+    assert contents(trained(run.path)) == undisturbed
+    assert caplog.messages == [
+        f"energyscape: {run.path / 'checkpoints'}: checkpoints of an earlier version have no digest, "
+        "damage goes unnoticed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("clock", None),
+        ("clock", {}),
+        ("clock.samples", "many"),
+        ("clock.treatment", [1.0] * 99),
+        ("clock.position", -1),
+        ("streams", [1]),
+        ("streams.objective", torch.zeros(3)),
+        ("optimiser", {}),
+        ("optimiser.param_groups", []),
+        ("optimiser.state", {0: {"step": torch.tensor(1.0)}}),
+        ("optimiser.state", {0: 5}),
+        ("guards", []),
+        ("guards", [{}] * 20),
+        ("model", {}),
+        ("average", None),
+        ("objective", {"chains": 3}),
+        ("refuge", [1]),
+        ("refuge", ["a", "b", "c"]),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_lacks_something_is_said_in_one_line(tmp_path, sixty, place, value):
+    run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
+    newest = run.checkpoints()[-1]
+    tree = Snapshot.load(newest).tree
+    *path, last = place.split(".")
+    table = tree
+    for step in path:
+        table = table[step]
+    table[last] = value
+    Snapshot(tree).save(newest)
+    with pytest.raises(UserError, match=r"does not fit|guards are not those|a position is") as told:
+        trained(run.path)
+    assert "\n" not in str(told.value)
+    if not path:
+        del table[last]
+        Snapshot(tree).save(newest)
+        if place != "refuge":
+            with pytest.raises(UserError, match="does not fit"):
+                trained(run.path)
+
+
+def test_a_checkpoint_left_by_a_kill_before_it_was_removed_goes_at_the_next_opening(tmp_path, sixty):
+    run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
+    trained(run.path)
+    kept = [each.name for each in run.checkpoints()]
+    assert len(kept) == 3
+    for name in ("000000004032.safetensors", "000000004100.interrupted.safetensors"):
+        shutil.copy(run.checkpoints()[0], run.path / "checkpoints" / name)
+    trained(run.path, stop_after=0)  # it is finished
+    assert [each.name for each in run.checkpoints()] == kept
+
+
+def test_a_part_folder_of_a_killed_export_is_no_obstacle(tmp_path, sixty, undisturbed):
+    run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
+    for process in (1, 99_999_999):  # one that lives, and one that cannot
+        (run.path / f".m.{process}.part").mkdir()
+        (run.path / f".m.{process}.part" / "model.safetensors").write_bytes(b"half")
+    assert contents(trained(run.path)) == undisturbed
+    assert [each.name for each in run.path.glob(".*.part")] == [".m.1.part"]
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path, caplog):
+    """Two hundred places, of them fifty in the digest and fifty in the header, where a flip may do anything."""
+    experiment = Experiment(Recipe.named("digits-pcd", {"train.budget": "2k", "train.checkpoint_every": "1000"}))
+    with Session(Run.create(tmp_path, experiment), experiment) as session:
+        list(session)
+    run, rng = Run.open(tmp_path), random.Random(0)
+    newest, before = run.checkpoints()[-1], run.checkpoints()[-2]
+    content = newest.read_bytes()
+    digest = content.index(b'snapshot-2":"') + 13
+    header = int.from_bytes(content[:8], "little")
+    places = [
+        (low, high) for low, high in ((0, len(content)), (0, 8 + header), (digest, digest + 64)) for _ in range(50)
+    ]
+    for low, high in [*places, *[(0, len(content))] * 50]:
+        flipped = bytearray(content)
+        flipped[rng.randrange(low, high)] ^= 1 << rng.randrange(8)
+        newest.write_bytes(flipped)
+        snapshot = run.latest()
+        assert snapshot is not None
+        assert snapshot.samples == int(before.stem)
+    newest.write_bytes(content)
+    assert run.latest().samples == int(newest.stem)
+    assert all("passed over" in line and newest.name in line for line in caplog.messages)
 
 
 def test_metrics_are_json_also_when_a_number_is_not_finite(tmp_path):

@@ -16,6 +16,7 @@ from energyscape.errors import UserError
 from energyscape.experiment.precision import autocast_dtype
 from energyscape.experiment.recipe import Recipe, plain
 from energyscape.experiment.settings import Budget, Guarding, Sampling, Solving, Training
+from energyscape.files import foreign
 from energyscape.models import MODELS, Denoiser, Energy, EnergyDenoiser
 from energyscape.objectives import OBJECTIVES, Objective
 from energyscape.objectives.base import Treatment
@@ -234,12 +235,10 @@ class Experiment:
         ]
         for name, module in modules:
             if module is not None:
-                try:
+                with foreign(f"the checkpoint's {name} does not fit this run's recipe"):
                     module.load_state_dict(tree[name])
-                except (RuntimeError, KeyError, TypeError) as error:
-                    what = " ".join(str(error).split())[:200]
-                    raise UserError(f"the checkpoint's {name} does not fit this run's recipe: {what}") from None
-        self.objective.treat(Treatment.of(tree["clock"].get("treatment", {})))
+        with foreign("the checkpoint's clock does not fit this run's recipe"):
+            self.objective.treat(Treatment.of(tree["clock"].get("treatment", {})))
         self.best.eval()
 
     def with_sampler(self, changes: Mapping[str, str]) -> "Experiment":

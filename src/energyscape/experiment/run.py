@@ -10,12 +10,10 @@ runs/digits-pcd/
 └── report.html             and whatever else commands write
 """
 
-import fcntl
-import json
-import math
+import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, final
@@ -26,18 +24,39 @@ from energyscape import __version__
 from energyscape.errors import UserError, nearest
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.recipe import Recipe, parsed
-from energyscape.files import write_whole
+from energyscape.files import (
+    PART,
+    as_json,
+    clear_orphans,
+    foreign,
+    from_json,
+    lock,
+    read_bytes,
+    read_json,
+    reading,
+    write_whole,
+)
+from energyscape.memory import require_memory
 from energyscape.training import Report, Snapshot, Verdict
-from energyscape.training.snapshot import Refuge
+from energyscape.training.snapshot import Refuge, note
 
 KEPT: Final = 3
 """Checkpoints that are kept: the newest ones."""
 
-EXPECTED: Final = 'expected JSON such as {"shape": [1, 28, 28]}: mend it'
+EXPECTED: Final = 'JSON such as {"shape": [1, 28, 28]}'
 """What run.json should hold at the least."""
 
 INTERRUPTED: Final = ".interrupted"
 """Marks a checkpoint that Ctrl-C made."""
+
+MOST_LINES: Final = 1 << 30
+"""Bytes of the longest file of JSON lines that is read."""
+
+ROOM: Final = 20
+"""Bytes of memory for each byte of JSON, at most."""
+
+NUMBERS: Final = (int, float, type(None))
+PLAIN: Final = (*NUMBERS, str)
 
 
 @final
@@ -72,10 +91,12 @@ class Run:
                 )
             return run
         # A run that was killed while it was being made is made anew.
-        if path.is_dir() and any(each.name not in ("run.json", ".lock") and not part(each) for each in path.iterdir()):
+        if path.is_dir() and any(
+            each.name not in ("run.json", ".lock") and not PART.fullmatch(each.name) for each in path.iterdir()
+        ):
             raise UserError(f"{path} is not empty and holds no run: choose another folder with --out")
         facts = {"energyscape": __version__, "shape": shape, **conditions(experiment)}
-        write_whole(run.path / "run.json", json.dumps(facts).encode())
+        write_whole(run.path / "run.json", as_json(facts).encode())
         write_whole(run.recipe_path, recipe.text().encode())
         return run
 
@@ -119,23 +140,16 @@ class Run:
 
     def recipe(self) -> Recipe:
         """Returns the recipe that the run was made from."""
-        try:
-            text = self.recipe_path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {self.recipe_path}: {error}") from None
+        with reading(self.recipe_path, "a recipe"):
+            text = read_bytes(self.recipe_path).decode()
         return Recipe(self.path.name, parsed(text, str(self.recipe_path)))
 
     def shape(self) -> tuple[int, ...]:
         """Returns the shape of one data point."""
-        try:
-            shape = tuple(int(size) for size in self._facts()["shape"])
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
-            shape = ()
-        if not shape or min(shape) < 1:
-            raise UserError(f"{self.path / 'run.json'}: {EXPECTED}")
-        return shape
+        shape = self._facts().get("shape")
+        if not isinstance(shape, list) or not shape or not all(type(each) is int and each > 0 for each in shape):
+            raise UserError(f"{self.path / 'run.json'}: expected {EXPECTED}; its shape is {str(shape)[:100]}")
+        return tuple(shape)
 
     def changed_conditions(self, experiment: Experiment) -> list[str]:
         """Returns what is not as it was when the run began, so that the same bits cannot be promised.
@@ -146,7 +160,8 @@ class Run:
         Raises:
             UserError: If the run cannot go on at all, because its random streams are another kind of device's.
         """
-        facts, now = self._facts(), conditions(experiment)
+        now = conditions(experiment)
+        facts = {key: each if each == now.get(key) else str(each)[:40] for key, each in self._facts().items()}
         if facts.get("device", now["device"]) != now["device"]:
             raise UserError(
                 f"{self.path} was begun on {facts['device']} and cannot go on with {now['device']}: "
@@ -155,23 +170,37 @@ class Run:
         return [f"{key} {facts[key]} → {now[key]}" for key in now if facts.get(key, now[key]) != now[key]]
 
     def _facts(self) -> dict[str, Any]:
-        path = self.path / "run.json"
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            facts = None
-        if not isinstance(facts, dict):
-            raise UserError(f"cannot read {path}: {EXPECTED}")
-        return facts
+        return read_json(self.path / "run.json", EXPECTED)
 
     def checkpoints(self) -> list[Path]:
         """Returns the checkpoints' files, the oldest first."""
-        return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+        digits, folder = "[0-9]" * 12, self.path / "checkpoints"
+        return sorted(each for mark in ("", INTERRUPTED) for each in folder.glob(f"{digits}{mark}.safetensors"))
 
     def latest(self) -> Snapshot | None:
-        """Returns the newest checkpoint, or none."""
-        files = self.checkpoints()
-        return Snapshot.load(files[-1]) if files else None
+        """Returns the newest checkpoint that is whole, or none where there is no checkpoint yet.
+
+        Raises:
+            UserError: If no checkpoint is whole.
+        """
+        faults: list[str] = []
+        for path in reversed(self.checkpoints()):
+            try:
+                snapshot = Snapshot.load(path)
+                if bad := snapshot.broken():
+                    raise UserError(f"{path}: {bad} holds numbers that are not finite")
+            except UserError as error:
+                faults.append(str(error))
+                continue
+            for fault in faults:
+                note(f"{fault}. It is passed over: {path.name} is used")
+            return snapshot
+        if faults:
+            raise UserError(
+                f"{faults[0]}. No other checkpoint is whole: put a copy in its place, or delete "
+                f"{self.path / 'checkpoints'} and train again from the beginning"
+            )
+        return None
 
     def refuge(self, snapshot: Snapshot, *, beginning: Snapshot) -> Refuge:
         """Returns where rollbacks go from a checkpoint.
@@ -181,14 +210,16 @@ class Run:
             beginning: What the run began with, of which there is no file.
         """
 
-        def kept(samples: int) -> Snapshot | None:
-            path = self._checkpoint(samples)
-            return beginning if samples == 0 else Snapshot.load(path) if path.is_file() else None
+        def kept(samples: int | None) -> Snapshot | None:
+            if not samples:
+                return None if samples is None else beginning
+            try:
+                return Snapshot.load(self._checkpoint(samples))
+            except UserError:
+                return None
 
         good, earlier, doubtful = snapshot.tree.get("refuge", (None, None, False))
-        return Refuge(
-            (None if good is None else kept(good)) or snapshot, None if earlier is None else kept(earlier), doubtful
-        )
+        return Refuge(kept(good) or snapshot, kept(earlier), doubtful)
 
     def _checkpoint(self, samples: int, mark: str = "") -> Path:
         return self.path / "checkpoints" / f"{samples:012d}{mark}.safetensors"
@@ -199,19 +230,31 @@ class Run:
         Args:
             snapshot: Of the run; every number in it is finite.
             refuge: Where rollbacks go from there.
-            interrupted: Whether somebody stopped the run here, between two regular checkpoints.
+            interrupted: Whether the user stopped the run here, between two regular checkpoints.
         """
         earlier = None if refuge.earlier is None else refuge.earlier.samples
         path = self._checkpoint(snapshot.samples, INTERRUPTED if interrupted else "")
-        Snapshot({**snapshot.tree, "refuge": [refuge.good.samples, earlier, refuge.doubtful]}).save(path)
-        regular = [each for each in self.checkpoints() if INTERRUPTED not in each.name]
-        if not interrupted and earlier is not None:  # those between were given up
-            regular = [each for each in regular if int(each.stem) <= earlier or each == path]
-        for old in self.checkpoints():
-            # The last regular ones stay beside an interruption's: they are where a rollback goes.
-            if old not in regular[-KEPT:] and old != path:
-                old.unlink(missing_ok=True)
+        kept = Snapshot({**snapshot.tree, "refuge": [refuge.good.samples, earlier, refuge.doubtful]})
+        kept.save(path)
+        self.prune(kept)
         return path
+
+    def prune(self, newest: Snapshot) -> None:
+        """Removes the checkpoints that are not needed any more, also after a kill between writing and removing.
+
+        Args:
+            newest: The checkpoint that was written last.
+        """
+        _, earlier, _ = newest.tree.get("refuge", (None, None, False))
+        files = [each for each in self.checkpoints() if int(each.name[:12]) <= newest.samples]
+        regular = [each for each in files if INTERRUPTED not in each.name]
+        if files[-1] in regular and earlier is not None:  # those between were given up
+            regular = [each for each in regular if int(each.stem) <= earlier or each == files[-1]]
+        for old in files[:-1]:
+            # The last regular ones stay beside an interruption's: they are where a rollback goes.
+            if old not in regular[-KEPT:]:
+                with suppress(OSError):
+                    old.unlink()
 
     def experiment(self, changes: Mapping[str, str] | None = None) -> Experiment:
         """Returns the run's objects with what was learned so far, to use them.
@@ -235,7 +278,7 @@ class Run:
     def metrics(self) -> dict[str, list[float]]:
         """Returns the metrics as columns."""
         columns: dict[str, list[float]] = {}
-        for row in read_lines(self.metrics_path):
+        for row in read_lines(self.metrics_path, NUMBERS):
             for name, value in row.items():
                 columns.setdefault(name, []).append(float("nan") if value is None else value)
         return columns
@@ -252,14 +295,9 @@ class Run:
             UserError: If another process does.
         """
         with open_to_append(self.path / ".lock") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"{self.path}: another process is training there: wait for it or choose --out"
-                ) from None
-            for each in self.path.rglob(".*.part"):  # what a killed process was writing
-                each.unlink(missing_ok=True)
+            if not lock(file.fileno()):
+                raise UserError(f"{self.path}: another process is training there: wait for it or choose --out")
+            clear_orphans(self.path)
             yield
 
 
@@ -319,34 +357,26 @@ class Journal(AbstractContextManager["Journal"]):
         self._interventions.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of a file of JSON lines, without a last line that was cut off.
-
-    Args:
-        path: The file; none is an empty one.
-    """
+def read_lines(path: Path, kinds: tuple[type, ...] = PLAIN) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines, without a last line that was cut off; no file is an empty one."""
+    if not path.exists():
+        return []
+    with reading(path, "lines of JSON"):
+        require_memory(ROOM * path.stat().st_size, f"reading {path}")
+        lines = read_bytes(path, limit=MOST_LINES).splitlines()
     rows: list[dict[str, Any]] = []
-    lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            if not isinstance(row["samples"], int):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
+            with foreign(f"{path}, line {number}: expected a JSON object with the samples seen, mend it"):
+                row = from_json(line)
+                if type(row["samples"]) is not int or not all(isinstance(each, kinds) for each in row.values()):
+                    raise TypeError("a value is of another kind")
+        except UserError:
             if number == len(lines):
                 break
-            raise UserError(f"{path}, line {number}: expected a JSON object with the samples seen: mend it") from None
+            raise
         rows.append(row)
     return rows
-
-
-def part(path: Path) -> bool:
-    """Whether a file is one that a killed process was writing.
-
-    Args:
-        path: The file.
-    """
-    return path.name.startswith(".") and path.name.endswith(".part")
 
 
 def open_to_append(path: Path) -> IO[bytes]:
@@ -359,6 +389,8 @@ def open_to_append(path: Path) -> IO[bytes]:
         UserError: If it cannot be written.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for its reader
+            raise OSError(errno.EINVAL, "it is no regular file")
         return open(path, "ab", buffering=0)
     except OSError as error:
         raise UserError(
@@ -379,8 +411,4 @@ def _append(file: IO[bytes], row: dict[str, Any]) -> None:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    """JSON has no NaN: what is not finite is null."""
-    clean = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-    }
-    return (json.dumps(clean) + "\n").encode()
+    return (as_json(row) + "\n").encode()

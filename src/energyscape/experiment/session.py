@@ -8,6 +8,7 @@ from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.frames import Frames
 from energyscape.experiment.run import Journal, Run
 from energyscape.experiment.tensorboard import Board
+from energyscape.files import foreign
 from energyscape.training import Fit, Report
 
 
@@ -51,10 +52,17 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
         self.resumed = snapshot is not None
         if snapshot is not None:
             self.run.changed_conditions(self.experiment)  # refuses a device whose random streams are others
-            self.experiment.load(snapshot)
-            self.experiment.model.train()
-            # As if nobody had interrupted: rollbacks go where they would have gone.
-            fit.restore(snapshot, refuge=self.run.refuge(snapshot, beginning=fit.good))
+            with foreign(f"{self.run.path}: its newest checkpoint does not fit its recipe"):
+                snapshot.check(fit.good)
+                self.experiment.load(snapshot)
+                self.experiment.model.train()
+                # As if nobody had interrupted: rollbacks go where they would have gone.
+                fit.restore(snapshot, refuge=self.run.refuge(snapshot, beginning=fit.good))
+                for parameter, moments in fit.optimiser.state.items():
+                    shapes = {name: each.shape for name, each in moments.items()}
+                    if shapes != {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+                        raise ValueError(f"Adam has no moments of shapes {shapes}")
+                self.run.prune(snapshot)
         return fit
 
     def __iter__(self) -> Self:

@@ -1,25 +1,31 @@
 """Snapshots: everything a run is, saved, restored and rolled back as one.
 
-On disk a snapshot is one safetensors file: the tensors, and in the header's metadata a JSON skeleton of where each
-belongs. Nothing is ever unpickled. The file appears whole or not at all (`energyscape.files`), so that a kill at any
-moment leaves the last good one.
+On disk a snapshot is one safetensors file: the tensors, and in the header's metadata a digest of all other bytes and a
+JSON skeleton of where each tensor belongs. Nothing is ever unpickled. The file appears whole or not at all
+(`energyscape.files`), so that a kill at any moment leaves the last good one, and no digest without its file.
 """
 
+import functools
+import hashlib
 import json
+import logging
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from energyscape.errors import UserError
-from energyscape.files import write_whole
+from energyscape.files import foreign, from_json, read_tensors, whole
 
-DAMAGED: Final = "its header is damaged: delete it to go on from an earlier checkpoint"
+FORMAT: Final = "energyscape-snapshot-2"
+UNSEALED: Final = "energyscape-snapshot-1"
+"""The format before there was a digest."""
 
-FORMAT: Final = "energyscape-snapshot-1"
+DIGEST: Final = 64
+"""Characters of the SHA-256 digest, which come before the skeleton."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ class Snapshot:
         bad = (name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all())
         return next(bad, "")
 
+    def check(self, like: "Snapshot") -> None:
+        """Raises an error if something is of another kind than in a snapshot of the same run at its beginning."""
+        _check_kinds(self.tree, like.tree, "")
+
     def save(self, path: Path) -> None:
         """Writes the snapshot; the file appears whole or not at all.
 
@@ -68,10 +78,13 @@ class Snapshot:
             UserError: If the disk is full or the folder cannot be written.
         """
         tensors: dict[str, Tensor] = {}
-        skeleton = _skeleton(self.tree, "", tensors)
+        skeleton = json.dumps(_skeleton(self.tree, "", tensors))
         # One entry only: safetensors writes several in any order, and equal snapshots are to be equal files.
-        whole = to_bytes(tensors, metadata={FORMAT: json.dumps(skeleton)})
-        write_whole(path, whole)
+        content = memoryview(to_bytes(tensors, metadata={FORMAT: "0" * DIGEST + skeleton}))
+        before, after = _around_digest(content)
+        with whole(path) as file:
+            for piece in (before, _digest(before, after), after):
+                file.write(piece)
 
     @staticmethod
     def load(path: Path) -> "Snapshot":
@@ -81,25 +94,54 @@ class Snapshot:
             path: Where it was saved.
 
         Raises:
-            UserError: If the file is missing, truncated, or not a snapshot; a pickle is recognised and never loaded.
+            UserError: If the file is missing, damaged in any bit, or not a snapshot; a pickle is recognised and never
+                loaded.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise UserError(f"{path}: there is no such file; expected a snapshot (.safetensors)") from None
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: {_diagnosed(path, error)}") from None
-        if FORMAT not in metadata:
-            raise UserError(f"{path}: a safetensors file, but not a snapshot of a run (no {FORMAT!r} in its header)")
-        try:
-            tree: dict[str, Any] = _filled(json.loads(metadata[FORMAT]), tensors)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: {DAMAGED}") from None
-        if not isinstance(tree, dict):
-            raise UserError(f"{path}: {DAMAGED}")
+        tensors, metadata = read_tensors(path, "a whole snapshot (.safetensors)")
+        with foreign(f"{path}: expected a whole snapshot, it is damaged"):
+            skeleton = metadata.get(FORMAT, "")
+            if skeleton:
+                with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    _check(skeleton[:DIGEST], content)
+            elif UNSEALED in metadata:
+                note(f"{path.parent}: checkpoints of an earlier version have no digest, damage goes unnoticed")
+            else:
+                raise UserError(
+                    f"{path}: a safetensors file, but not a snapshot of a run (no {FORMAT!r} in its header)"
+                )
+            tree = _filled(from_json(skeleton[DIGEST:] or metadata[UNSEALED]), tensors)
+            if not isinstance(tree, dict):
+                raise ValueError("its header holds no table")
         return Snapshot(tree)
+
+
+@functools.cache
+def note(text: str) -> None:
+    """Log a line once; without a handler of the user's, Python writes it on stderr."""
+    logging.getLogger("energyscape").warning("energyscape: %s", text)
+
+
+def _around_digest(content: memoryview) -> tuple[memoryview, memoryview]:
+    """Return what comes before the digest in a file, and what comes after it."""
+    header = bytes(content[: 8 + int.from_bytes(content[:8], "little")])
+    start = header.index(b'"%s":"' % FORMAT.encode()) + len(FORMAT) + 4
+    return content[:start], content[start + DIGEST :]
+
+
+def _digest(*pieces: memoryview) -> bytes:
+    digest = hashlib.sha256()
+    for each in pieces:
+        digest.update(each)
+    return digest.hexdigest().encode()
+
+
+def _check(expected: str, content: mmap.mmap) -> None:
+    """Raise an error unless the digest is that of all other bytes."""
+    with memoryview(content) as view:
+        before, after = _around_digest(view)
+        with before, after:
+            if _digest(before, after).decode() != expected:
+                raise ValueError("its digest is that of other bytes")
 
 
 class Refuge(NamedTuple):
@@ -133,18 +175,19 @@ class Refuge(NamedTuple):
         return self._replace(doubtful=True)
 
 
-def _diagnosed(path: Path, error: Exception) -> str:
-    if path.is_dir():
-        return "expected a snapshot file, it is a folder"
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
-        return "expected a safetensors file, it looks like a pickle, which is never loaded: give a .safetensors file"
-    size = path.stat().st_size
-    return (
-        f"expected a whole safetensors file, it is truncated or damaged ({size:,} bytes; {error}): "
-        "delete it to go on from an earlier one"
-    )
+def _check_kinds(here: Any, there: Any, place: str) -> None:
+    """Raise an error unless what is in both trees is of one kind; what is None in one of them may be anything."""
+    if here is None or there is None:
+        return
+    kind = next(each for each in (dict, list | tuple, Tensor, int | float, str) if isinstance(there, each))
+    if not isinstance(here, kind):
+        raise TypeError(f"{place.strip('.')} is a {type(here).__name__}")
+    if isinstance(here, dict):
+        for key in here.keys() & there.keys():
+            _check_kinds(here[key], there[key], f"{place}.{key}")
+    elif isinstance(here, list | tuple):
+        for index, (one, other) in enumerate(zip(here, there, strict=False)):
+            _check_kinds(one, other, f"{place}.{index}")
 
 
 def _mapped(thing: Any) -> Any:
