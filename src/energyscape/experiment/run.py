@@ -56,7 +56,8 @@ ROOM: Final = 20
 """Bytes of memory for each byte of JSON, at most."""
 
 NUMBERS: Final = (int, float, type(None))
-PLAIN: Final = (*NUMBERS, str)
+NOTES: Final = {"verdict": "", "guard": "", "reason": "", "action": "", "outcome": "", "remedy": {}}
+"""What is no number in the record, all of it in interventions, with what stands for it in older ones."""
 
 
 @final
@@ -278,14 +279,14 @@ class Run:
     def metrics(self) -> dict[str, list[float]]:
         """Returns the metrics as columns."""
         columns: dict[str, list[float]] = {}
-        for row in read_lines(self.metrics_path, NUMBERS):
+        for row in read_lines(self.metrics_path):
             for name, value in row.items():
                 columns.setdefault(name, []).append(float("nan") if value is None else value)
         return columns
 
     def interventions(self) -> list[dict[str, Any]]:
         """Returns what the guards did."""
-        return read_lines(self.interventions_path)
+        return [{**NOTES, **row} for row in read_lines(self.interventions_path)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -357,7 +358,7 @@ class Journal(AbstractContextManager["Journal"]):
         self._interventions.close()
 
 
-def read_lines(path: Path, kinds: tuple[type, ...] = PLAIN) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file of JSON lines, without a last line that was cut off; no file is an empty one."""
     if not path.exists():
         return []
@@ -369,7 +370,11 @@ def read_lines(path: Path, kinds: tuple[type, ...] = PLAIN) -> list[dict[str, An
         try:
             with foreign(f"{path}, line {number}: expected a JSON object with the samples seen, mend it"):
                 row = from_json(line)
-                if type(row["samples"]) is not int or not all(isinstance(each, kinds) for each in row.values()):
+                remedies = row.get("remedy", {}).values()
+                kinds = [(each, type(NOTES[name]) if name in NOTES else NUMBERS) for name, each in row.items()]
+                if type(row["samples"]) is not int or not all(
+                    isinstance(*each) for each in [*kinds, *((each, NUMBERS) for each in remedies)]
+                ):
                     raise TypeError("a value is of another kind")
         except UserError:
             if number == len(lines):
