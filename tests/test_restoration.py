@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -281,6 +282,58 @@ def test_structural_similarity_by_hand():
     torch.testing.assert_close(ssim(small, small), torch.ones(2))
     with pytest.raises(ValueError, match="one shape"):
         ssim(y, small)
+
+
+def ssim_by_loops(x, r, peak, side, deviation):
+    """Wang et al. (2004), equations 13 to 16: every window inside the image, its pixels counted from black."""
+    place = np.arange(side) - side // 2
+    weight = np.exp(-(place[:, None] ** 2 + place**2) / (2 * deviation**2))
+    weight /= weight.sum()
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    values = []
+    for channel in range(x.shape[0]):
+        for i in range(x.shape[1] - side + 1):
+            for j in range(x.shape[2] - side + 1):
+                a, b = (y[channel, i : i + side, j : j + side] + peak / 2 for y in (x, r))
+                mu, nu = (weight * a).sum(), (weight * b).sum()
+                va, vb = (weight * (a - mu) ** 2).sum(), (weight * (b - nu) ** 2).sum()
+                both = (weight * (a - mu) * (b - nu)).sum()
+                values.append((2 * mu * nu + c1) * (2 * both + c2) / ((mu**2 + nu**2 + c1) * (va + vb + c2)))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((1, 24, 24), 11), ((3, 13, 17), 11), ((1, 11, 12), 11), ((2, 8, 8), 7), ((1, 5, 1), 1)]
+)
+@pytest.mark.parametrize("peak", [2.0, 255.0])
+def test_structural_similarity_by_brute_force(shape, side, peak):
+    x = peak * (torch.rand(2, *shape, generator=generator(), dtype=torch.float64) - 0.5)
+    r = (x + 0.2 * peak * torch.randn(2, *shape, generator=generator(1), dtype=torch.float64)).clamp(
+        -peak / 2, peak / 2
+    )
+    truth = [ssim_by_loops(*(each.numpy() for each in pair), peak, side, 1.5 * side / 11) for pair in zip(x, r)]
+    torch.testing.assert_close(ssim(x, r, peak=peak), torch.tensor(truth, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ssim(x.float(), r.float(), peak=peak).double(), ssim(x, r, peak=peak), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [24, 16])
+def test_windows_beyond_the_edge_do_not_count(side):
+    # Grey images whose first three rows differ: with windows that reach beyond the edge it was 0.74 and 0.62.
+    x, r = torch.zeros(2, 1, 1, side, side, dtype=torch.float64)
+    r[:, :, :3] = torch.rand(1, 1, 3, side, generator=generator(1), dtype=torch.float64) * 2 - 1
+    loops = ssim_by_loops(x[0].numpy(), r[0].numpy(), 2.0, 11, 1.5)
+    assert float(ssim(x, r)) == pytest.approx(loops, rel=1e-9)
+    # Windows inside the image whose centres are below row 7 do not reach the three rows, and are equal there.
+    assert loops > 1 - 3 / (side - 10)
+
+
+def test_bytes_are_refused():
+    x = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    for measure in (psnr, ssim):
+        with pytest.raises(ValueError, match="floating point; they were torch.uint8"):
+            measure(x, x + 1, peak=255.0)  # bytes would wrap around
+    with pytest.raises(ValueError, match=r"\(B, C, H, W\); they were \(1, 2, 2\)"):
+        ssim(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
 
 
 @pytest.mark.parametrize("size", [3, 5])

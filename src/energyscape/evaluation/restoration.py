@@ -22,6 +22,7 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import conv2d
 
 from energyscape.calculus import EnergyFn, score
 from energyscape.noise import noised, tweedie, uniform_like
@@ -46,7 +47,7 @@ def psnr(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
         Decibels, ``(B,)``; infinite where nothing differs.
 
     Raises:
-        ValueError: If the shapes differ or ``peak`` is not positive.
+        ValueError: If the shapes differ, pixels are integers or ``peak`` is not positive.
 
     Examples:
         >>> psnr(torch.full((1, 1, 2, 2), 0.2), torch.zeros(1, 1, 2, 2))
@@ -65,8 +66,8 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
               \qquad c_1 = (0.01\, \text{peak})^2, \quad c_2 = (0.03\, \text{peak})^2
 
     Pixels are counted from black, :math:`x + \text{peak} / 2`: the means :math:`\mu` are brightnesses, and on a scale
-    about zero a mid-grey window would count for nothing. The window is Gaussian, of 1.5 pixels and 11×11 in all; of
-    images below 16 pixels it is of 0.5 pixels and 5×5.
+    about zero a mid-grey window would count for nothing. Windows are 11×11, Gaussian with a deviation of 1.5 pixels,
+    and lie inside the image. In smaller images they are the largest odd square that fits, their deviation in proportion.
 
     Args:
         x: Images, ``(B, C, H, W)``.
@@ -77,21 +78,27 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
         At most 1, which is equality, ``(B,)``.
 
     Raises:
-        ValueError: If the shapes differ or ``peak`` is not positive.
+        ValueError: If the shapes differ or are no images', pixels are integers, or ``peak`` is not positive.
 
     References:
         Image quality assessment: from error visibility to structural similarity (Wang et al., 2004), equation 13.
         https://doi.org/10.1109/TIP.2003.819861
     """
     _check_pair(x, reference, peak)
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    if x.ndim != 4:
+        raise ValueError(f"images are (B, C, H, W); they were {tuple(x.shape)}")
+    side = (min(11, *x.shape[-2:]) - 1) // 2 * 2 + 1
+    place = torch.arange(side, dtype=torch.float64, device=x.device) - side // 2
+    weight = (-(place * 11 / side / 1.5).square() / 2).softmax(0)
 
-    width = 1.5 if min(x.shape[-2:]) >= 16 else 0.5
-    each = structural_similarity_index_measure(
-        x + peak / 2, reference + peak / 2, data_range=peak, sigma=width, reduction="none"
-    )
-    assert isinstance(each, Tensor)
-    return each
+    def averaged(pixels: Tensor) -> Tensor:
+        return conv2d(pixels.flatten(0, 1).unsqueeze(1), torch.outer(weight, weight)[None, None])
+
+    a, b = x.double() + peak / 2, reference.double() + peak / 2
+    mu, nu, c, d = averaged(a), averaged(b), (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    both, squares = averaged(a * b) - mu * nu, averaged(a * a + b * b) - mu * mu - nu * nu
+    each = (2 * mu * nu + c) * (2 * both + d) / ((mu * mu + nu * nu + c) * (squares + d))
+    return each.unflatten(0, x.shape[:2]).flatten(1).mean(1).to(x)
 
 
 def median_filtered(y: Tensor, *, size: int = 3) -> Tensor:
@@ -355,5 +362,7 @@ def _continued(kernel: MALA, state: Point, steps: int, *, generator: Generator |
 def _check_pair(x: Tensor, reference: Tensor, peak: float) -> None:
     if x.shape != reference.shape:
         raise ValueError(f"images and truth are of one shape; they were {tuple(x.shape)} and {tuple(reference.shape)}")
+    if not (x.is_floating_point() and reference.is_floating_point()):
+        raise ValueError(f"pixels are floating point; they were {x.dtype} and {reference.dtype}: convert them")
     if not peak > 0:
         raise ValueError(f"peak is positive; it was {peak}")
