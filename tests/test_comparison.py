@@ -1,6 +1,8 @@
 """The scoreboards."""
 
 import csv
+import dataclasses
+import itertools
 import json
 import math
 import re
@@ -26,12 +28,13 @@ from energyscape.experiment.comparison import (
     plan,
     plan_samplers,
     sampler_names,
+    samplers,
 )
 from energyscape.experiment.comparison.board import as_csv, mean_and_error
 from energyscape.experiment.comparison.methods import STD, Score, failures, matrix, table
 from energyscape.experiment.comparison.samplers import TUNED, modes_wrong
 from energyscape.models import GaussianMixture
-from energyscape.samplers import KERNELS
+from energyscape.samplers import KERNELS, MALA
 from energyscape.training import Guard, Judgement, Verdict
 
 
@@ -282,6 +285,26 @@ def test_samplers_are_scored_on_a_known_landscape(tmp_path, capsys):
     assert (folder / "scoreboard.png").exists()
     kept = json.loads((folder / "mala-0" / "score.json").read_text())
     assert kept["steps"] == int(rows["mala"]["steps"])
+
+
+def test_the_stated_error_of_a_sampler_is_the_spread_of_repeated_runs(tmp_path, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(samplers.time, "process_time", lambda: next(ticks) / 128)  # 64 steps fill 0.5 s
+    # Small steps, so that positions of one chain are much alike; chains settle in a quarter of the time.
+    slow = {"mala": lambda energy, x, generator: MALA(energy, step_size=0.06)}
+    monkeypatch.setattr(samplers, "TUNED", slow)
+    monkeypatch.setattr(samplers, "modes_wrong", lambda law, x: 0.0)  # quadrature takes its time
+    n, told = 64, []
+    for seed in range(n):
+        (cell,) = plan_samplers("doublewell", which="mala", seeds=1, budget="0.5cpu-s", folder=tmp_path / str(seed))
+        told.append(dataclasses.replace(cell, seed=seed).work(lambda: False))
+    values, errors = (np.array([getattr(each, name) for each in told]) for name in ("mmd", "mmd_error"))
+    assert {each.steps for each in told} == {64}
+    # By symmetry as many chains start in either well as belong there: where they end is unbiased.
+    # Positions of the whole second half were 4.9 standard errors too far off, and stated half of their error.
+    assert abs(cases.z_score(torch.from_numpy(values))) < 4
+    # The standard error of a spread of n is 1 / sqrt(2 n) of it, and half as much again for its heavy tail.
+    assert math.sqrt((errors**2).mean()) == pytest.approx(values.std(ddof=1), rel=4 * 1.5 / math.sqrt(2 * n))
 
 
 def test_samplers_that_were_given_time_score_well(tmp_path):
