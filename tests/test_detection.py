@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from sklearn.metrics import roc_curve
 
 from energyscape.data import digits
 from energyscape.errors import UserError
@@ -49,6 +50,15 @@ def test_false_positives_by_hand():
     assert fpr_at(outside, inside) == 0.5  # 19 of 20 are kept: up to 19, itself among them
     assert fpr_at(outside, inside, 1.0) == 0.75
     assert fpr_at(outside, inside, 0.05) == 0
+
+
+@pytest.mark.parametrize(("n", "tpr"), [(19, 0.95), (20, 0.95), (21, 0.95), (7, 0.5), (8, 0.5), (3, 0.01), (3, 1.0)])
+def test_false_positives_agree_with_scikit_learn(n, tpr):
+    for seed in range(5):
+        inside, outside = normal(n, seed=seed), normal(200, 0.5, seed=100 + seed)
+        truth = np.r_[np.ones(n), np.zeros(200)]  # the inliers are the positives
+        false, true, _ = roc_curve(truth, -torch.cat([inside, outside]).numpy(), drop_intermediate=False)
+        assert fpr_at(outside, inside, tpr) == pytest.approx(false[np.argmax(true >= tpr - 1e-12)])
 
 
 def test_average_precision_by_brute_force():

@@ -226,6 +226,18 @@ def test_a_scale_that_is_a_matrix_is_a_lower_triangle(scale):
         HMC(torch.sum, step_size=0.1, scale=torch.tensor(scale))
 
 
+def test_a_scale_of_events_with_two_dimensions_is_no_triangle():
+    # Read as a triangle its diagonal would be positive, and yet a coordinate would stand still.
+    for shape, scale in [((2, 1), [[1.0], [0.0]]), ((2, 2), [[1.0, 0.0], [1.0, 1.0]]), ((1, 2), [[1.0, 0.0]])]:
+        with pytest.raises(ValueError, match="scale is a standard deviation a coordinate"):
+            HMC(cases.Quadratic(1.0), step_size=0.1, scale=cases.tensor(scale)).init(cases.normal(4, *shape))
+    kernel = HMC(cases.Quadratic(1.0), step_size=0.5, scale=cases.tensor([[1.0], [2.0]]))
+    x = cases.normal(4096, 2, 1)
+    assert (run(kernel, x, steps=1, generator=cases.generator())[0].x != x).any(0).all()
+    triangle = HMC(cases.Quadratic(1.0), step_size=0.5, scale=cases.tensor([[1.0, 0.0], [1.0, 2.0]]))
+    assert run(triangle, cases.normal(8, 2), steps=1, generator=cases.generator())[0].x.shape == (8, 2)
+
+
 def test_what_kernels_say_of_their_temperature():
     for name, make in cases.KERNELS.items():
         assert make(0.1)(torch.sum).temperature == (0 if name == "gd" else 1), name

@@ -58,33 +58,20 @@ def turns(scale: Tensor, x: Tensor) -> bool:
     return scale.ndim == x.ndim
 
 
-def check_scale(scale: Tensor) -> None:
-    """Raises a clear error unless a scale has an inverse.
-
-    Args:
-        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``.
-
-    Raises:
-        ValueError: If it has none, or is no lower triangle.
-    """
-    triangle = scale.ndim == 2 and torch.equal(scale, scale.tril())
-    if not bool(scale.isfinite().all() and ((scale.diagonal() if triangle else scale) > 0).all()):
+def check_scale(scale: Tensor, events: int | None = None) -> None:
+    """Raise a clear error unless a scale has an inverse, for events of so many dimensions or of some number of them."""
+    triangle = scale.ndim == 2 and torch.equal(scale, scale.tril()) and events in (None, 1)
+    square = scale.ndim == 2 and scale.shape[0] == scale.shape[1]
+    if not bool(scale.isfinite().all() and ((scale.diagonal() if triangle and square else scale) > 0).all()):
         raise ValueError(
-            "scale is a standard deviation a coordinate, or a lower triangle with such a diagonal: finite positive "
-            "numbers; some were not"
+            "scale is a standard deviation a coordinate, or for vectors a lower triangle with such a diagonal: finite "
+            "positive numbers; some were not"
         )
 
 
 def check_shape(scale: Tensor, x: Tensor) -> None:
-    """Raises a clear error unless a scale is one for these points.
-
-    Args:
-        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``.
-        x: ``(C, *)``.
-
-    Raises:
-        ValueError: If its shape is another.
-    """
+    """Raise a clear error unless a scale is one for points ``(C, *)``, of the event's shape or for vectors a matrix."""
     event = tuple(x.shape[1:])
     if tuple(scale.shape) != (event * 2 if len(event) == 1 and turns(scale, x) else event):
         raise ValueError(f"scale is of the event's shape {event}; it was {tuple(scale.shape)}")
+    check_scale(scale, len(event))
