@@ -311,7 +311,9 @@ def test_structural_similarity_by_brute_force(shape, side, peak):
     r = (x + 0.2 * peak * torch.randn(2, *shape, generator=generator(1), dtype=torch.float64)).clamp(
         -peak / 2, peak / 2
     )
-    truth = [ssim_by_loops(*(each.numpy() for each in pair), peak, side, 1.5 * side / 11) for pair in zip(x, r)]
+    truth = [
+        ssim_by_loops(*(each.numpy() for each in pair), peak, side, 1.5 * side / 11) for pair in zip(x, r, strict=True)
+    ]
     torch.testing.assert_close(ssim(x, r, peak=peak), torch.tensor(truth, dtype=torch.float64), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ssim(x.float(), r.float(), peak=peak).double(), ssim(x, r, peak=peak), rtol=0, atol=1e-5)
 
@@ -330,7 +332,7 @@ def test_windows_beyond_the_edge_do_not_count(side):
 def test_bytes_are_refused():
     x = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     for measure in (psnr, ssim):
-        with pytest.raises(ValueError, match="floating point; they were torch.uint8"):
+        with pytest.raises(ValueError, match=r"floating point; they were torch\.uint8"):
             measure(x, x + 1, peak=255.0)  # bytes would wrap around
     with pytest.raises(ValueError, match=r"\(B, C, H, W\); they were \(1, 2, 2\)"):
         ssim(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))

@@ -67,7 +67,7 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
 
     Pixels are counted from black, :math:`x + \text{peak} / 2`: the means :math:`\mu` are brightnesses, and on a scale
     about zero a mid-grey window would count for nothing. Windows are 11×11, Gaussian with a deviation of 1.5 pixels,
-    and lie inside the image. In smaller images they are the largest odd square that fits, their deviation in proportion.
+    and lie inside the image. In smaller images they are the largest odd square that fits, deviations in proportion.
 
     Args:
         x: Images, ``(B, C, H, W)``.

@@ -37,9 +37,9 @@ METHODS = (
 
 SAMPLERS = (
     "128 chains start uniformly in the law's box on its own energy. Modes wrong by: total variation between the shares "
-    "of the modes in the second half of the draws and the right ones. MMD²: between where the 128 chains "
-    "ended and 1,000 exact draws. R-hat: the worst over seeds. MALA and HMC are tuned by a warm-up, which is part of the budget; "
-    "unadjusted kernels take a quarter of MALA's step."
+    "of the modes in the second half of the draws and the right ones. MMD²: between where the 128 chains ended "
+    "and 1,000 exact draws. R-hat: the worst over seeds. MALA and HMC are tuned by a warm-up, which is part of the "
+    "budget; unadjusted kernels take a quarter of MALA's step."
 )
 
 
