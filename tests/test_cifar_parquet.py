@@ -154,9 +154,9 @@ TABLES = {
     "label -1": (table(FILES, [*LABELS[:-1], -1]), "expected labels from 0 to 9; they go from -1 to"),
     "JPEG": (
         table([*FILES[:2], encoded(PIXELS[2], "JPEG")], [0] * 3),
-        "row 2: expected a PNG image; it cannot be read",
+        "row 2: expected a PNG image, it cannot be read",
     ),
-    "an image cut short": (table([FILES[0], FILES[1][:-900]], [0] * 2), "row 1: expected a PNG image; it cannot"),
+    "an image cut short": (table([FILES[0], FILES[1][:-900]], [0] * 2), "row 1: expected a PNG image, it cannot"),
     "an image changed": (table([FILES[0][:999] + b"?" + FILES[0][1000:]], [0]), "row 0: expected a PNG image"),
     "wide": (table([blank(64, 32)], [0]), "row 0: expected an image of 32×32 pixels, RGB; it is 32×64, RGB: is it"),
     "huge": (table([blank(9000, 9000)], [0]), "row 0: expected an image of 32×32 pixels, RGB; it is 9000×9000"),
@@ -186,7 +186,7 @@ def test_files_that_are_no_tables(tmp_path):
     }
     for content in faults.values():
         (tmp_path / TEST).write_bytes(content)
-        with pytest.raises(UserError, match=r"expected an intact Parquet file; it cannot be read \(") as caught:
+        with pytest.raises(UserError, match=r"expected an intact Parquet file, it cannot be read: ") as caught:
             cifar10(root=str(tmp_path), split="test")
         assert "\n" not in str(caught.value)
     (tmp_path / TEST).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1e06\nsize 22790053\n")
@@ -200,7 +200,7 @@ def test_a_label_changed_on_the_way_is_noticed_where_the_writer_left_checksums(t
     content = path.read_bytes()
     assert content.count(labels) == 1
     path.write_bytes(content.replace(labels, bytes([(LABELS[0] + 1) % 10]) + labels[1:]))
-    with pytest.raises(UserError, match=r"expected an intact Parquet file; it cannot be read \(.*CRC"):
+    with pytest.raises(UserError, match=r"expected an intact Parquet file, it cannot be read: .*CRC"):
         cifar10(root=str(tmp_path), split="test")
 
 

@@ -89,7 +89,7 @@ def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_not_unpacked(tm
 @pytest.mark.parametrize("text", [b"1,2\n" + b"3," * (1 << 23), b'1,"' + b"x" * 200_000, b"1\0,2\n", b"1,2\n3\n"])
 def test_tables_that_are_none(tmp_path, text):
     (tmp_path / "x.csv").write_bytes(text)
-    one_line(lambda: read_array(tmp_path / "x.csv"), "expected a table of numbers; it cannot be read (")
+    one_line(lambda: read_array(tmp_path / "x.csv"), "expected a table of numbers, it cannot be read: ")
 
 
 def test_a_table_takes_eight_bytes_a_number(tmp_path):
@@ -131,7 +131,7 @@ def test_archives_that_unpack_to_more_than_the_published_ones(tmp_path):
     with gzip.open(tmp_path / "cifar-10-binary.tar.gz", "wb", compresslevel=1) as file:
         for _ in range(257):
             file.write(b"\0" * 512 + b"a" * (MEGABYTE - 512))
-    one_line(lambda: cifar10(root=str(tmp_path), split="test"), "expected an intact tar.gz archive; it cannot be read")
+    one_line(lambda: cifar10(root=str(tmp_path), split="test"), "expected an intact tar.gz archive, it cannot be read")
 
 
 def test_a_batch_is_not_larger_than_twice_a_published_one(tmp_path):

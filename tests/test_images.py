@@ -1,5 +1,6 @@
 """Images: readers against files written here and against the real ones, downloads against a server on this machine."""
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -17,7 +18,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from energyscape.data import DATASETS, EightGaussians, Images, Law, digits, fashion_mnist, image_folder, kmnist, mnist
-from energyscape.data.download import cache_folder, download, learned_folder
+from energyscape.data.download import Sum, cache_folder, download, learned_folder
 from energyscape.data.idx import read_idx
 from energyscape.data.published import PUBLISHED, Published
 from energyscape.errors import UserError
@@ -46,6 +47,10 @@ def four_files(n=3):
         files[f"{half}-images-idx3-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 256, (count, 28, 28))))
         files[f"{half}-labels-idx1-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 10, count)))
     return files
+
+
+def sum_of(content):
+    return Sum(len(content), hashlib.sha256(content).hexdigest())
 
 
 def write(folder, files):
@@ -136,12 +141,12 @@ FAULTS = {
     "too long": (GOOD + b"\0", "expected 24 bytes of values .* it holds more"),
     "no values": (idx(np.zeros((0, 3, 4))), "at least one value; its sizes are 0×3×4"),
     "absurd sizes": (GOOD[:4] + b"\xff" * 12 + GOOD[16:], "at most 268,435,456 bytes in a file of 40; it claims 79,"),
-    "truncated gzip": (gzip.compress(GOOD)[:-9], "expected an intact idx file; it cannot be read"),
+    "truncated gzip": (gzip.compress(GOOD)[:-9], "expected an intact idx file, it cannot be read"),
     "damaged gzip": (
         gzip.compress(GOOD)[:20] + b"\xff\xff\xff" + gzip.compress(GOOD)[23:],
         "expected content of at most",
     ),
-    "gzip header only": (b"\x1f\x8b", "expected an intact idx file; it cannot"),
+    "gzip header only": (b"\x1f\x8b", "expected an intact idx file, it cannot"),
     "truncated inside gzip": (gzip.compress(GOOD[:-1]), "it holds only 23"),
 }
 
@@ -199,10 +204,10 @@ def test_relatives_of_mnist(load):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_checksums_are_those_of_the_real_files(name):
-    present = [path for path in Path(real(name)).iterdir() if path.name in PUBLISHED[name].md5]
+    present = [path for path in Path(real(name)).iterdir() if path.name in PUBLISHED[name].files]
     assert len(present) >= 2
     for path in present:
-        assert hashlib.md5(path.read_bytes()).hexdigest() == PUBLISHED[name].md5[path.name]
+        assert sum_of(path.read_bytes()) == PUBLISHED[name].files[path.name]
 
 
 @pytest.mark.parametrize("form", ["{}-idx{}-ubyte.gz", "{}-idx{}-ubyte", "{}.idx{}-ubyte", "{}.idx{}-ubyte.gz"])
@@ -215,6 +220,14 @@ def test_all_the_names_that_the_files_go_by(tmp_path, form):
     images = mnist(root=str(tmp_path), split="test")
     np.testing.assert_array_equal(images.pixels[:, 0].numpy(), pixels)
     assert images.labels.tolist() == labels
+
+
+@pytest.mark.parametrize("root", ["", "MNIST", "MNIST/raw"])
+def test_the_folders_of_torchvision(tmp_path, root):
+    write(tmp_path / "MNIST" / "raw", {name: gzip.decompress(each) for name, each in four_files().items()})
+    for name in [*(tmp_path / "MNIST" / "raw").iterdir()]:
+        name.rename(name.with_suffix(""))
+    assert len(mnist(root=str(tmp_path / root), split="all")) == 7
 
 
 def test_all_is_train_then_test(tmp_path):
@@ -293,7 +306,7 @@ def serve(monkeypatch):
 
 DEAD = "http://127.0.0.1:9/"  # the discard port: nobody listens
 CONTENT = b"some bytes " * 1000
-SUM = hashlib.md5(CONTENT).hexdigest()
+SUM = sum_of(CONTENT)
 
 
 def test_dead_mirror_then_good_mirror(serve, tmp_path):
@@ -304,18 +317,46 @@ def test_dead_mirror_then_good_mirror(serve, tmp_path):
     good, asked = serve({"file": CONTENT})
     unused, unasked = serve({"file": CONTENT})
     mirrors = [DEAD, missing, failing, short, wrong, good, unused]
-    path = download("file", tmp_path / "new" / "folder", mirrors=mirrors, md5=SUM)
+    path = download("file", tmp_path / "new" / "folder", mirrors=mirrors, known=SUM)
     assert path == tmp_path / "new" / "folder" / "file"
     assert path.read_bytes() == CONTENT
     assert [each.name for each in path.parent.iterdir()] == ["file"]
     assert (asked, unasked) == (["/file"], [])
 
 
-def test_checksum_mismatch_leaves_nothing(serve, tmp_path):
-    wrong, _ = serve({"file": CONTENT[:-1]})
-    with pytest.raises(UserError, match=rf"{wrong}: MD5 is {hashlib.md5(CONTENT[:-1]).hexdigest()}, not {SUM}"):
-        download("file", tmp_path, mirrors=[wrong], md5=SUM)
+def test_another_file_than_the_published_one_leaves_nothing(serve, tmp_path):
+    other = CONTENT[:-1] + b"!"
+    for content, fault in (
+        (other, f"SHA-256 is {sum_of(other).sha256}, not {SUM.sha256}"),
+        (CONTENT[:-1], "expected 11,000 bytes; it sends 10,999"),
+        (CONTENT * 1000, "expected 11,000 bytes; it sends more"),
+    ):
+        wrong, _ = serve({"file": content})
+        with pytest.raises(UserError, match=f"{wrong}: {fault}"):
+            download("file", tmp_path, mirrors=[wrong], known=SUM)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mirror_that_drips_is_given_up(tmp_path, monkeypatch):
+    class Dripping:
+        def read1(self, _):
+            time.sleep(0.01)
+            return b"."
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Dripping())
+    with pytest.raises(UserError, match=r"timed out after \d+ of 2,000 bytes"):
+        download("file", tmp_path, mirrors=["https://slow/"], known=Sum(2_000, ""), timeout=0.1)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_files_come_over_https(name):
+    assert all(mirror.startswith("https://") and mirror.endswith("/") for mirror in PUBLISHED[name].mirrors)
 
 
 def test_a_silent_mirror_is_given_up(tmp_path, monkeypatch):
@@ -324,7 +365,7 @@ def test_a_silent_mirror_is_given_up(tmp_path, monkeypatch):
         mirror = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         began = time.monotonic()
         with pytest.raises(UserError, match="timed out"):
-            download("file", tmp_path, mirrors=[mirror], md5=SUM, timeout=0.2)
+            download("file", tmp_path, mirrors=[mirror], known=SUM, timeout=0.2)
         assert 0.2 <= time.monotonic() - began < 5
 
 
@@ -332,7 +373,7 @@ def test_a_reader_of_the_old_file_is_not_disturbed(serve, tmp_path):
     good, _ = serve({"file": CONTENT})
     (tmp_path / "file").write_bytes(b"old content")
     with (tmp_path / "file").open("rb") as old:
-        download("file", tmp_path, mirrors=[good], md5=SUM)
+        download("file", tmp_path, mirrors=[good], known=SUM)
         assert old.read() == b"old content"
     assert (tmp_path / "file").read_bytes() == CONTENT
 
@@ -340,8 +381,8 @@ def test_a_reader_of_the_old_file_is_not_disturbed(serve, tmp_path):
 def test_a_folder_that_cannot_be_written(serve, tmp_path):
     good, _ = serve({"file": CONTENT})
     (tmp_path / "taken").write_text("not a folder")
-    with pytest.raises(UserError, match=r"taken: expected a folder to write to; .* ENERGYSCAPE_DATA"):
-        download("file", tmp_path / "taken", mirrors=[good], md5=SUM)
+    with pytest.raises(UserError, match=r"cannot write \S+taken/file: .*ENERGYSCAPE_DATA"):
+        download("file", tmp_path / "taken", mirrors=[good], known=SUM)
 
 
 def test_a_write_that_fails_leaves_nothing(serve, tmp_path, monkeypatch):
@@ -352,7 +393,7 @@ def test_a_write_that_fails_leaves_nothing(serve, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        download("file", tmp_path, mirrors=[good], md5=SUM)
+        download("file", tmp_path, mirrors=[good], known=SUM)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -361,9 +402,9 @@ def published(serve, tmp_path, monkeypatch):
     """MNIST as published by a server on this machine, and an empty cache."""
     files = four_files()
     address, asked = serve(files)
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    sums = {name: sum_of(content) for name, content in files.items()}
     monkeypatch.setenv("ENERGYSCAPE_DATA", str(tmp_path / "cache"))
-    entry = Published(name="mnist", mirrors=(DEAD, address), md5=sums, classes=tuple("0123456789"))
+    entry = Published(name="mnist", folder="MNIST", mirrors=(DEAD, address), files=sums, classes=tuple("0123456789"))
     monkeypatch.setitem(PUBLISHED, "mnist", entry)
     return files, asked
 
@@ -382,9 +423,7 @@ def test_mnist_is_fetched_once_into_the_cache(published, tmp_path):
 
 def test_neither_cache_nor_network(monkeypatch, tmp_path):
     monkeypatch.setenv("ENERGYSCAPE_DATA", str(tmp_path))
-    monkeypatch.setitem(
-        PUBLISHED, "kmnist", Published(name="kmnist", mirrors=(DEAD,), md5=PUBLISHED["kmnist"].md5, classes=())
-    )
+    monkeypatch.setitem(PUBLISHED, "kmnist", dataclasses.replace(PUBLISHED["kmnist"], mirrors=(DEAD,)))
     with pytest.raises(UserError) as caught:
         kmnist(split="test")
     message = str(caught.value)
@@ -529,7 +568,7 @@ def test_unreadable_image_is_named(tmp_path, damage):
         (tmp_path / "other.jp2").unlink()
     content = {"text": b"hello", "empty": b"", "jpeg 2000": whole}.get(damage, whole[: len(whole) // 2])
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name}: expected a readable PNG, JPEG or other image; .*: replace it"):
+    with pytest.raises(UserError, match=f"{name}: expected a readable PNG, JPEG or other image, it cannot be read: "):
         image_folder(root=str(tmp_path), size=4)
 
 

@@ -103,10 +103,10 @@ def test_bad_arrays_are_one_clear_error(here):
         "nothing.csv": "there is no such file",
         "images.npy": r"it holds an array of shape \(4, 1, 8, 8\)",
         "words.npy": "expected numbers; it holds <U1",
-        "objects.npy": "expected an array of numbers; it cannot be read .Object arrays",
+        "objects.npy": "expected an array of numbers, it cannot be read: Object arrays",
         "many.npz": "expected one array, or one named x; it holds 'a', 'b'",
-        "cut.npy": "expected an array of numbers; it cannot be read",
-        "latin.csv": "expected a table of numbers; it cannot be read",
+        "cut.npy": "expected an array of numbers, it cannot be read",
+        "latin.csv": "expected a table of numbers, it cannot be read",
         "other.npz": "reading magic string",
     }
     for name, message in cases.items():

@@ -175,7 +175,7 @@ def foreign(blame: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path | str, expected: str) -> Iterator[None]:
     """Turn whatever a foreign file makes the block raise into a UserError of one line: what was expected, what came."""
     with foreign(f"{path}: expected {expected}, it cannot be read"):
         try:

@@ -42,24 +42,24 @@ def read_array(path: Path) -> NDArray[Any]:
 
 def _table(file: BinaryIO) -> NDArray[np.float64]:
     numbers, width, named = array("d"), 0, False
-    text = TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    for number, line in enumerate(iter(lambda: text.readline(LINE), ""), 1):
-        if len(line) == LINE:
-            raise ValueError(f"line {number} has more than {LINE:,} characters")
-        cells = next(csv.reader([line]), [])
-        values = [_number(cell) for cell in cells]
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not width and not named and all(value is None for value in values):
-            named = True
-            continue
-        if None in values:
-            wrong = cells[values.index(None)][:40]
-            raise ValueError(f"line {number} holds {wrong!r}, which is no number: one point a line, commas between")
-        if width and len(values) != width:
-            raise ValueError(f"its rows differ in length: {len(values)} in line {number}, {width} before")
-        width = len(values)
-        numbers.extend(value for value in values if value is not None)
+    with TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        for number, line in enumerate(iter(lambda: text.readline(LINE), ""), 1):
+            if len(line) == LINE:
+                raise ValueError(f"line {number} has more than {LINE:,} characters")
+            cells = next(csv.reader([line]), [])
+            values = [_number(cell) for cell in cells]
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not width and not named and all(value is None for value in values):
+                named = True
+                continue
+            if None in values:
+                wrong = cells[values.index(None)][:40]
+                raise ValueError(f"line {number} holds {wrong!r}, which is no number: one point a line, commas between")
+            if width and len(values) != width:
+                raise ValueError(f"its rows differ in length: {len(values)} in line {number}, {width} before")
+            width = len(values)
+            numbers.extend(value for value in values if value is not None)
     return np.array(numbers).reshape(len(numbers) // max(width, 1), width)
 
 

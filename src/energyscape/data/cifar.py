@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from energyscape.data.download import DownloadError, cache_folder, download
+from energyscape.data.download import DownloadError, Sum, cache_folder, download
 from energyscape.data.images import Images, check_split
 from energyscape.data.parquet import Shards, read_shard, shards
 from energyscape.data.pickles import Array, unpickled, word
-from energyscape.data.reading import opened, reading
+from energyscape.data.reading import opened
 from energyscape.errors import UserError
+from energyscape.files import reading
 
 CLASSES: Final = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -46,14 +47,14 @@ class Layout(NamedTuple):
     Args:
         folder: What the batches lie in.
         archive: The file that holds that folder.
-        md5: The archive's published MD5 sum.
+        known: What the archive is recognised by.
         suffix: Of a batch's name.
         parse: Makes a batch of a file's content and its name.
     """
 
     folder: str
     archive: str
-    md5: str
+    known: Sum
     suffix: str
     parse: Callable[[bytes, str], Records]
 
@@ -147,14 +148,14 @@ LAYOUTS: Final = (
     Layout(
         "cifar-10-batches-bin",
         "cifar-10-binary.tar.gz",
-        "c32a1d4ab5d03f1284b67883e8d87530",
+        Sum(170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
         ".bin",
         binary_batch,
     ),
     Layout(
         "cifar-10-batches-py",
         "cifar-10-python.tar.gz",
-        "c58f30108f718f92721af3b95e74349a",
+        Sum(170_498_071, "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
         "",
         pickled_batch,
     ),
@@ -261,6 +262,6 @@ def _fetch(folder: Path, fetch: bool) -> Path:
     if not fetch:
         raise UserError(f"{lacks} and download is off: turn it on, or {remedy}")
     try:
-        return download(layout.archive, folder, mirrors=MIRRORS, md5=layout.md5)
+        return download(layout.archive, folder, mirrors=MIRRORS, known=layout.known)
     except DownloadError as error:
         raise UserError(f"{lacks} and downloading it failed ({error}): check the network, or {remedy}") from error

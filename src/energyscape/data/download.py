@@ -1,22 +1,35 @@
 """One file from the first mirror that serves it intact.
 
-A file is believed only if its MD5 sum is the published one, and appears under its name only when it is complete: it is
-written beside, synced and renamed, so that a kill at any moment leaves either the whole file or none.
+A file is believed only if its size and its SHA-256 sum are the published ones, whatever the mirror. It appears under
+its name only when it is complete.
 """
 
 import hashlib
 import http.client
 import os
-import threading
+import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from energyscape.errors import UserError
+from energyscape.files import write_whole
 
-TIMEOUT = 10.0
+TIMEOUT: Final = 10.0
 """Seconds after which a mirror that sends nothing is given up."""
+
+SLOWEST: Final = 20_000
+"""Bytes a second below which a mirror is given up, once it had `TIMEOUT` and the time for a file at that speed."""
+
+CHUNK: Final = 1 << 20
+
+
+class Sum(NamedTuple):
+    """What a published file is recognised by: its size in bytes and its SHA-256 sum, in hexadecimal."""
+
+    size: int
+    sha256: str
 
 
 class DownloadError(UserError):
@@ -43,53 +56,52 @@ def learned_folder(name: str) -> Path:
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "energyscape", name)
 
 
-def download(name: str, folder: str | Path, *, mirrors: Sequence[str], md5: str, timeout: float = TIMEOUT) -> Path:
-    """Fetches a file into a folder.
+def download(name: str, folder: str | Path, *, mirrors: Sequence[str], known: Sum, timeout: float = TIMEOUT) -> Path:
+    """Fetch a file into a folder.
 
     Args:
         name: The file's name, on the mirrors and in the folder.
         folder: Where to put it; made if it does not exist.
         mirrors: Addresses that the name is appended to, tried in turn.
-        md5: The file's published MD5 sum, in hexadecimal.
+        known: What it is recognised by.
         timeout: Seconds without an answer after which the next mirror is tried.
 
     Returns:
         The file's path.
 
     Raises:
-        DownloadError: If no mirror serves the file with that sum.
+        DownloadError: If no mirror serves that file.
         UserError: If the folder cannot be written.
     """
     faults = []
     for mirror in mirrors:
         try:
             with urllib.request.urlopen(mirror + name, timeout=timeout) as response:
-                content: bytes = response.read()
-        except (OSError, http.client.HTTPException) as error:
+                content = _received(response, known.size, timeout)
+        except (OSError, ValueError, http.client.HTTPException) as error:
             faults.append(f"{mirror}: {error or type(error).__name__}")
             continue
-        came = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if came == md5:
-            return _write(Path(folder) / name, content)
-        faults.append(f"{mirror}: MD5 is {came}, not {md5}")
+        came = hashlib.sha256(content).hexdigest()
+        if came == known.sha256:
+            path = Path(folder) / name
+            try:
+                write_whole(path, content)
+            except UserError as error:
+                raise UserError(f"{error} (ENERGYSCAPE_DATA names another folder)") from None
+            return path
+        faults.append(f"{mirror}: SHA-256 is {came}, not {known.sha256}")
     raise DownloadError("; ".join(faults))
 
 
-def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: expected a folder to write to; {error.strerror or error}: "
-            "set ENERGYSCAPE_DATA to another one"
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    return path
+def _received(response: Any, size: int, timeout: float) -> bytes:
+    """Return the content of an answer, which is no longer than it should be and does not take too long."""
+    content, end = bytearray(), time.monotonic() + timeout + size / SLOWEST
+    while chunk := response.read1(CHUNK):
+        content += chunk
+        if len(content) > size:
+            raise ValueError(f"expected {size:,} bytes; it sends more")
+        if time.monotonic() > end:
+            raise TimeoutError(f"timed out after {len(content):,} of {size:,} bytes")
+    if len(content) < size:
+        raise ValueError(f"expected {size:,} bytes; it sends {len(content):,}")
+    return bytes(content)

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from energyscape.data.reading import SMALL, opened, reading
+from energyscape.data.reading import SMALL, opened
 from energyscape.errors import UserError, nearest
+from energyscape.files import reading
 from energyscape.memory import require_memory
 
 if TYPE_CHECKING:

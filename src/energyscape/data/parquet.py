@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from energyscape.data.reading import check_content, opened, reading
+from energyscape.data.reading import check_content, opened
 from energyscape.errors import UserError, needed
+from energyscape.files import reading
 
 SHARD: Final = re.compile(r"(?P<split>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{16})?\.parquet")
 POINTER: Final = b"version https://git-lfs"

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from energyscape.data.reading import reading
 from energyscape.errors import UserError
+from energyscape.files import reading
 
 INSTRUCTIONS: Final = 1_000_000
 """Of a pickle; a published batch has about 30,000, and each makes an object of some hundred bytes at most."""
