@@ -59,6 +59,7 @@ LAWS = {
     "checkerboard": Checkerboard,
     "squares": FourSquares,
     "squares:small": lambda: FourSquares(side=0.3),
+    "squares:uneven": lambda: FourSquares(side=0.7, shares=(0.4, 0.3, 0.2, 0.1)),
     "banana": Banana,
     "banana:wide": lambda: Banana(scale=1.5, bend=0.1, std=0.5),
     "funnel": Funnel,
@@ -74,8 +75,10 @@ LAWS = {
 }
 FLAT = Checkerboard | FourSquares
 SMOOTH = [name for name in LAWS if not isinstance(LAWS[name](), FLAT)]
-# Where components overlap, their centres are no longer the highest points, nor their cells equal.
-WITH_MODES = [name for name in LAWS if LAWS[name]().modes is not None and ":overlapping" not in name]
+# Where components overlap or differ, their centres are no longer equally high points, nor their cells equal.
+WITH_MODES = [
+    name for name in LAWS if LAWS[name]().modes is not None and name.split(":")[-1] not in ("overlapping", "uneven")
+]
 VIEW = {Funnel: ((-3.2, 3.2), (-5.0, 5.0)), Banana: ((-3.5, 3.5), (-1.5, 4.0))}
 """Where most of the mass is, for laws whose tails make most of their boxes empty."""
 N = 40_000
@@ -147,7 +150,12 @@ def test_log_prob_keeps_the_dtype_and_the_order(law):
 
 DEFAULT = [name for name in LAWS if ":" not in name]
 PLAIN = [name for name in DEFAULT if name not in ("points", "rescaled")]
-SETTINGS = [(type(LAWS[name]()), field.name) for name in PLAIN for field in dataclasses.fields(LAWS[name]())]
+SETTINGS = [
+    (type(LAWS[name]()), field.name)
+    for name in PLAIN
+    for field in dataclasses.fields(LAWS[name]())
+    if field.name != "shares"
+]
 
 
 @pytest.mark.parametrize(("law", "setting"), SETTINGS)
@@ -194,7 +202,7 @@ def test_box_holds_all_but_a_billionth_of_the_mass(law):
 
 def test_entropy_is_minus_the_mean_log_prob(law):
     log_prob = law.log_prob(law.sample(N, generator=generator(1)).double())
-    if isinstance(law, FLAT):
+    if isinstance(law, FLAT) and law != LAWS["squares:uneven"]():
         torch.testing.assert_close(log_prob, torch.full_like(log_prob, -law.entropy))
     else:
         assert close(-log_prob, law.entropy)
@@ -425,6 +433,25 @@ def test_four_squares_support():
     outside = torch.tensor([[0.0, 0.0], [1.5, 0.9], [2.0, 1.5], [-1.5, 0.0], [-0.99, -1.5]])
     assert torch.equal(FourSquares().log_prob(inside).exp(), torch.full((4,), 0.25))
     assert torch.equal(FourSquares().log_prob(outside), torch.full((5,), -math.inf))
+
+
+def test_four_squares_have_their_shares():
+    shares = (0.4, 0.3, 0.2, 0.1)
+    law, n = FourSquares(side=0.7, shares=shares), 100_000
+    samples = law.sample(n, generator=generator())
+    corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+    for corner, mode, share in zip(corners, law.modes, shares, strict=True):
+        assert torch.equal(mode.sign(), corner)
+        found = float((samples.sign() == corner).all(1).double().mean())
+        assert abs(found - share) < 5 * math.sqrt(share * (1 - share) / n)
+        assert float(law.log_prob(mode[None]).exp()) == pytest.approx(share / 0.49, rel=1e-6)
+    assert law.entropy == pytest.approx(math.log(0.49) - sum(share * math.log(share) for share in shares))
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5, -0.5), (0.4, 0.3, 0.2, 0.2), (1.0, 0.0, 0.0, 0.0), (math.nan,) * 4])
+def test_shares_that_are_none(shares):
+    with pytest.raises(UserError, match="FourSquares: shares are four positive numbers that sum to 1"):
+        FourSquares(shares=shares)
 
 
 def test_checkerboard_support():

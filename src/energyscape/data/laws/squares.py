@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import Box
 from energyscape.data.laws.base import Law, device_of, positive
+from energyscape.errors import UserError
 
 
 @final
@@ -64,18 +65,19 @@ class Checkerboard(Law):
 @final
 @dataclass(frozen=True, kw_only=True)
 class FourSquares(Law):
-    r"""Uniform on four squares at the corners of a larger one.
+    r"""Uniform on each of four squares at the corners of a larger one.
 
-    .. math:: p(x) = \frac{1}{4 a^2} \left[ |x_1|, |x_2| \in [a, 2 a) \right]
+    .. math:: p(x) = \frac{w_k}{a^2} \left[ |x_1|, |x_2| \in [a, 2 a) \right]
 
     The gap between neighbours is twice their side, and no density is in it: how much mass a model puts on each square
     is told by no local kernel.
 
     Args:
         side: Side :math:`a > 0` of each square.
+        shares: Mass :math:`w_k > 0` of the square at the lower left, upper left, lower right and upper right.
 
     Raises:
-        UserError: If it is not positive.
+        UserError: If the side or a share is not positive, or the shares do not sum to 1.
 
     Examples:
         >>> FourSquares().log_prob(torch.tensor([[1.5, -1.5], [1.5, 0.0]])).exp()
@@ -83,13 +85,18 @@ class FourSquares(Law):
     """
 
     side: float = 1.0
+    shares: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25)
 
     def __post_init__(self) -> None:
         positive(self, "side")
+        if not min(self.shares) > 0 or abs(sum(self.shares) - 1) > 1e-6:
+            raise UserError(f"FourSquares: shares are four positive numbers that sum to 1; they were {self.shares}")
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
         device = device_of(generator)
-        sign = torch.randint(2, (n, 2), generator=generator, device=device) * 2 - 1
+        steps = torch.tensor(self.shares, device=device).cumsum(0)[:-1]
+        square = torch.bucketize(torch.rand(n, generator=generator, device=device), steps, right=True)
+        sign = self.modes.to(device).sign()[square]
         # Midpoints of a 2^-20 grid, as above: half a cell is twice the spacing of float32, no rounding leaves a square.
         cell = torch.randint(1 << 20, (n, 2), generator=generator, device=device)
         return sign * (self.side * (1 + (cell + 0.5) / (1 << 20)))
@@ -97,11 +104,13 @@ class FourSquares(Law):
     def log_prob(self, x: Tensor) -> Tensor:
         distance = x.abs() / self.side
         inside = ((distance >= 1) & (distance < 2)).all(1)
-        return torch.where(inside, x.new_tensor(-self.entropy), -torch.inf)
+        square = 2 * (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+        density = x.new_tensor(self.shares)[square] / self.side**2
+        return torch.where(inside, density.log(), -torch.inf)
 
     @property
     def entropy(self) -> float:
-        return math.log(4 * self.side**2)
+        return 2 * math.log(self.side) - sum(share * math.log(share) for share in self.shares)
 
     @property
     def modes(self) -> Tensor:
