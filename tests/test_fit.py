@@ -6,9 +6,11 @@ import math
 import time
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import cases
 from energyscape.calculus import score
@@ -16,7 +18,16 @@ from energyscape.compiler_faults import CORRECTED
 from energyscape.data import EightGaussians, batches
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
-from energyscape.models import EDM, ConvEnergyNet, DenoisingMLP, NetworkDenoiser
+from energyscape.models import (
+    EDM,
+    ConvEnergyNet,
+    DenoisingMLP,
+    DenoisingResNet,
+    NetworkDenoiser,
+    NoiseConvNet,
+    ResidualEnergyNet,
+    UNet,
+)
 from energyscape.objectives import (
     ContrastiveDivergence,
     Data,
@@ -151,6 +162,74 @@ def test_data_that_end_end_the_run():
     assert len(list(run)) == 3
     # The last good snapshot is the end of the run.
     assert same(run.good.tree, run.snapshot().tree)
+
+
+def test_data_that_end_within_a_budget_begin_again_or_are_refused():
+    parts = cases.normal(12, 2).split(5)
+    for data in (parts, DataLoader(torch.cat(parts), batch_size=5), DataLoader(TensorDataset(torch.cat(parts)), 5)):
+        assert [told.samples for told in simple(data, samples=30)] == [5, 10, 12, 17, 22, 24, 29, 34]
+    assert len(list(simple(parts, seconds=7.0, clock=ticking()))) == 7
+    run = simple(iter(parts), samples=30)
+    with pytest.raises(UserError, match=r"ended after 12 samples, too early: .*DataLoader or es\.batches"):
+        list(run)
+    assert run.step == 3
+    with pytest.raises(UserError, match="ended after 0 samples"):
+        next(simple([]))
+
+
+def begun(model, x, **settings):
+    return fit(model, DenoisingScoreMatching(sigma=0.3), x, torch.optim.Adam(model.parameters()), **settings)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            torch.zeros(4, 2, dtype=torch.float64),
+            r"dtype of its weights, torch.float32; it was \(4, 2\) of torch.float64",
+        ),
+        (torch.zeros(4, 2, dtype=torch.long), r"floating point.* it was \(4, 2\) of torch.int64: convert"),
+        (torch.zeros(4, 3), r"a batch is \(B, \*\), points of the model's shape.* it was \(4, 3\) of"),
+        (torch.zeros(2), r"a batch is \(B, \*\).* it was \(2,\) of"),
+        (torch.full((4, 2), math.nan), r"first batch, \(4, 2\), holds none: clean the data"),
+        (np.zeros((4, 2), np.float32), "it was ndarray: see torch.from_numpy"),
+        ((np.zeros((4, 2), np.float32), np.zeros(4)), "it was ndarray, ndarray: see"),
+        ({"x": torch.zeros(4, 2)}, "a batch is a tensor .* it was dict"),
+        ([], "a batch is a tensor .* it was list"),
+        ((torch.zeros(4, 2), torch.zeros(4), torch.zeros(4)), "it was Tensor, Tensor, Tensor"),
+        (3, "it was int"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("guards", [None, []])
+def test_a_batch_that_cannot_be_learned_from_is_told_of_before_the_first_step(batch, message, guards):
+    model = cases.neural()
+    before = [each.clone() for each in model.parameters()]
+    with pytest.raises(UserError, match=message):
+        next(begun(model, [batch], guards=guards))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_what_cannot_be_trained_is_refused():
+    model, other = cases.neural(), cases.neural()
+    with pytest.raises(UserError, match=r"holds no parameter of this model.*model\.parameters"):
+        fit(model, Mean(), endless(), torch.optim.Adam(other.parameters()))
+    other.requires_grad_(False)
+    with pytest.raises(UserError, match="require gradients"):
+        begun(other, endless())
+    network = torch.nn.Linear(2, 1)
+    with pytest.raises(UserError, match=r"given Linear: wrap it in es\.NeuralEnergy"):
+        begun(network, endless())
+    for off in (torch.no_grad, torch.inference_mode):
+        with off(), pytest.raises(UserError, match=r"outside torch\.no_grad"):
+            next(begun(model, endless()))
+
+
+@pytest.mark.parametrize("make", [ConvEnergyNet, ResidualEnergyNet, NoiseConvNet, UNet, DenoisingResNet])
+@pytest.mark.parametrize("shape", [(28, 28), 28, (1, 1, 28, 28), (0, 28, 28)])
+def test_the_shape_of_images_has_their_channels(make, shape):
+    with pytest.raises(ValueError, match=r"\(channels, height, width\), such as \(1, 28, 28\); it was"):
+        make(shape)
 
 
 @pytest.mark.parametrize(("samples", "steps"), [(0, 0), (1, 1), (16, 4), (17, 5)])
@@ -498,6 +577,18 @@ def test_training_finds_the_variance_of_a_normal_law(objective, truth):
     # √(2 / 204,800) = 0.3 %; chains and noise add about as much.
     assert float(track.mean()) == pytest.approx(truth, rel=5 * 0.006)
     assert torch.allclose(score(model, cases.normal(3, 4)), -model.p.detach() * cases.normal(3, 4))
+
+
+def test_dropout_is_another_at_every_step():
+    class Dropped(Objective):
+        def forward(self, model, x, label=None, *, generator=None):
+            kept = torch.nn.functional.dropout(torch.ones(64), 0.5)
+            return Loss(model(x.double()).mean(), {f"kept {i}": each for i, each in enumerate(kept)})
+
+    model = cases.Quadratic(1.0)
+    run = fit(model, Dropped(), endless(), torch.optim.SGD(model.parameters(), lr=0.0), samples=20)
+    masks = [tuple(told.facts.values()) for told in run]
+    assert len(set(masks)) == len(masks) == 5
 
 
 def test_dropout_gives_the_same_bits_after_a_restart_and_leaves_torchs_generator_alone():

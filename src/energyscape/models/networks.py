@@ -300,8 +300,15 @@ def _normaliser(spectral_norm: bool) -> Normaliser:
     return spectrally_normalised if spectral_norm else lambda layer: layer
 
 
+def image_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return channels, height and width, or raise a clear error."""
+    if isinstance(shape, int) or len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"an image's shape is (channels, height, width), such as (1, 28, 28); it was {shape}")
+    return shape
+
+
 def _checked_image(shape: tuple[int, int, int], width: int) -> tuple[int, int, int]:
-    _, height, breadth = shape
+    _, height, breadth = image_shape(shape)
     if not (min(height, breadth) >= 8 and max(height, breadth) <= 64):
         raise ValueError(f"images are from 8×8 to 64×64; they were {height}×{breadth}")
     if width < 1:

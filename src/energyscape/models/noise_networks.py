@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from energyscape.models.networks import ACTIVATIONS, Activation
+from energyscape.models.networks import ACTIVATIONS, Activation, image_shape
 
 
 @final
@@ -48,7 +48,7 @@ class NoiseConvNet(nn.Module):
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
-        channels, *size = shape
+        channels, *size = image_shape(shape)
         if min(size) < 8:
             raise ValueError(f"images are at least 8×8; they were {size[0]}×{size[1]}")
         if width < 1 or frequencies < 1:

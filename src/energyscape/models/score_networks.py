@@ -20,7 +20,7 @@ from energyscape.models.conditioning import (
     silu,
     zeroed,
 )
-from energyscape.models.networks import ACTIVATIONS, Activation
+from energyscape.models.networks import ACTIVATIONS, Activation, image_shape
 
 
 @final
@@ -66,7 +66,7 @@ class DenoisingResNet(nn.Module):
         super().__init__()
         if min(width, patch, *dilations, len(dilations)) < 1:
             raise ValueError(f"width, patch and dilations are at least 1; they were {width}, {patch} and {dilations}")
-        channels, told = shape[0] * patch**2, 4 * width
+        channels, told = image_shape(shape)[0] * patch**2, 4 * width
         self.patch = patch
         self.classes = classes
         self.conditioning = Conditioning(told, classes)

@@ -21,6 +21,7 @@ from energyscape.models.conditioning import (
     silu,
     zeroed,
 )
+from energyscape.models.networks import image_shape
 
 
 @final
@@ -140,7 +141,7 @@ class _Layer(nn.Module):
 
 
 def _heights(shape: tuple[int, int, int], patch: int, levels: int) -> list[int]:
-    _, height, breadth = shape
+    _, height, breadth = image_shape(shape)
     if not (min(height, breadth) >= 8 and max(height, breadth) <= 64):
         raise ValueError(f"images are from 8×8 to 64×64; they were {height}×{breadth}")
     heights = [-(-height // (patch * 2**level)) for level in range(levels)]

@@ -130,7 +130,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
             fitting = [name for name, made in MODELS.items() if isinstance(made, type) and issubclass(made, kind)]
             raise UserError(
                 f"{type(self).__name__} trains models of kind {kind.__name__} ({', '.join(fitting)}); "
-                f"it was given {type(given).__name__}"
+                f"it was given {type(given).__name__}: wrap it in es.{MODELS[fitting[0]].__name__}"
             )
 
     def treat(self, treatment: Treatment) -> None:

@@ -102,6 +102,14 @@ class Fit(Iterator[Report], Generic[Model]):
         # An optimiser that was fitted with before remembers where its rates began, as with torch's own schedulers.
         self._rates = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
         self._batches = iter(data)
+        learned = {*model.parameters(), *objective.parameters()}
+        if not any(
+            each.requires_grad and each in learned for group in optimiser.param_groups for each in group["params"]
+        ):
+            raise UserError(
+                "the optimiser holds no parameter of this model that has a gradient: make it from model.parameters(), "
+                "and let some of them require gradients"
+            )
         model.train()
         self.refuge = Refuge(self.snapshot())
         """Where rollbacks go."""
@@ -118,14 +126,19 @@ class Fit(Iterator[Report], Generic[Model]):
             raise StopIteration
         begun = self.clock()
         try:
-            x, label = _unpacked(next(self._batches))
+            x, label = _unpacked(self._drawn())
         except StopIteration:
             if self._latest is not None:
                 self._keep(*self._latest)
-            raise
+            if self.budget_samples is None and self.budget_seconds is None and self._latest is not None:
+                raise
+            raise UserError(
+                f"the data ended after {self.samples:,} samples, too early: give a budget that they fill, or data "
+                "that iter() begins again, such as a list, a DataLoader or es.batches"
+            ) from None
         self._set_rate()
         self.objective.progress = self.progress
-        loss, grad_norm = self._fast_gradient(x, label)
+        loss, grad_norm = self._fast_gradient(x, label) if self._latest else self._first_gradient(x, label)
         self.step += 1
         self.samples += len(x)
         report = self._acted(self._report(loss, grad_norm), x)
@@ -137,6 +150,35 @@ class Fit(Iterator[Report], Generic[Model]):
         self.stopped = report.verdict == Verdict.STOP
         self._latest = report, x
         return report
+
+    def _drawn(self) -> Any:
+        """Return the next batch; within a budget, data that can begin again do."""
+        batch = next(self._batches, None)
+        if batch is None and (self.budget_samples is not None or self.budget_seconds is not None):
+            batch = next(iterator := iter(self.data), None)
+            self._batches = iterator
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    def _first_gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
+        """Return what `_fast_gradient` does, and say of a batch that cannot be learned from what was expected."""
+        if not torch.is_grad_enabled():
+            raise UserError("training needs gradients: call it outside torch.no_grad() and torch.inference_mode()")
+        weights = next((each.dtype for each in self.model.parameters() if each.ndim), torch.get_default_dtype())
+        came = f"it was {tuple(x.shape)} of {x.dtype}"
+        if not x.is_floating_point():
+            raise UserError(f"data are floating point, as the weights, {weights}; {came}: convert the batches")
+        if not x.isfinite().any():
+            raise UserError(f"data are finite numbers; the first batch, {tuple(x.shape)}, holds none: clean the data")
+        try:
+            return self._fast_gradient(x, label)
+        except (RuntimeError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "alloc" in str(error):
+                raise
+            wanted = f"a batch is (B, *), points of the model's shape, in the dtype of its weights, {weights}; {came}"
+            said = str(error).splitlines()[0]
+            raise UserError(f"{wanted}: reshape or convert it. The model said: {said}") from error
 
     def _acted(self, report: Report, x: Tensor) -> Report:
         """Lets the guards look at a step, does what they say, and returns the report of it."""
@@ -367,7 +409,9 @@ def _lay_out(optimiser: Optimizer) -> None:
 
 
 def _unpacked(batch: Any) -> tuple[Tensor, Tensor | None]:
-    if isinstance(batch, Tensor):
-        return batch, None
-    x, label = batch
+    parts = [batch] if isinstance(batch, Tensor) else [*batch] if isinstance(batch, tuple | list) else []
+    x, label, *_ = *parts, None, None
+    if len(parts) > 2 or not isinstance(x, Tensor) or not isinstance(label, Tensor | None):
+        kinds = ", ".join(type(each).__name__ for each in parts or [batch])
+        raise UserError(f"a batch is a tensor (B, *), or a pair with its labels; it was {kinds}: see torch.from_numpy")
     return x, label
