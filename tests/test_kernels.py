@@ -651,6 +651,18 @@ def test_leaving_an_infinite_energy_is_certain_and_entering_one_impossible():
     assert diverged.all()
 
 
+def test_a_ratio_that_is_no_number_is_a_divergence():
+    # Every part of the proposal is finite: infinite energies on both sides, say, leave no number.
+    here = at(cases.gumbel().energy, cases.normal(3, 3))
+    there = at(cases.gumbel().energy, cases.normal(3, 3, seed=1))
+    ratio = cases.tensor([math.nan, 0.0, -math.inf])
+    point, accept_prob, accepted, diverged = metropolis(here, there, ratio, cases.tensor([0.0, 0.5, 0.0]))
+    assert diverged.tolist() == [True, False, False]
+    assert accept_prob.tolist() == [0, 1, 0]
+    assert accepted.tolist() == [False, True, False]
+    assert torch.equal(point.x, torch.stack([here.x[0], there.x[1], here.x[2]]))
+
+
 def test_the_metropolis_test_accepts_with_its_probability():
     n = 2**15
     x = torch.zeros(n, 1, dtype=torch.float64, device=cases.DEVICE)

@@ -30,6 +30,12 @@ def fits(name, shape):
     return name.startswith("mlp") or len(shape) == 3
 
 
+@pytest.mark.parametrize("wrong", [lambda x: x.sum(), lambda x: x, lambda x: x.sum(1)[None], lambda x: x[:, :1, None]])
+def test_a_neural_energy_is_one_number_a_point(wrong):
+    with pytest.raises(ValueError, match="one number each"):
+        NeuralEnergy(wrong, reference_std=1.0)(cases.normal(4, 2))
+
+
 def test_every_network_has_a_case():
     assert {name.split(":")[0] for name in cases.NETWORKS} == set(NETWORKS)
     assert set(ENERGIES) == {"neural"}

@@ -49,6 +49,13 @@ def test_every_solver_is_in_the_table():
     assert {name.split(":")[0] for name in SOLVING} == set(SOLVERS)
 
 
+def test_a_denoiser_keeps_the_shape_of_its_points():
+    for wrong in (lambda y, sigma: y.sum(1, keepdim=True), lambda y, sigma: y.sum(1), lambda y, sigma: y[:1]):
+        solver = Euler(wrong, [2.0, 1.0, 0.0])
+        with pytest.raises(ValueError, match=r"maps points \(3, 2\) to as many; it returned"):
+            solver.step(solver.init(cases.normal(3, 2)))
+
+
 @pytest.mark.parametrize("shape", [(5,), (3, 4, 4)], ids=str)
 @pytest.mark.parametrize("name", SOLVING)
 def test_draws_do_not_depend_on_the_memory_layout(name, shape):

@@ -47,7 +47,7 @@ def score(energy: EnergyFn, x: Tensor, *, create_graph: bool = False) -> Tensor:
     if not create_graph:
         return energy_and_score(energy, x)[1]
     x = x if x.requires_grad else leaf(x)
-    (gradient,) = torch.autograd.grad(_checked(energy(x), x).sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(checked(energy(x), x).sum(), x, create_graph=True)
     return -gradient
 
 
@@ -69,7 +69,7 @@ def energy_and_score(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
         return _traced(energy, x)
     x = leaf(x)
     with torch.enable_grad(), frozen(energy):
-        e = _checked(energy(x), x)
+        e = checked(energy(x), x)
         (gradient,) = torch.autograd.grad(e.sum(), x)
     return e.detach(), -gradient
 
@@ -81,14 +81,15 @@ def leaf(x: Tensor) -> Tensor:
 
 def _traced(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
     def total(y: Tensor) -> tuple[Tensor, Tensor]:
-        e = _checked(energy(y), y)
+        e = checked(energy(y), y)
         return e.sum(), e
 
     gradient, (_, e) = torch.func.grad_and_value(total, has_aux=True)(x)
     return e, -gradient
 
 
-def _checked(e: Tensor, x: Tensor) -> Tensor:
+def checked(e: Tensor, x: Tensor) -> Tensor:
+    """Return energies, or raise a clear error unless there is one for each point."""
     if e.shape != x.shape[:1]:
         raise ValueError(
             f"an energy maps points {tuple(x.shape)} to one number each, shape {tuple(x.shape[:1])}; "

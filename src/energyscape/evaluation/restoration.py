@@ -98,7 +98,7 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
     mu, nu, c, d = averaged(a), averaged(b), (0.01 * peak) ** 2, (0.03 * peak) ** 2
     both, squares = averaged(a * b) - mu * nu, averaged(a * a + b * b) - mu * mu - nu * nu
     each = (2 * mu * nu + c) * (2 * both + d) / ((mu * mu + nu * nu + c) * (squares + d))
-    return each.unflatten(0, x.shape[:2]).flatten(1).mean(1).to(x)
+    return each.reshape(len(x), -1).mean(1).to(x)
 
 
 def median_filtered(y: Tensor, *, size: int = 3) -> Tensor:

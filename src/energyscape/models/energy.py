@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, final
 
 from torch import Tensor, nn
 
+from energyscape.calculus import checked
+
 Network = Callable[..., Tensor]
 """Any callable, usually an `torch.nn.Module`, from ``(B, *)`` to ``(B,)`` or ``(B, 1)``."""
 
@@ -81,7 +83,7 @@ class NeuralEnergy(Energy):
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         f = self.network(x) if label is None else self.network(x, label)
-        f = self.scale * (f.squeeze(1) if f.shape == (x.shape[0], 1) else f)
+        f = self.scale * checked(f.squeeze(1) if f.shape == (x.shape[0], 1) else f, x)
         if self.reference_std is None:
             return f
         return f + x.flatten(1).square().sum(1) / (2 * self.reference_std**2)

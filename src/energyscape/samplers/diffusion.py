@@ -129,7 +129,10 @@ class Solver(ABC):
             sigma: Their noise level.
         """
         with torch.no_grad():
-            return self.denoise(x, x.new_full((len(x),), sigma))
+            clean = self.denoise(x, x.new_full((len(x),), sigma))
+        if clean.shape != x.shape:
+            raise ValueError(f"a denoiser maps points {tuple(x.shape)} to as many; it returned {tuple(clean.shape)}")
+        return clean
 
 
 class SolverFactory(Protocol):
