@@ -50,6 +50,22 @@ def easy_noise(record: Record, _: Probes) -> Finding | None:
     )
 
 
+def parted_islands(record: Record, probes: Probes) -> Finding | None:
+    """Islands that the noise does not bridge, for a method that learns slopes only: parted above 5, see `Probes`."""
+    if record.objective not in ("sm", "ssm", "ssm-vr", "fd-ssm", "dsm") or (probes.parted or 0) <= 5:
+        return None
+    noise = f"noise of σ = {record.data_noise:g} does not bridge it" if record.data_noise else "no noise bridges it"
+    return Finding(
+        "parted_islands",
+        "warn",
+        "how much mass each island of the data gets is left to chance",
+        f"the gap between islands is {probes.parted:.2g} times the steps between neighbours within them, and {noise}",
+        "score matching learns slopes, and between islands there are no data to learn one from",
+        "--objective.name nce-ssm",
+        {"parted": probes.parted or math.nan},
+    )
+
+
 def one_noise_level(record: Record, probes: Probes) -> Finding | None:
     r"""A score that is right at one noise level and says nothing away from it.
 

@@ -73,6 +73,7 @@ class Probes(NamedTuple):
         far: The same at noise as wide as where chains start.
         noisy: Share of the variance of what chains come to, those from noise if there are any, that the score takes for
             noise: :math:`E\|\sigma^2 s\|^2 / d` over it.
+        parted: Widest gap between islands of noised data, over 95 % of the steps between neighbours within them.
         worst_mode: Largest factor by which a mode's mass is off, where modes are known.
         energies: Energies by what they are of, for pictures.
     """
@@ -108,6 +109,7 @@ class Probes(NamedTuple):
     near: float | None = None
     far: float | None = None
     noisy: float | None = None
+    parted: float | None = None
     worst_mode: float | None = None
     energies: dict[str, tuple[float, ...]] = {}  # noqa: RUF012
 
@@ -147,7 +149,7 @@ def probe(
     y = noised(data, level, generator=generator)[0] if level else data
     landscape = energy if energy is not None else _surrogate(slope)
     subject = Subject(landscape, energy is not None, data, y, level, temperature, how, generator)
-    told = _of_shape(told, subject, noise)
+    told = _of_shape(told, subject, noise)._replace(parted=parted(y))
     point = at(landscape, y)
     told = told._replace(sound=share(finite(point)))
     if how is None or not told.sound:
@@ -212,6 +214,27 @@ def _of_data(data: Tensor, level: float, how: Chains | None) -> Probes:
         limit = min(math.sqrt(2 * how.step_size), spread / 4)
         told = told._replace(degenerate=share(varied < limit))
     return told
+
+
+def parted(y: Tensor) -> float | None:
+    """Return the widest gap between islands of 2 % of the points or more, over 95 % of the steps within; see `Probes`.
+
+    Prim's order of the shortest tree visits one island after the other: islands are its runs between wide steps.
+    """
+    apart = torch.cdist(y.flatten(1).double(), y.flatten(1).double())
+    near, outside = apart[0].clone(), torch.ones(len(y), dtype=torch.bool, device=y.device)
+    steps, at = [], torch.zeros((), dtype=torch.long, device=y.device)
+    for _ in range(len(y) - 1):
+        outside[at] = False
+        near = torch.minimum(near, apart[at]).masked_fill(~outside, torch.inf)
+        at = near.argmin()
+        steps.append(near[at])
+    step = torch.stack(steps).cpu()
+    for gap in step.sort(descending=True).values:
+        ends = torch.cat([torch.tensor([0]), (step >= gap).nonzero()[:, 0] + 1, torch.tensor([len(y)])])
+        if int((ends.diff() >= 0.02 * len(y)).sum()) > 1 and (within := step[step < gap]).numel():
+            return float(gap / within.quantile(0.95)) if float(within.max()) else None
+    return None
 
 
 def _of_shape(told: Probes, subject: Subject, noise: Tensor | None) -> Probes:

@@ -22,6 +22,7 @@ RULES: Final[dict[str, Rule]] = {
         causes.straight_pieces,
         causes.stale_chains,
         objectives.easy_noise,
+        objectives.parted_islands,
         objectives.hybrid_conflict,
         # What lost weights can look like too.
         kernels.unbounded_drift,
