@@ -66,7 +66,7 @@ def test_the_same_name_keeps_the_settings():
         ({"objective.kernel.name": "langevn"}, "did you mean 'langevin'"),
         ({"objective.kernel.step_sise": "0.1"}, "did you mean 'step_size'"),
         ({"objective.steps": "many"}, "steps is of type int; it was 'many'"),
-        ({"objective.steps": "0"}, "steps ≥ 1"),
+        ({"objective.steps": "0"}, "steps is at least 1"),
         ({"objective.kernel.step_size": "-1"}, "step_size is positive"),
         ({"trian.budget": "1k"}, "did you mean 'train'"),
         ({"bugdet": "1k"}, "did you mean 'budget'"),
@@ -102,7 +102,6 @@ def test_a_nested_component_of_the_wrong_kind(value):
         ("train.beta1", "2"),
         ("train.beta2", "-1"),
         ("train.warmup", "-5"),
-        ("train.threads", "100000"),
         ("train.learning_rate", "inf"),
         ("sampler.kernel.step_size", "-1"),
         ("guard.patience", "-4"),
@@ -127,7 +126,7 @@ def test_unknown_recipe_and_broken_toml(tmp_path):
     (tmp_path / "unknown.toml").write_text("[dta]\nname = 'digits'\n")
     with pytest.raises(UserError, match=r"no section \[dta\]; did you mean 'data'"):
         Recipe.named(str(tmp_path / "unknown.toml")).resolved()
-    with pytest.raises(UserError, match="cannot read the recipe"):
+    with pytest.raises(UserError, match="there is no such file; expected a recipe"):
         Recipe.named(str(tmp_path / "none.toml"))
 
 

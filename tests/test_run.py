@@ -253,7 +253,7 @@ def test_other_conditions_are_told(tmp_path):
 
 
 def test_folder_of_another_run_or_of_something_else_is_refused(tmp_path):
-    trained(tmp_path / "a", stop_after=1)
+    trained(tmp_path / "a", stop_after=1, keep=True)
     with pytest.raises(UserError, match=r"other settings \(objective.steps: 3 → 4\)"):
         opened(tmp_path / "a", **{"objective.steps": "4"})
     (tmp_path / "b").mkdir()

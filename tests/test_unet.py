@@ -347,7 +347,7 @@ def test_a_recipe_names_them():
 @pytest.mark.parametrize(
     ("thunk", "said"),
     [
-        (lambda: UNet((1, 28, 28), width=0), "width, blocks, patch and multipliers are at least 1; they were 0, 1"),
+        (lambda: UNet((1, 28, 28), width=0), "width is at least 1; it was 0"),
         (lambda: UNet((1, 28, 28), multipliers=()), "at least 1"),
         (lambda: UNet((1, 28, 28), multipliers=(1, 0)), "at least 1"),
         (lambda: UNet((1, 7, 28)), "from 8×8 to 64×64; they were 7×28"),
@@ -355,8 +355,8 @@ def test_a_recipe_names_them():
         (lambda: UNet((1, 8, 8), patch=1, multipliers=(1,) * 5), "cannot be halved 4 times"),
         (lambda: UNet((1, 28, 28), classes=-1), "classes is at least 0; it was -1"),
         (lambda: DenoisingResNet((1, 8, 8), dilations=()), "at least 1"),
-        (lambda: DenoisingResNet((1, 8, 8), patch=0), "at least 1; they were 64, 0"),
-        (lambda: DenoisingMLP(2, depth=0), "width and depth are at least 1; they were 128 and 0"),
+        (lambda: DenoisingResNet((1, 8, 8), patch=0), "patch and dilation is at least 1; it was 0"),
+        (lambda: DenoisingMLP(2, depth=0), "depth is at least 1; it was 0"),
     ],
 )
 def test_sizes_that_make_no_network(thunk, said):

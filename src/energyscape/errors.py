@@ -5,8 +5,9 @@ Numerical trouble is never an exception: kernels reject, guards answer with a ve
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 
 class UserError(ValueError):
@@ -16,37 +17,53 @@ class UserError(ValueError):
     """
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Returns the end of a sentence, such as ``"; did you mean 'steps'?"``, or a full stop when no word is near.
+def shortened(value: Any) -> str:
+    """Return a value as a message shows it: its start where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}…"
 
-    Args:
-        word: What the user typed.
-        words: The names that exist.
+
+ALIASES: Final = {"gpu": "cuda", "epoch": "budget", "momentum": "beta1", "iterations": "steps", "batch": "batch_size"}
+"""What other libraries call a setting or value."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return the end of a sentence, such as ``"; did you mean 'steps'?"``, or a full stop when no word is near.
+
+    Other libraries' names, initials and parts of a word count too.
 
     Examples:
         >>> nearest("stpes", ["steps", "size"])
         "; did you mean 'steps'?"
+        >>> nearest("lr", ["learning_rate", "seed"])
+        "; did you mean 'learning_rate'?"
         >>> nearest("qqq", ["steps"])
         '.'
     """
     known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    meant = [each for each in known if word in ("".join(part[:1] for part in each.split("_")), each.replace("_", ""))]
+    close = [ALIASES[word]] if ALIASES.get(word) in known else meant if len(word) > 1 else []
+    close = close or difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     close = close or [each for each in known if each.startswith(word) or word in each][:3]
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
 
 
 def check_positive(**settings: float) -> None:
-    """Raises a clear error unless every setting is a positive number.
-
-    Args:
-        settings: Values by name.
-
-    Raises:
-        ValueError: If one is not positive or not a number.
-    """
+    """Raise a clear error unless every setting is a positive, finite number."""
     for name, value in settings.items():
-        if not value > 0:
-            raise ValueError(f"{name} is positive; it was {value}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is positive and finite; it was {value}")
+
+
+def check_count(*, least: int = 1, most: int = 10_000, **settings: int) -> None:
+    """Raise a clear error unless every setting is a count from ``least`` to ``most``."""
+    for name, value in settings.items():
+        if not least <= value <= most:
+            limit = f"most {most:,}" if value > most else f"least {least}"
+            raise ValueError(f"{name} is at {limit}; it was {value:.6g}")
 
 
 def needed(module: str, extra: str) -> Any:

@@ -23,6 +23,7 @@ from typing import Literal, final
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
+from energyscape.errors import check_count, check_positive
 from energyscape.registry import Registry
 
 
@@ -158,8 +159,7 @@ class Karras(Grid):
 
     def __post_init__(self) -> None:
         geometric(self.sigma_min, self.sigma_max, 1)
-        if not self.rho > 0:
-            raise ValueError(f"rho is positive; it was {self.rho}")
+        check_positive(rho=self.rho)
 
     def levels(self, steps: int) -> list[float]:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
@@ -363,8 +363,9 @@ def chain_levels(beta_min: float, beta_max: float, chain: int) -> tuple[float, .
     Raises:
         ValueError: If the settings do not make rising levels.
     """
-    if not 0 < beta_min <= beta_max < 1 or chain < 2:
-        raise ValueError(f"0 < beta_min ≤ beta_max < 1 and chain ≥ 2; they were {beta_min}, {beta_max} and {chain}")
+    check_count(chain=chain, least=2, most=100_000)
+    if not 0 < beta_min <= beta_max < 1:
+        raise ValueError(f"0 < beta_min ≤ beta_max < 1; they were {beta_min} and {beta_max}")
     levels, lost = [], 0.0
     for t in range(chain):
         lost -= math.log1p(-(beta_min + t / (chain - 1) * (beta_max - beta_min)))

@@ -11,17 +11,27 @@ what ``--help`` prints and what an error offers. A parameter whose annotation is
 
 import functools
 import inspect
+import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
-from energyscape.errors import UserError, nearest
+from energyscape.errors import UserError, nearest, shortened
 
 Settings = Mapping[str, Any]
 """What a recipe says of one component, its ``name`` left out."""
+
+Samples = Annotated[int, "samples, such as 50k"]
+"""A number of samples; recipes may write ``50k`` or ``1.5M``."""
+
+UNITS: Final = {"": 1.0, "k": 1e3, "M": 1e6}
+
+SMALLEST, LARGEST = 1e-12, 1e12
+"""Sizes of a float in a recipe, other than 0: cubes of both still fit 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def schema(component: Callable[..., Any]) -> dict[str, Field]:
         >>> schema(law)["radius"]
         Field(name='radius', annotation=<class 'float'>, default=2.0, doc='Of the circle.')
     """
-    hints = typing.get_type_hints(component.__init__ if inspect.isclass(component) else component)
+    hints = typing.get_type_hints(component.__init__ if inspect.isclass(component) else component, include_extras=True)
     docs = _argument_docs(inspect.getdoc(component) or "")
     return {
         name: Field(name, hints.get(name, Any), parameter.default, docs.get(name, ""))
@@ -151,7 +161,9 @@ def construct(
         if key not in allowed:
             known = f"Its settings: {', '.join(allowed)}." if allowed else "It has no settings."
             raise UserError(f"{title} has no setting {key!r}{nearest(key, allowed)} {known}")
-        values[key] = convert(value, fields[key].annotation, f"{title}: {key}", **context)
+        default = fields[key].default
+        same = type(value) is type(default) and value == default  # which may be infinite
+        values[key] = value if same else convert(value, fields[key].annotation, f"{title}: {key}", **context)
     missing = [key for key, field in fields.items() if field.required and key not in values and key not in open_]
     if missing:
         raise UserError(f"{title} needs a value for {', '.join(map(repr, missing))}.")
@@ -178,7 +190,7 @@ def completed(component: Callable[..., Any], settings: Settings, *, hidden: Iter
             continue
         table[name] = list(value) if isinstance(value, tuple) else value  # as TOML gives it back
         if kind := _family(field.annotation):
-            several = isinstance(value, list | tuple)
+            several = isinstance(value, list | tuple) and typing.get_origin(field.annotation) is tuple
             nested = [_completed(kind, each, name, hidden) for each in (value if several else [value])]
             table[name] = nested if several else nested[0]
     unknown = {name: value for name, value in settings.items() if name not in schema(component)}
@@ -233,7 +245,7 @@ def convert(value: Any, annotation: Any, where: str, **context: Any) -> Any:
         if value in arguments:
             return value
         hint = nearest(str(value), map(str, arguments))
-        raise UserError(f"{where} is one of {', '.join(map(str, arguments))}; it was {value!r}{hint}")
+        raise UserError(f"{where} is one of {', '.join(map(str, arguments))}; it was {shortened(value)}{hint}")
     is_tuple = origin is tuple and isinstance(value, list | tuple)
     return _tuple(value, arguments, where, context) if is_tuple else _plain(value, annotation, where)
 
@@ -248,8 +260,8 @@ def _table(registry: Registry, value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        example = f"{{name = {next(iter(registry))!r}}}"
-        raise UserError(f"{where} is a {registry.family}, a table with a name such as {example}; it was {value!r}")
+        example = f"{{name = {next(iter(registry))!r}}}; it was {shortened(value)}"
+        raise UserError(f"{where} is a {registry.family}, a table with a name such as {example}")
     return dict(value)
 
 
@@ -264,7 +276,8 @@ def _first_that_fits(value: Any, annotations: list[Any], where: str, context: Se
     except UserError:
         if len(annotations) == 1:
             raise
-        raise UserError(f"{where} is of type {' or '.join(map(_said, annotations))}; it was {value!r}") from None
+        kinds = " or ".join(map(_said, annotations))
+        raise UserError(f"{where} is of type {kinds}; it was {shortened(value)}") from None
 
 
 def _tuple(value: list[Any] | tuple[Any, ...], arguments: tuple[Any, ...], where: str, context: Settings) -> Any:
@@ -275,24 +288,38 @@ def _tuple(value: list[Any] | tuple[Any, ...], arguments: tuple[Any, ...], where
 
 
 def _plain(value: Any, annotation: Any, where: str) -> Any:
-    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if annotation is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+    if annotation in (int, float, Samples):
+        return _number(counted(value) if annotation is Samples and isinstance(value, str) else value, annotation, where)
     if annotation is Path and isinstance(value, str):
         return Path(value)
-    if (
-        isinstance(annotation, type)
-        and isinstance(value, annotation)
-        and (annotation is bool or (value is not True and value is not False))
-    ):
+    if isinstance(annotation, type) and isinstance(value, annotation):
         return value
-    raise UserError(f"{where} is of type {_said(annotation)}; it was {value!r}")
+    raise UserError(f"{where} is of type {_said(annotation)}; it was {shortened(value)}")
+
+
+def counted(text: str) -> Any:
+    """Return the number of samples that a text such as ``50k`` means, or the text if it means none."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kM]?)\s*", text)
+    return math.ceil(min(float(match[1]) * UNITS[match[2]], 1e300)) if match else text
+
+
+def _number(value: Any, annotation: Any, where: str) -> int | float:
+    """Return an integer of 64 bits, or a float whose cube is one of 32 bits."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and annotation is float and (value == 0 or SMALLEST <= abs(value) <= LARGEST):
+        return float(value)
+    if number and annotation is not float and abs(value) < 1 << 63 and value == int(value):
+        return int(value)
+    limits = f", 0 or {SMALLEST:g} to {LARGEST:g} in size" if annotation is float else ", below 2⁶³ in size"
+    kind = _said(annotation) + (limits if number and (annotation is float or not value % 1) else "")
+    raise UserError(f"{where} is of type {kind}; it was {shortened(value)}")
 
 
 def _said(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(annotation)))
+    if annotation is Samples:
+        return "int or a text such as 50k"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 

@@ -1,6 +1,7 @@
 """A recipe made into objects."""
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,16 +11,19 @@ import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
 
 from energyscape.data import DATASETS, Batches, Images, Law, batches
 from energyscape.errors import UserError
 from energyscape.experiment.precision import autocast_dtype
 from energyscape.experiment.recipe import Recipe, plain
-from energyscape.experiment.settings import Budget, Guarding, Sampling, Solving, Training
+from energyscape.experiment.settings import MOST_THREADS, Budget, Guarding, Sampling, Solving, Training
 from energyscape.files import foreign
+from energyscape.memory import require_memory
 from energyscape.models import MODELS, Denoiser, Energy, EnergyDenoiser
-from energyscape.objectives import OBJECTIVES, Objective
+from energyscape.objectives import OBJECTIVES, Objective, ReplayBuffer
 from energyscape.objectives.base import Treatment
+from energyscape.objectives.contrastive import evaluating
 from energyscape.registry import build, construct, schema
 from energyscape.rng import generator_for, global_seed, seed_for
 from energyscape.samplers.driver import Compile
@@ -47,9 +51,18 @@ class Experiment:
         )
         self.guarding: Guarding = construct(Guarding, "[guard]", tables["guard"])
         if self.training.threads is not None:
-            torch.set_num_threads(self.training.threads)
+            torch.set_num_threads(min(self.training.threads, MOST_THREADS))
         self.shape = self.source.shape if shape is None else shape
         self.objective: Objective[Any] = self._built("objective", OBJECTIVES)
+        if not self.objective.temperature > 0:
+            raise UserError(
+                "objective.kernel has temperature 0, so that its chains follow no law and none can be sampled later: "
+                "give it a positive one, such as 1, or lower step_size for less noise"
+            )
+        with torch.device("meta"), _Unfilled():
+            size = sum(each.numel() for each in self._built("model", MODELS).parameters())
+        # Training keeps gradients, two moments, an average and three snapshots too.
+        require_memory((8 if shape is None else 3) * 4 * size, f"a model of {size:,} parameters")
         with global_seed(seed_for(self.training.seed, "weights")):
             self.model: Energy | Denoiser = self._built("model", MODELS)
         self.objective.check(self.model)
@@ -170,7 +183,14 @@ class Experiment:
             UserError: If the budget cannot be read, the model cannot be compiled, or it is to be told classes that the
                 data have not or that its network has no room for.
         """
-        _ = self.budget, self._compile()
+        training, budget, _ = self.training, self.budget, self._compile()
+        training.check_machine()
+        if budget.samples is not None and budget.samples < training.batch_size:
+            raise UserError(
+                f"a budget of {budget.samples:,} samples is less than one batch of {training.batch_size:,}: say "
+                f"{budget.samples}s for seconds, {budget.samples}k for thousands of samples, or lower train.batch_size"
+            )
+        self._check_batch()
         if not self.objective.conditional:
             return
         labels = self.source.labels if isinstance(self.source, Images) else None
@@ -183,6 +203,26 @@ class Experiment:
                 if there
                 else "objective.label_dropout tells the model classes, and the data have none: set it to 'none'"
             )
+
+    def _check_batch(self) -> None:
+        """Refuse a batch or a replay buffer that does not fit in memory, by what one point takes."""
+        n, size = self.training.batch_size, math.prod(self.shape)
+        for part in self.objective.modules():
+            if isinstance(part, ReplayBuffer):
+                part.check(n)
+                require_memory(part.capacity * (32 + 12 * size), f"a replay buffer of {part.capacity:,} chains")
+        sizes = [size]
+        x = torch.zeros(1, *self.shape, device=self.training.torch_device)
+        hooks = [
+            each.register_forward_hook(lambda _layer, _x, y: sizes.append(y.numel()))
+            for each in self.model.modules()
+            if next(each.children(), None) is None
+        ]
+        with evaluating(self.model), torch.no_grad():
+            _ = self.model(x, x.new_ones(1)) if isinstance(self.model, Denoiser) else self.model(x)
+        for hook in hooks:
+            hook.remove()
+        require_memory(3 * 4 * n * sum(sizes), f"train.batch_size {n:,}")  # forward, backward and working copies
 
     def fit(self) -> Fit[Any]:
         """Returns the training run, at its beginning.
@@ -281,6 +321,13 @@ class Experiment:
             raise UserError(f"dataset {name!r} has no {changes['split']} split")
         data: Law | Images = build(DATASETS, name, table)
         return data
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave out the normal numbers of new weights, whose meta kernel takes seconds to import."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def seeded(

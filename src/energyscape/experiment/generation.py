@@ -1,5 +1,6 @@
 """What one does with a trained energy: generate, restore what noise has spoiled, complete what is missing."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.precision import autocast
 from energyscape.experiment.solving import BATCH, Generated, denoised, joined, repainted, solving
+from energyscape.memory import require_memory
 from energyscape.noise import tweedie
 from energyscape.objectives import Data, Noise, ReplayBuffer
 from energyscape.samplers import Kernel, Steps
@@ -84,6 +86,7 @@ def generating(
     steps = experiment.sampling.steps if steps is None else steps
     if n < 1 or steps < 1:
         raise UserError(f"the numbers of samples and of steps are at least 1; they were {n} and {steps}")
+    require_memory(16 * n * math.prod(experiment.shape), f"{n:,} samples")
     if experiment.has_chains:
         if label is not None:
             raise UserError("this run's energy knows no classes: leave --label out")

@@ -14,8 +14,9 @@ from typing import Any, Final, final
 import tomli_w
 
 from energyscape.data import DATASETS
-from energyscape.errors import UserError, nearest
+from energyscape.errors import UserError, nearest, shortened
 from energyscape.experiment.settings import Guarding, Sampling, Solving, Training
+from energyscape.files import foreign, read_bytes, reading
 from energyscape.models import MODELS
 from energyscape.objectives import OBJECTIVES
 from energyscape.registry import Registry, completed, schema
@@ -26,6 +27,8 @@ CONTEXT: Final = ("shape",)
 FAMILIES: Final[dict[str, Registry]] = {"data": DATASETS, "model": MODELS, "objective": OBJECTIVES}
 PLAIN: Final[dict[str, Callable[..., Any]]] = {"sampler": Sampling, "train": Training, "guard": Guarding}
 SECTIONS: Final = (*FAMILIES, *PLAIN)
+LONGEST: Final = 100_000
+DEEPEST: Final = 20
 
 
 def plain(section: str, table: Mapping[str, Any]) -> Callable[..., Any]:
@@ -64,10 +67,8 @@ class Recipe:
         """
         path = Path(name)
         if path.suffix == ".toml":
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"cannot read the recipe {name}: {error}") from None
+            with reading(path, "a recipe"):
+                text = read_bytes(path, limit=LONGEST).decode()
         else:
             known = recipe_names()
             if name not in known:
@@ -95,14 +96,14 @@ class Recipe:
                 tables["sampler"] = {}
         names_first = sorted(plainly.items(), key=lambda item: (item[0].split(".")[-1] != "name", item[0].count(".")))
         for key, text in names_first:
-            *path, setting = _full(key).split(".")
+            *path, setting = _full(key).split(".", DEEPEST)
             table = tables.setdefault(path[0], {})
             for step in path[1:]:
                 inner = table.setdefault(step, {})
                 table[step] = table = {"name": inner} if isinstance(inner, str) else inner
                 if not isinstance(table, dict):
                     raise UserError(f"--{key}: {step!r} is not a table, so it has no setting {setting!r}")
-            value = text if setting == "name" else _toml_value(text)
+            value = text if setting == "name" else _toml_value(text, key)
             if setting == "name" and table.get("name") != value:
                 table.clear()
             table[setting] = value
@@ -177,13 +178,35 @@ def parsed(text: str, where: str) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: If it is no TOML or not a file of sections.
     """
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"recipe {where}: not valid TOML: {error}") from None
+    tables = read_toml(text, f"recipe {where}")
     stray = [key for key, value in tables.items() if not isinstance(value, dict)]
     if stray:
         raise UserError(f"recipe {where}: {stray[0]!r} stands outside the sections {', '.join(SECTIONS)}")
+    return tables
+
+
+def read_toml(text: str, where: str) -> dict[str, Any]:
+    """Return the tables of TOML text, whatever a parser makes of it, within limits of length and depth.
+
+    Raises:
+        UserError: If it is no TOML, longer than `LONGEST`, deeper than `DEEPEST`, or holds control characters.
+    """
+    if len(text) > LONGEST:
+        raise UserError(f"{where}: at most {LONGEST:,} characters are read; there are {len(text):,}")
+    with foreign(f"{where}: not valid TOML"):
+        tables = tomllib.loads(text)
+    inside: list[Any] = [tables]
+    for _ in range(DEEPEST):
+        if strange := [each for each in inside if isinstance(each, str) and not each.isprintable()]:
+            raise UserError(f"{where}: settings are printable text; one was {shortened(strange[0])}")
+        inside = [
+            each
+            for outer in inside
+            if isinstance(outer, dict | list)
+            for each in ([*outer, *outer.values()] if isinstance(outer, dict) else outer)
+        ]
+    if inside:
+        raise UserError(f"{where}: tables are nested at most {DEEPEST} deep")
     return tables
 
 
@@ -207,11 +230,13 @@ def overrides_from(tokens: Sequence[str]) -> dict[str, str]:
         key, equals, value = word.partition("=")
         if not key.startswith("--") or len(key) < 3:
             raise UserError(f"expected a setting such as --train.budget 60s; it was {word!r}")
+        name = key.removeprefix("--").replace("-", "_")
         if not equals:
             if not rest:
+                _full(_epochs(name, "")[0])
                 raise UserError(f"{key} needs a value, such as {key} 1")
             value = rest.pop(0)
-        found[key.removeprefix("--").replace("-", "_")] = value
+        found[name] = value
     return found
 
 
@@ -238,10 +263,13 @@ def _full(key: str) -> str:
     return f"train.{key}"
 
 
-def _toml_value(text: str) -> Any:
+def _toml_value(text: str, key: str) -> Any:
+    """Return the value that a text is in TOML, or the text itself."""
+    if len(text) > LONGEST or not text.isprintable():
+        raise UserError(f"--{key}: a value is at most {LONGEST:,} printable characters; it was {shortened(text)}")
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return read_toml(f"value = {text}", key)["value"]
+    except UserError:
         return text
 
 

@@ -82,24 +82,33 @@ class Run:
         Raises:
             UserError: If settings do not go together, or the directory holds another run or cannot be written.
         """
-        run, recipe, shape = Run(path), experiment.recipe, experiment.shape
+        run, recipe = Run(path), experiment.recipe
         experiment.check()  # a mistake is told before anything is written
         if run.recipe_path.exists():
-            if changes := run.recipe().resolved().differences(recipe):
+            changes = run.recipe().resolved().differences(recipe)
+            if changes and run.checkpoints():
                 raise UserError(
                     f"{path} holds a run with other settings ({'; '.join(changes[:3])}"
                     f"{' …' if len(changes) > 3 else ''}): choose another folder with --out, or delete it"
                 )
+            if not changes:
+                return run
+            with run.locked():  # nothing was learned, and no other process is learning
+                run._write(experiment)
             return run
         # A run that was killed while it was being made is made anew.
         if path.is_dir() and any(
             each.name not in ("run.json", ".lock") and not PART.fullmatch(each.name) for each in path.iterdir()
         ):
             raise UserError(f"{path} is not empty and holds no run: choose another folder with --out")
-        facts = {"energyscape": __version__, "shape": shape, **conditions(experiment)}
-        write_whole(run.path / "run.json", as_json(facts).encode())
-        write_whole(run.recipe_path, recipe.text().encode())
+        run._write(experiment)
         return run
+
+    def _write(self, experiment: Experiment) -> None:
+        """Write what the run is."""
+        facts = {"energyscape": __version__, "shape": experiment.shape, **conditions(experiment)}
+        write_whole(self.path / "run.json", as_json(facts).encode())
+        write_whole(self.recipe_path, experiment.recipe.text().encode())
 
     @staticmethod
     def open(path: Path) -> "Run":

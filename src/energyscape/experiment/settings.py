@@ -12,10 +12,11 @@ from typing import Final, Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
-from energyscape.errors import UserError
+from energyscape.errors import UserError, check_count, check_positive, shortened
 from energyscape.experiment.precision import Precision
 from energyscape.noise import Grid
 from energyscape.objectives import Start
+from energyscape.registry import UNITS, Samples
 from energyscape.samplers import DescentFactory, KernelFactory, SolverFactory
 from energyscape.samplers.base import flat
 from energyscape.samplers.driver import Compile
@@ -24,7 +25,8 @@ from energyscape.training.guards import usual
 
 MOST_THREADS: Final = 4 * (os.cpu_count() or 1)
 
-_UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
+MOST_SAMPLES: Final = 1e15
+
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -57,15 +59,13 @@ class Budget(NamedTuple):
             >>> Budget.parse("1.5M").samples, Budget.parse("10min").seconds, Budget.parse("30 cpu-s")
             (1500000, 600.0, Budget(samples=None, seconds=30.0, processor=True))
         """
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(k|M|(?:cpu-)?(?:s|min|h)|epochs?)?\s*", str(text))
-        try:
-            number, unit = float(match[1]) if match else math.nan, (match[2] or "") if match else ""
-        except ValueError:
-            number, unit = math.nan, ""
-        if not 0 < number < math.inf:
+        pattern = r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(k|M|(?:cpu-)?(?:s|min|h)|epochs?)?\s*"
+        match = re.fullmatch(pattern, text if isinstance(text, str) else shortened(text))
+        number, unit = (float(match[1]), match[2] or "") if match else (math.nan, "")
+        if not 0 < number * UNITS.get(unit, 1.0) <= MOST_SAMPLES:
             raise UserError(
                 "a budget is a number of samples (400k, 1.5M), a time (60s, 10min), a time of the processor "
-                f"(60cpu-s) or epochs; it was {text!r}"
+                f"(60cpu-s) or epochs, of at most {MOST_SAMPLES:g}; it was {shortened(text)}"
             )
         if unit.startswith("epoch"):
             if epoch is None:
@@ -73,7 +73,7 @@ class Budget(NamedTuple):
             return Budget(math.ceil(number * epoch), None)
         if (seconds := unit.removeprefix("cpu-")) in _SECONDS:
             return Budget(None, number * _SECONDS[seconds], processor=seconds != unit)
-        return Budget(math.ceil(number * _UNITS[unit]), None)
+        return Budget(math.ceil(number * UNITS[unit]), None)
 
 
 @final
@@ -115,11 +115,11 @@ class Training:
     learning_rate: float = 1e-3
     beta1: float = 0.0
     beta2: float = 0.999
-    warmup: int = 10_000
+    warmup: Samples = 10_000
     decay: Literal["none", "linear", "cosine"] = "linear"
     clip: float | None = None
-    ema_half_life: float | None = 20_000.0
-    checkpoint_every: int = 50_000
+    ema_half_life: Samples | float | None = 20_000.0
+    checkpoint_every: Samples = 50_000
     log_every: int = 10
     tensorboard: bool = False
     frames: int = 0
@@ -130,35 +130,38 @@ class Training:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "learning_rate",
-            "checkpoint_every",
-            "log_every",
-            "threads",
-            "clip",
-            "ema_half_life",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is positive; it was {value}")
+        for name in ("batch_size", "checkpoint_every", "log_every", "threads"):
+            if getattr(self, name) is not None:
+                check_count(**{name: getattr(self, name)}, most=10**15)
+        for name in ("learning_rate", "clip", "ema_half_life"):
+            if getattr(self, name) is not None:
+                check_positive(**{name: getattr(self, name)})
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1 and beta2 are in [0, 1); they were {self.beta1} and {self.beta2}")
         if self.warmup < 0 or not 0 <= self.frames < 10_000:
             raise ValueError(f"warmup is not negative, frames are 0 to 9999; they were {self.warmup} and {self.frames}")
-        if self.threads is not None and self.threads > MOST_THREADS:
-            raise ValueError(f"threads is at most {MOST_THREADS}; it was {self.threads}")
         Budget.parse(self.budget, epoch=1)
+
+    def check_machine(self) -> None:
+        """Refuse to train what this machine cannot; a trained run can be used anywhere.
+
+        Raises:
+            UserError: If there are too few processors, no GPU, or a processor's budget for a GPU.
+        """
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UserError(f"[train]: threads is at most {MOST_THREADS} on this machine; it was {self.threads}")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is cuda, but torch sees no GPU here; use auto or cpu")
-        if Budget.parse(self.budget, epoch=1).processor and self.torch_device.type != "cpu":
-            raise ValueError("a budget in cpu-s says nothing of what a GPU does; give it in s, or the device as cpu")
+            raise UserError("[train]: device is cuda, but torch sees no GPU here; use auto or cpu")
+        budget = Budget.parse(self.budget, epoch=1)
+        if budget.processor and self.torch_device.type != "cpu":
+            raise UserError(
+                "[train]: a budget in cpu-s says nothing of what a GPU does; give it in s, or the device as cpu"
+            )
 
     @property
     def torch_device(self) -> torch.device:
-        """Where to train."""
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(automatic if self.device == "auto" else self.device)
+        """Where to train and to use what was learned: a GPU only where there is one."""
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
     def rate_factor(self, progress: float, samples: int) -> float:
         """Returns the factor on the learning rate.
@@ -199,8 +202,7 @@ class Sampling:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is at least 1; it was {self.steps}")
+        check_count(steps=self.steps, most=1_000_000)
         self.kernel(flat)  # a mistake in its settings is told before training, not after it
         if self.descent is not None:
             self.descent(flat, steps=self.steps)
@@ -230,10 +232,10 @@ class Solving:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is at least 1; it was {self.steps}")
-        if self.guidance is not None and not self.guidance >= 0:
-            raise ValueError(f"guidance is at least 0; it was {self.guidance}")
+        check_count(steps=self.steps, most=100_000)
+        for name, value in (("guidance", self.guidance), ("guided_from", self.guided_from)):
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} is at least 0; it was {value}")
         self.solver(denoise=_nothing, sigmas=self.levels())  # a mistake in its settings is told before training
 
     def levels(self, steps: int | None = None) -> list[float]:

@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from energyscape.errors import check_count
+
 silu = nn.functional.silu
 frequencies = 32
 
@@ -35,8 +37,7 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        if classes < 0:
-            raise ValueError(f"classes is at least 0; it was {classes}")
+        check_count(classes=classes, least=0, most=1_000_000)
         self.classes = classes
         self.first = nn.Linear(2 * frequencies, width)
         self.last = nn.Linear(width, width)

@@ -10,6 +10,7 @@ is one by construction: its score is :math:`-\nabla_y E(y, \sigma)`, and at each
 sample from, to integrate and to compose.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from energyscape.calculus import score
+from energyscape.errors import check_positive
 from energyscape.models.energy import Energy
 
 NoiseNetwork = Callable[[Tensor, Tensor], Tensor]
@@ -104,7 +106,7 @@ class AtLevel(Energy):
 
     def __init__(self, denoiser: EnergyDenoiser, sigma: float) -> None:
         super().__init__()
-        if not sigma > 0:
+        if not 0 < sigma < math.inf:
             raise ValueError(f"a noise level is positive; it was {sigma}")
         self.denoiser = denoiser
         self.sigma = sigma
@@ -160,11 +162,10 @@ class ScalarEnergyDenoiser(EnergyDenoiser):
 
     def __init__(self, network: NoiseNetwork, *, data_std: float, detail: float = 0.0) -> None:
         super().__init__()
-        if not data_std > 0:
-            raise ValueError(f"data_std is positive; it was {data_std}")
+        check_positive(data_std=data_std)
         self.network: Callable[..., Tensor] = network
         self.classes = int(getattr(network, "classes", 0))  # any callable may be a network
-        if not detail >= 0:
+        if not 0 <= detail < math.inf:
             raise ValueError(f"detail is at least 0; it was {detail}")
         self.data_std = data_std
         self.detail = detail
@@ -218,8 +219,7 @@ class CleanEnergyDenoiser(EnergyDenoiser):
 
     def __init__(self, network: NoiseNetwork, *, data_std: float) -> None:
         super().__init__()
-        if not data_std > 0:
-            raise ValueError(f"data_std is positive; it was {data_std}")
+        check_positive(data_std=data_std)
         self.network: Callable[..., Tensor] = network
         self.classes = int(getattr(network, "classes", 0))  # any callable may be a network
         self.data_std = data_std

@@ -3,6 +3,7 @@ r"""Energies: unnormalised densities :math:`p(x) \propto \exp(-E(x) / T)`; low i
 Only differences of energy mean anything: a constant added to :math:`E` changes no density, no score and no gap.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, final
 from torch import Tensor, nn
 
 from energyscape.calculus import checked
+from energyscape.errors import check_positive
 
 Network = Callable[..., Tensor]
 """Any callable, usually an `torch.nn.Module`, from ``(B, *)`` to ``(B,)`` or ``(B, 1)``."""
@@ -73,10 +75,9 @@ class NeuralEnergy(Energy):
 
     def __init__(self, network: Network, *, reference_std: float | None = None, scale: float = 1.0) -> None:
         super().__init__()
-        if reference_std is not None and not reference_std > 0:
+        if reference_std is not None and not 0 < reference_std < math.inf:
             raise ValueError(f"reference_std is positive or none; it was {reference_std}")
-        if not scale > 0:
-            raise ValueError(f"scale is positive; it was {scale}")
+        check_positive(scale=scale)
         self.network = network
         self.reference_std = reference_std
         self.scale = scale

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
+from energyscape.errors import check_count
+
 Activation = Literal["silu", "softplus", "elu", "gelu", "relu"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -47,8 +49,8 @@ class MLP(nn.Module):
         self, shape: int | tuple[int, ...], *, width: int = 128, depth: int = 2, activation: Activation = "silu"
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise ValueError(f"width and depth are at least 1; they were {width} and {depth}")
+        check_count(width=width)
+        check_count(depth=depth, most=100)
         inputs = shape if isinstance(shape, int) else math.prod(shape)
         widths = [inputs] + [width] * depth
         hidden = [
@@ -104,10 +106,8 @@ class NoiseMLP(nn.Module):
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1 or frequencies < 1:
-            raise ValueError(
-                f"width, depth and frequencies are at least 1; they were {width}, {depth} and {frequencies}"
-            )
+        check_count(width=width, frequencies=frequencies)
+        check_count(depth=depth, most=100)
         inputs = shape if isinstance(shape, int) else math.prod(shape)
         self.frequencies = frequencies
         self.first = nn.Linear(inputs, width)
@@ -241,8 +241,7 @@ class ResidualEnergyNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, breadth = _checked_image(shape, width)
-        if blocks < 1:
-            raise ValueError(f"blocks is at least 1; it was {blocks}")
+        check_count(blocks=blocks, most=100)
         normalised, inside = _normaliser(spectral_norm), width
         self.first = normalised(nn.Conv2d(channels, width, 3, padding=1))
         layers: list[nn.Module] = []
@@ -311,6 +310,5 @@ def _checked_image(shape: tuple[int, int, int], width: int) -> tuple[int, int, i
     _, height, breadth = image_shape(shape)
     if not (min(height, breadth) >= 8 and max(height, breadth) <= 64):
         raise ValueError(f"images are from 8×8 to 64×64; they were {height}×{breadth}")
-    if width < 1:
-        raise ValueError(f"width is at least 1; it was {width}")
+    check_count(width=width)
     return shape

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
+from energyscape.errors import check_count
 from energyscape.models.networks import ACTIVATIONS, Activation, image_shape
 
 
@@ -51,8 +52,7 @@ class NoiseConvNet(nn.Module):
         channels, *size = image_shape(shape)
         if min(size) < 8:
             raise ValueError(f"images are at least 8×8; they were {size[0]}×{size[1]}")
-        if width < 1 or frequencies < 1:
-            raise ValueError(f"width and frequencies are at least 1; they were {width} and {frequencies}")
+        check_count(width=width, frequencies=frequencies)
         widths = [channels]
         while max(size) > 4:
             widths.append(width * 2 ** min(len(widths) - 1, 2))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
+from energyscape.errors import check_count
 from energyscape.models.conditioning import (
     Block,
     Conditioning,
@@ -64,8 +65,9 @@ class DenoisingResNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(width, patch, *dilations, len(dilations)) < 1:
-            raise ValueError(f"width, patch and dilations are at least 1; they were {width}, {patch} and {dilations}")
+        check_count(width=width, dilations=len(dilations))
+        for each in (patch, *dilations):
+            check_count(**{"patch and dilation": each}, most=64)
         channels, told = image_shape(shape)[0] * patch**2, 4 * width
         self.patch = patch
         self.classes = classes
@@ -117,8 +119,8 @@ class DenoisingMLP(nn.Module):
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise ValueError(f"width and depth are at least 1; they were {width} and {depth}")
+        check_count(width=width)
+        check_count(depth=depth, most=100)
         inputs = shape if isinstance(shape, int) else math.prod(shape)
         self.classes = classes
         self.conditioning = Conditioning(width, classes)

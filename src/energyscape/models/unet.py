@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from torch import Tensor, nn
 
+from energyscape.errors import check_count
 from energyscape.models.conditioning import (
     Attention,
     Block,
@@ -80,11 +81,10 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(width, blocks, patch, *multipliers, len(multipliers)) < 1:
-            raise ValueError(
-                f"width, blocks, patch and multipliers are at least 1; they were {width}, {blocks}, {patch} and "
-                f"{multipliers}"
-            )
+        check_count(width=width, multipliers=len(multipliers))
+        for each in multipliers:
+            check_count(multiplier=each, most=100)
+        check_count(blocks=blocks, patch=patch, most=100)
         heights = _heights(shape, patch, len(multipliers))
         if unmet := set(attention) - set(heights):
             raise ValueError(f"attention is at one of {heights}, the heights of the levels; it was {unmet.pop()}")

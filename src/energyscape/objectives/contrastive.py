@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, final
 import torch
 from torch import Generator, Tensor, nn
 
+from energyscape.errors import check_count
 from energyscape.models.energy import Energy
 from energyscape.noise import noised
 from energyscape.objectives.base import Loss, Objective, Treatment
@@ -72,8 +73,9 @@ class ContrastiveDivergence(Objective):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if steps < 1 or not data_noise >= 0 or not alpha >= 0:
-            raise ValueError(f"steps ≥ 1, data_noise ≥ 0 and alpha ≥ 0; they were {steps}, {data_noise} and {alpha}")
+        check_count(steps=steps, most=1_000)
+        if not (0 <= data_noise < math.inf and 0 <= alpha < math.inf):
+            raise ValueError(f"data_noise ≥ 0 and alpha ≥ 0; they were {data_noise} and {alpha}")
         self.start, self.kernel, self.steps, self.compiled = start, kernel, steps, compile
         self.data_noise, self.alpha, self.regulariser = data_noise, alpha, regulariser
         self.temperature = kernel(flat).temperature

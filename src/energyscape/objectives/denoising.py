@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import score
+from energyscape.errors import check_count, check_positive
 from energyscape.models.denoiser import Denoiser, EnergyDenoiser, column
 from energyscape.models.energy import Energy
 from energyscape.noise import noised, normal_like
@@ -49,8 +50,7 @@ class DenoisingScoreMatching(Objective[Energy]):
 
     def __init__(self, *, sigma: float) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma is positive; it was {sigma}")
+        check_positive(sigma=sigma)
         self.level = sigma
 
     def forward(
@@ -105,7 +105,7 @@ class MultiscaleDenoisingScoreMatching(Objective[EnergyDenoiser]):
         super().__init__()
         if not 0 < sigma_min < sigma_max < math.inf:
             raise ValueError(f"0 < sigma_min < sigma_max; they were {sigma_min} and {sigma_max}")
-        if data_std is not None and not data_std > 0:
+        if data_std is not None and not 0 < data_std < math.inf:
             raise ValueError(f"data_std is positive or none; it was {data_std}")
         self.level, self.sigma_max, self.data_std = sigma_min, sigma_max, data_std
 
@@ -221,8 +221,7 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
     ) -> None:
         super().__init__()
         _check_dropout(label_dropout)
-        if frequencies < 1:
-            raise ValueError(f"frequencies is at least 1; it was {frequencies}")
+        check_count(frequencies=frequencies)
         self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
         self.conditional = label_dropout is not None
         self.waves = torch.nn.Parameter(torch.zeros(2 * frequencies + 1))

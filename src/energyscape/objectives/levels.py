@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energyscape.errors import check_positive
+from energyscape.errors import check_count, check_positive
 from energyscape.noise import chain_levels, geometric
 
 
@@ -121,8 +121,7 @@ class Ladder(Levels):
 
     def __post_init__(self) -> None:
         geometric(self.sigma_min, self.sigma_max, 1)
-        if self.rungs < 2:
-            raise ValueError(f"a ladder has at least two rungs; they were {self.rungs}")
+        check_count(rungs=self.rungs, least=2)
 
     def __call__(self, u: Tensor) -> Tensor:
         share = (u * self.rungs).floor().clamp(max=self.rungs - 1) / (self.rungs - 1)

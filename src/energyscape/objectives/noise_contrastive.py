@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from energyscape.errors import UserError
+from energyscape.errors import UserError, check_count, check_positive
 from energyscape.models.energy import Energy
 from energyscape.noise import noised, normal_like, uniform_like
 from energyscape.objectives.base import Loss, Objective, lazily_shaped
@@ -63,8 +63,7 @@ class NoiseContrastiveEstimation(Objective):
 
     def __init__(self, *, noise: NoiseLaw = "gaussian", ratio: int = 1, spread: float = 1.2) -> None:
         super().__init__()
-        if ratio < 1:
-            raise ValueError(f"ratio is at least 1; it was {ratio}")
+        check_count(ratio=ratio)
         self.ratio = ratio
         self.contrast = Contrast(noise, spread=spread)
         self.log_z = nn.Parameter(torch.zeros(()))
@@ -113,8 +112,7 @@ class RankingNCE(Objective):
 
     def __init__(self, *, noise: NoiseLaw = "gaussian", ratio: int = 4, spread: float = 1.2) -> None:
         super().__init__()
-        if ratio < 1:
-            raise ValueError(f"ratio is at least 1; it was {ratio}")
+        check_count(ratio=ratio)
         self.ratio = ratio
         self.contrast = Contrast(noise, spread=spread)
 
@@ -163,8 +161,10 @@ class EnergyDiscrepancy(Objective):
 
     def __init__(self, *, time: float, samples: int = 16, weight: float = 1.0) -> None:
         super().__init__()
-        if not 0 < time < math.inf or samples < 1 or not 0 <= weight < math.inf:
-            raise ValueError(f"time is positive, samples ≥ 1 and weight ≥ 0; they were {time}, {samples} and {weight}")
+        check_positive(time=time)
+        check_count(samples=samples)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight is at least 0; it was {weight}")
         self.time, self.samples, self.weight = time, samples, weight
 
     def forward(
@@ -211,8 +211,7 @@ class Contrast(nn.Module):
         super().__init__()
         if noise not in SHARES:
             raise ValueError(f"noise is one of {', '.join(SHARES)}; it was {noise!r}")
-        if not 0 < spread < math.inf:
-            raise ValueError(f"spread is positive; it was {spread}")
+        check_positive(spread=spread)
         self.share, self.spread = SHARES[noise], spread
         for name in ("mean", "factor", "low", "high"):
             self.register_buffer(name, torch.empty(0))

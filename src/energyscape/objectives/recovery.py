@@ -22,6 +22,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
+from energyscape.errors import check_count
 from energyscape.models.denoiser import EnergyDenoiser
 from energyscape.noise import geometric, normal_like
 from energyscape.objectives.base import Loss, Objective, Treatment
@@ -98,11 +99,10 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         share: float = 1.0,
     ) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps is at least 1; it was {steps}")
+        check_count(steps=steps, most=1_000)
         if not 0 <= score_weight < math.inf or not 0 < share <= 1:
             raise ValueError(f"score_weight ≥ 0 and 0 < share ≤ 1; they were {score_weight} and {share}")
-        if data_std is not None and not data_std > 0:
+        if data_std is not None and not 0 < data_std < math.inf:
             raise ValueError(f"data_std is positive or none; it was {data_std}")
         check_temperature(kernel)
         self.sigmas = geometric(sigma_min, sigma_max, levels)

@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import leaf, score
+from energyscape.errors import check_count, check_positive
 from energyscape.models.energy import Energy
 from energyscape.noise import normal_like
 from energyscape.objectives.base import Loss, Objective
@@ -157,8 +158,7 @@ class FiniteDifferenceScoreMatching(Objective):
 
     def __init__(self, *, epsilon: float = 0.05) -> None:
         super().__init__()
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon is positive; it was {epsilon}")
+        check_positive(epsilon=epsilon)
         self.epsilon = epsilon
 
     def forward(
@@ -192,8 +192,7 @@ def probe(x: Tensor, projection: Projection, *, generator: Generator | None = No
 
 
 def _check(projections: int, projection: str) -> None:
-    if projections < 1:
-        raise ValueError(f"projections is at least 1; it was {projections}")
+    check_count(projections=projections, most=1_000)
     if projection not in get_args(Projection):
         raise ValueError(f"projection is rademacher, gaussian or sphere; it was {projection!r}")
 

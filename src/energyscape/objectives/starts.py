@@ -5,6 +5,7 @@ persistent chains go on from where they were, in the very slot they came from. R
 they were drawn from let lineages die out, like alleles in a finite population.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple, final
@@ -12,7 +13,8 @@ from typing import Any, Final, Literal, NamedTuple, final
 import torch
 from torch import Generator, Tensor, nn
 
-from energyscape.errors import UserError
+from energyscape.errors import UserError, check_count
+from energyscape.memory import require_memory
 from energyscape.objectives.base import lazily_shaped
 
 
@@ -51,6 +53,11 @@ class Start(nn.Module, ABC):
         return {}
 
 
+def _check_bounds(low: float, high: float) -> None:
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"low is below high; they were {low} and {high}")
+
+
 @final
 class Data(Start):
     """Chains start at the data, as in CD-k.
@@ -84,8 +91,7 @@ class Noise(Start):
 
     def __init__(self, *, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
-        if not low < high:
-            raise ValueError(f"low is below high; they were {low} and {high}")
+        _check_bounds(low, high)
         self.low, self.high = low, high
 
     def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> tuple[Tensor, None]:
@@ -110,8 +116,7 @@ class Constant(Start):
 
     def __init__(self, *, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
-        if not low < high:
-            raise ValueError(f"low is below high; they were {low} and {high}")
+        _check_bounds(low, high)
         self.low, self.high = low, high
 
     def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> tuple[Tensor, None]:
@@ -196,12 +201,11 @@ class ReplayBuffer(Start):
         high: float = 2.0,
     ) -> None:
         super().__init__()
-        if capacity < 1:
-            raise ValueError(f"capacity is at least 1; it was {capacity}")
+        check_count(capacity=capacity, most=10**9)
+        require_memory(32 * capacity, f"a replay buffer of {capacity:,} chains")
         if not 0 <= refresh <= 1:
             raise ValueError(f"refresh is a probability in [0, 1]; it was {refresh}")
-        if not low < high:
-            raise ValueError(f"low is below high; they were {low} and {high}")
+        _check_bounds(low, high)
         self.capacity, self.refresh = capacity, refresh
         self.stored, self.low, self.high = stored, low, high
         self.fresh: Start = fresh or Noise()
@@ -211,12 +215,20 @@ class ReplayBuffer(Start):
         self.register_buffer("born", torch.tensor(capacity))
         lazily_shaped(self, "chains")
 
-    def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> tuple[Tensor, Slots]:
+    def check(self, n: int) -> None:
+        """Refuse to draw more chains at once than there are.
+
+        Raises:
+            UserError: If ``n`` is above the capacity.
+        """
         if n > self.capacity:
             raise UserError(
                 f"a replay buffer of {self.capacity} slots cannot give {n} chains at once: "
                 "raise its capacity or lower the batch size"
             )
+
+    def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> tuple[Tensor, Slots]:
+        self.check(n)
         if self.chains.numel() == 0:
             self.chains = self._filled(like, generator=generator)
         device = like.device

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
-from energyscape.errors import check_positive
+from energyscape.errors import check_count, check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, at, hamiltonian, unadjusted
 from energyscape.samplers.langevin import bounded, check_limits, clipped
@@ -72,7 +72,8 @@ class AnnealedLangevin(Kernel[Cooling]):
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_positive(step_size=self.step_size, anneal_steps=self.anneal_steps, temperature=self.temperature)
+        check_positive(step_size=self.step_size, temperature=self.temperature)
+        check_count(anneal_steps=self.anneal_steps, most=1_000_000)
         check_limits(self.drift_clip, self.bounds)
         if not self.temperature <= self.hottest < math.inf:
             raise ValueError(

@@ -16,7 +16,7 @@ from typing import final
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
-from energyscape.errors import check_positive
+from energyscape.errors import check_count, check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, Point, at, expand, hamiltonian, metropolis, rms
 from energyscape.samplers.scale import check_scale, check_shape, pulled, stretched
@@ -64,7 +64,8 @@ class HMC(Kernel[Point]):
     scale: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_positive(step_size=self.step_size, leapfrog_steps=self.leapfrog_steps, temperature=self.temperature)
+        check_positive(step_size=self.step_size, temperature=self.temperature)
+        check_count(leapfrog_steps=self.leapfrog_steps, most=1_000)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter is at least 0 and below 1; it was {self.jitter}")
         if self.scale is not None:

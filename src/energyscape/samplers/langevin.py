@@ -9,6 +9,7 @@ which is a leapfrog step of length :math:`\sqrt{2 \eta}` whose momentum is :math
 The literature's pair (step :math:`\eta`, noise standard deviation :math:`\nu`) is this with :math:`T = \nu^2 / 2\eta`.
 """
 
+import math
 from dataclasses import KW_ONLY, dataclass, field
 from typing import final
 
@@ -64,7 +65,7 @@ class Langevin(Kernel[Point]):
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size)
         check_limits(self.drift_clip, self.bounds)
-        if not self.temperature >= 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is at least 0; it was {self.temperature}")
 
     def init(self, x: Tensor) -> Point:
@@ -216,5 +217,5 @@ def check_limits(drift_clip: float | None, bounds: tuple[float, float] | None) -
     """
     if drift_clip is not None:
         check_positive(drift_clip=drift_clip)
-    if bounds is not None and not bounds[0] < bounds[1]:
+    if bounds is not None and not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise ValueError(f"bounds are (low, high) with low < high; they were {bounds}")

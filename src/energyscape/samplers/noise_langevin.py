@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import DenoiseFn
-from energyscape.errors import check_positive
+from energyscape.errors import check_count, check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.diffusion import Solution, Solver, check_levels
 
@@ -66,7 +66,8 @@ class NoiseAnnealedLangevin(Solver):
 
     def __post_init__(self) -> None:
         check_levels(self.sigmas)
-        check_positive(steps_each=self.steps_each, share=self.share)
+        check_positive(share=self.share)
+        check_count(steps_each=self.steps_each)
 
     @property
     def share(self) -> float:
@@ -186,8 +187,7 @@ class PredictorCorrector(Solver):
     def __post_init__(self) -> None:
         check_levels(self.sigmas)
         check_positive(snr=self.snr)
-        if self.corrections < 0:
-            raise ValueError(f"corrections is at least 0; it was {self.corrections}")
+        check_count(corrections=self.corrections, least=0, most=1_000)
 
     @property
     def nfe(self) -> int:

@@ -24,7 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
-from energyscape.errors import UserError
+from energyscape.errors import UserError, check_count, check_positive
 from energyscape.models.denoiser import AtLevel
 from energyscape.noise import geometric, normal_like
 from energyscape.samplers.base import Info, Kernel, KernelFactory, Point, at, expand, flat
@@ -180,12 +180,12 @@ class RecoveryDescent(Kernel[Descending]):
     temperature: float = field(default=1.0, init=False)
 
     def __post_init__(self) -> None:
+        check_count(levels=self.levels, most=1_000)
+        check_positive(sigma_max=self.sigma_max)
         if self.steps < self.levels:
             raise UserError(f"{self.levels} noise levels need at least as many steps; there were {self.steps}")
         if self.energy is not flat:
             geometric(self._bottom.sigma, self.sigma_max, self.levels)
-        elif not self.sigma_max > 0 or self.levels < 1:
-            raise ValueError(f"sigma_max is positive, levels at least 1; they were {self.sigma_max} and {self.levels}")
         check_temperature(self.kernel)
 
     def init(self, x: Tensor) -> Descending:

@@ -21,6 +21,7 @@ from typing import final
 from torch import Generator, Tensor
 
 from energyscape.calculus import DenoiseFn
+from energyscape.errors import check_positive
 from energyscape.noise import normal_like
 from energyscape.samplers.diffusion import Solution, Solver, check_levels
 
@@ -70,10 +71,11 @@ class Heun(Solver):
 
     def __post_init__(self) -> None:
         check_levels(self.sigmas)
-        if not self.churn >= 0 or not self.churn_noise > 0 or not 0 <= self.churn_from <= self.churn_to:
+        check_positive(churn_noise=self.churn_noise)
+        if not 0 <= self.churn < math.inf or not 0 <= self.churn_from <= self.churn_to:
             raise ValueError(
-                "churn ≥ 0, churn_noise > 0 and 0 ≤ churn_from ≤ churn_to; they were "
-                f"{self.churn}, {self.churn_noise}, {self.churn_from} and {self.churn_to}"
+                "churn ≥ 0 and 0 ≤ churn_from ≤ churn_to; they were "
+                f"{self.churn}, {self.churn_from} and {self.churn_to}"
             )
 
     @property

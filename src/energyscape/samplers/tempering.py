@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
-from energyscape.errors import UserError, check_positive
+from energyscape.errors import UserError, check_count
 from energyscape.samplers.base import Info, Kernel, KernelFactory, expand, flat
 
 
@@ -95,7 +95,7 @@ class ParallelTempering(Kernel[Replicas]):
     temperature: float = field(init=False)
 
     def __post_init__(self) -> None:
-        check_positive(swap_every=self.swap_every)
+        check_count(swap_every=self.swap_every, most=1_000_000)
         rising = all(a < b < math.inf for a, b in zip(self.temperatures, self.temperatures[1:], strict=False))
         if len(self.temperatures) < 2 or self.temperatures[0] != 1 or not rising:
             raise UserError(f"temperatures are factors that rise from 1, at least two; they were {self.temperatures}")

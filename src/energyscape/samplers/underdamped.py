@@ -79,7 +79,7 @@ class UnderdampedLangevin(Kernel[Moving]):
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size, friction=self.friction)
-        if not self.temperature >= 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is at least 0; it was {self.temperature}")
 
     def init(self, x: Tensor) -> Moving:

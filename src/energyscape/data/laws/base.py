@@ -5,7 +5,6 @@ dies out on all sides, with equal spacing :math:`h`, which then errs by :math:`e
 the distance of the integrand's nearest singularity from the real axis.
 """
 
-import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -114,17 +113,10 @@ def device_of(generator: Generator | None) -> torch.device:
     return torch.device("cpu") if generator is None else generator.device
 
 
-def positive(law: Law, *names: str) -> None:
-    """Refuses settings that are not positive.
-
-    Args:
-        law: Whose settings.
-        names: Which of them.
-
-    Raises:
-        UserError: If one is zero, negative, infinite or not a number.
-    """
+def positive(law: Law, *names: str, least: float = 1e-9) -> None:
+    """Refuse settings that are not positive numbers of a size that quadrature can cover."""
     for name in names:
-        value = getattr(law, name)
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{type(law).__name__}: {name} is a positive number; it was {value}")
+        value, most = getattr(law, name), 1_000 if name in ("side", "rings", "arms") else 1e9
+        if not least <= value <= most:
+            limits = f"{least:g} to {most:g}"
+            raise UserError(f"{type(law).__name__}: {name} is a positive number, {limits}; it was {value:g}")
