@@ -257,6 +257,8 @@ def test_a_mistake_is_an_error():
     x = cases.normal(50, 2)
     with pytest.raises(UserError, match="at least 4 draws"):
         mmd(x[:3], x)
+    with pytest.raises(UserError, match=r"two sets \(N, \*\)"):
+        mmd(torch.zeros(9), torch.zeros(9))
     with pytest.raises(UserError, match="one event shape"):
         energy_distance(x, x[:, :1])
     with pytest.raises(UserError, match="bandwidth"):

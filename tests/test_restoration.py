@@ -332,7 +332,7 @@ def test_windows_beyond_the_edge_do_not_count(side):
 def test_bytes_are_refused():
     x = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     for measure in (psnr, ssim):
-        with pytest.raises(ValueError, match=r"floating point; they were torch\.uint8"):
+        with pytest.raises(ValueError, match=r"floating point; they were \(1, 1, 2, 2\), torch\.uint8"):
             measure(x, x + 1, peak=255.0)  # bytes would wrap around
     with pytest.raises(ValueError, match=r"\(B, C, H, W\); they were \(1, 2, 2\)"):
         ssim(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
@@ -354,5 +354,15 @@ def test_medians_are_of_each_image_and_channel_alone(size):
 def test_completions_refuse_nonsense(settings, message):
     with pytest.raises(ValueError, match=message):
         inpaint(half_square, torch.zeros(1, 2), torch.tensor([True, False]), **settings)
+    for call in (
+        lambda y: inpaint(half_square, y, torch.tensor([True, False])),
+        lambda y: restore(half_square, y, sigma=1.0),
+        lambda y: psnr(y, y),
+    ):
+        for y in (torch.zeros(2), torch.zeros(1, 2, dtype=torch.long)):
+            with pytest.raises(ValueError, match=r"images are \(B, \*\), floating point; they were"):
+                call(y)
+    with pytest.raises(ValueError, match=r"start is of the images' shape \(3, 2\); it was \(1, 2\)"):
+        inpaint(half_square, torch.zeros(3, 2), torch.tensor([True, False]), start=torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"truth values; it was torch\.float32"):
         inpaint(half_square, torch.zeros(1, 2), torch.ones(2))

@@ -257,9 +257,9 @@ def _discrepancy(value: Tensor, variance: Tensor, null: Tensor) -> Discrepancy:
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Returns two sets of points as vectors in float64 about their common mean, which keeps digits of distances."""
-    if x.shape[1:] != y.shape[1:] or min(len(x), len(y)) < 4:
+    if x.shape[1:] != y.shape[1:] or x.ndim < 2 or min(len(x), len(y)) < 4:
         raise UserError(
-            f"two sets of at least 4 draws of one event shape; they were {tuple(x.shape)}, {tuple(y.shape)}"
+            f"two sets (N, *) of at least 4 draws of one event shape; they were {tuple(x.shape)}, {tuple(y.shape)}"
         )
     x, y = (each.detach().flatten(1).double() for each in (x, y.to(x.device)))
     mean = (x.mean(0) + y.mean(0)) / 2

@@ -226,6 +226,7 @@ def restore(
         raise ValueError(f"sigma and temperature are positive, level is not negative: {sigma}, {temperature}, {level}")
     if not 0 <= burn_in < steps:
         raise ValueError(f"0 ≤ burn_in < steps; they were {burn_in} and {steps}")
+    _check_images(y)
     if sigma <= level:
         return calibrated_step(energy, y, sigma=sigma, level=level, temperature=temperature, generator=generator)
     variance = sigma**2 - level**2
@@ -329,6 +330,9 @@ def inpaint(
         raise ValueError(f"level ≥ 0, temperature > 0, steps ≥ 2; they were {level}, {temperature}, {steps}")
     if missing.dtype != torch.bool:
         raise ValueError(f"missing holds truth values; it was {missing.dtype}: compare it with something")
+    _check_images(y)
+    if start is not None and start.shape != y.shape:
+        raise ValueError(f"start is of the images' shape {tuple(y.shape)}; it was {tuple(start.shape)}")
     missing = missing.broadcast_to(y.shape)
     known, _ = noised(y, level, generator=generator)
     x = 2 * uniform_like(y, generator=generator) - 1 if start is None else start
@@ -359,10 +363,15 @@ def _continued(kernel: MALA, state: Point, steps: int, *, generator: Generator |
     return state
 
 
+def _check_images(y: Tensor) -> None:
+    if y.ndim < 2 or not y.is_floating_point():
+        raise ValueError(f"images are (B, *), floating point; they were {tuple(y.shape)}, {y.dtype}: convert them")
+
+
 def _check_pair(x: Tensor, reference: Tensor, peak: float) -> None:
     if x.shape != reference.shape:
         raise ValueError(f"images and truth are of one shape; they were {tuple(x.shape)} and {tuple(reference.shape)}")
-    if not (x.is_floating_point() and reference.is_floating_point()):
-        raise ValueError(f"pixels are floating point; they were {x.dtype} and {reference.dtype}: convert them")
+    _check_images(x)
+    _check_images(reference)
     if not peak > 0:
         raise ValueError(f"peak is positive; it was {peak}")

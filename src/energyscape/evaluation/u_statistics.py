@@ -56,14 +56,7 @@ def of_two_sets(values: Tensor) -> Sums:
 
 
 def summed(k: PairFn, x: Tensor, y: Tensor | None = None, signs: Tensor | None = None) -> tuple[Sums, Tensor]:
-    """Returns the sums over pairs, a few rows at a time, and those in which each pair has the sign of its points.
-
-    Args:
-        k: The function.
-        x: First points, ``(N, d)``.
-        y: Second points, ``(M, d)``; those of the first set, each with all but itself, if left out.
-        signs: Of one set's points, ``(N, R)``.
-    """
+    """Return the sums over pairs, a few rows at a time, and those in which each pair has the sign of its points."""
     other = x if y is None else y
     signs = x.new_zeros(len(x), 0) if signs is None else signs
     rows, columns, squares, signed = [], x.new_zeros(len(other)), x.new_zeros(()), signs.new_zeros(signs.shape[1])

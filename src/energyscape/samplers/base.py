@@ -132,31 +132,17 @@ def at(energy: EnergyFn, x: Tensor) -> Point:
 
 
 def flat(x: Tensor) -> Tensor:
-    """The energy that is zero everywhere: to make a kernel with, and so have its settings checked, before any training.
-
-    Args:
-        x: Positions, ``(C, *)``.
-    """
+    """Return energy zero everywhere: a kernel made with it has its settings checked before any training."""
     return x.flatten(1).sum(1) * 0
 
 
 def finite(point: Standing) -> Tensor:
-    """Returns which chains have a finite position, energy and score, ``(C,)``.
-
-    Args:
-        point: Where the chains stand.
-    """
+    """Return which chains have a finite position, energy and score, ``(C,)``."""
     return point.x.isfinite().flatten(1).all(1) & point.energy.isfinite() & point.score.isfinite().flatten(1).all(1)
 
 
 def where(condition: Tensor, yes: Standing, no: Standing) -> Point:
-    """Returns, chain by chain, one point or the other.
-
-    Args:
-        condition: Which chains take ``yes``, ``(C,)``.
-        yes: Points of the chains for which the condition holds.
-        no: Points of the others.
-    """
+    """Return, chain by chain, one point or the other."""
     wide = expand(condition, yes.x)
     return Point(
         torch.where(wide, yes.x, no.x),
@@ -166,44 +152,22 @@ def where(condition: Tensor, yes: Standing, no: Standing) -> Point:
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
-    """Returns one number a chain, ``(C,)``, shaped to broadcast over ``(C, *)``.
-
-    Args:
-        value: One number a chain.
-        like: A tensor with the event's dimensions.
-    """
+    """Return one number a chain, ``(C,)``, shaped to broadcast over ``(C, *)``."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def rms(x: Tensor) -> Tensor:
-    """Returns the root mean square over each chain's coordinates, ``(C,)``.
-
-    Args:
-        x: One event a chain, ``(C, *)``.
-    """
+    """Return the root mean square over each chain's coordinates, ``(C,)``."""
     return x.flatten(1).square().mean(1).sqrt()
 
 
 def hamiltonian(point: Standing, velocity: Tensor) -> Tensor:
-    r"""Returns :math:`E(x) + \tfrac12 \|v\|^2`, ``(C,)``.
-
-    Args:
-        point: Where the chains stand.
-        velocity: :math:`v`, ``(C, *)``.
-    """
+    r"""Return :math:`E(x) + \tfrac12 \|v\|^2`, ``(C,)``."""
     return point.energy + velocity.flatten(1).square().sum(1) / 2
 
 
 def unadjusted(state: Standing, new: Point, drift: Tensor, noise: Tensor, total: Tensor) -> tuple[Point, Info]:
-    """Accepts whatever is finite.
-
-    Args:
-        state: Where the chains stand.
-        new: Where they go.
-        drift: The deterministic part of the way there, ``(C, *)``.
-        noise: Its random part, ``(C, *)``.
-        total: The Hamiltonian with which the step set out, ``(C,)``.
-    """
+    """Accept whatever is finite."""
     accepted = finite(new)
     accept_prob = accepted.to(new.x.dtype)
     info = Info(accept_prob, accepted, ~accepted, rms(drift), rms(noise), torch.zeros_like(accept_prob), total)

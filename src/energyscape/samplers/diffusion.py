@@ -313,28 +313,14 @@ class DDPM(Solver):
 
 
 def check_levels(sigmas: Sequence[float]) -> None:
-    """Raises a clear error unless levels fall to 0.
-
-    Args:
-        sigmas: The levels.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Raise a clear error unless levels fall to 0."""
     falling = all(high > low for high, low in itertools.pairwise(sigmas))
     if len(sigmas) < 2 or not falling or sigmas[-1] != 0 or not sigmas[0] < math.inf:
         raise ValueError(f"noise levels fall, from a finite one to 0; they were {list(sigmas)}")
 
 
 def check_share(**settings: float) -> None:
-    """Raises a clear error unless every setting is in [0, 1].
-
-    Args:
-        settings: Values by name.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Raise a clear error unless every setting is in [0, 1]."""
     for name, value in settings.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is in [0, 1]; it was {value}")

@@ -332,12 +332,7 @@ def sample(
 
 
 def added(total: Info | None, *infos: Info) -> Info:
-    """Returns the sum of what steps told; truth values become counts.
-
-    Args:
-        total: The sum so far, or none.
-        infos: Those of one more step, or of several.
-    """
+    """Return the sum of what steps told; truth values become counts."""
     if len(infos) == 1:
         sums = infos[0]._replace(accepted=infos[0].accepted.long(), diverged=infos[0].diverged.long())
     else:

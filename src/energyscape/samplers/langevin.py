@@ -186,35 +186,17 @@ class GradientDescent(Kernel[Point]):
 
 
 def clipped(drift: Tensor, limit: float | None) -> Tensor:
-    """Returns a drift whose elements are cut off at an absolute value.
-
-    Args:
-        drift: One event a chain, ``(C, *)``.
-        limit: The largest absolute value of an element, if any.
-    """
+    """Return a drift whose elements are cut off at an absolute value."""
     return drift if limit is None else drift.clamp(-limit, limit)
 
 
 def bounded(x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
-    """Returns positions clamped into a box.
-
-    Args:
-        x: Positions, ``(C, *)``.
-        bounds: Lowest and highest value of an element, if any.
-    """
+    """Return positions clamped into a box."""
     return x if bounds is None else x.clamp(*bounds)
 
 
 def check_limits(drift_clip: float | None, bounds: tuple[float, float] | None) -> None:
-    """Raises a clear error unless a clip is positive and bounds hold something.
-
-    Args:
-        drift_clip: The largest absolute value of an element of the drift, if any.
-        bounds: Lowest and highest value of an element of ``x``, if any.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Raise a clear error unless a clip is positive and bounds hold something."""
     if drift_clip is not None:
         check_positive(drift_clip=drift_clip)
     if bounds is not None and not -math.inf < bounds[0] < bounds[1] < math.inf:

@@ -10,36 +10,21 @@ from torch import Tensor
 
 
 def stretched(u: Tensor, scale: Tensor | None) -> Tensor:
-    """Returns :math:`S u`.
-
-    Args:
-        u: In units of the scale, ``(C, *)``.
-        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``; none is one.
-    """
+    """Return :math:`S u`."""
     if scale is None:
         return u
     return u @ scale.to(u).mT if turns(scale, u) else scale.to(u) * u
 
 
 def pulled(score: Tensor, scale: Tensor | None) -> Tensor:
-    r"""Returns :math:`S^\top s`, the score in units of the scale.
-
-    Args:
-        score: In units of ``x``, ``(C, *)``.
-        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``; none is one.
-    """
+    r"""Return :math:`S^\top s`, the score in units of the scale."""
     if scale is None:
         return score
     return score @ scale.to(score) if turns(scale, score) else scale.to(score) * score
 
 
 def shrunk(x: Tensor, scale: Tensor | None) -> Tensor:
-    r"""Returns :math:`S^{-1} x`.
-
-    Args:
-        x: ``(C, *)``.
-        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``; none is one.
-    """
+    r"""Return :math:`S^{-1} x`."""
     if scale is None:
         return x
     if turns(scale, x):
@@ -49,12 +34,7 @@ def shrunk(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def turns(scale: Tensor, x: Tensor) -> bool:
-    """Whether a scale is a matrix, for these points.
-
-    Args:
-        scale: Of each coordinate, ``(*)``, or a matrix ``(d, d)``.
-        x: ``(C, *)``.
-    """
+    """Return whether a scale is a matrix, for these points."""
     return scale.ndim == x.ndim
 
 
