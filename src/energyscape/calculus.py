@@ -100,12 +100,9 @@ def checked(e: Tensor, x: Tensor) -> Tensor:
 
 @contextmanager
 def frozen(function: Callable[..., Any]) -> Iterator[None]:
-    """Stops autograd from recording the parameters that a function uses, inside the block.
+    """Stop autograd from recording the parameters that a function uses, inside the block.
 
     Whatever ``requires_grad`` was is put back on exit, also after an exception.
-
-    Args:
-        function: A module, or a function, closure, partial or bound method over modules.
     """
     live = [
         parameter for module in modules_of(function) for parameter in module.parameters() if parameter.requires_grad
@@ -120,10 +117,7 @@ def frozen(function: Callable[..., Any]) -> Iterator[None]:
 
 
 def modules_of(function: Any) -> list[nn.Module]:
-    """Returns the modules that a callable is or closes over.
-
-    Args:
-        function: A module, or a function, closure, partial or bound method over modules.
+    """Return the modules that a callable is or closes over.
 
     Examples:
         >>> net = nn.Linear(2, 1)
@@ -154,22 +148,15 @@ def _reached(thing: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _global_modules(function: Any) -> list[nn.Module]:
-    """Returns the modules that a function uses by a global name, as functions of a script or a notebook do."""
+    """Return the modules that a function uses by a global name, as functions of a script or a notebook do."""
     names, known = getattr(getattr(function, "__code__", None), "co_names", ()), getattr(function, "__globals__", {})
     return [known[name] for name in names if isinstance(known.get(name), nn.Module)]
 
 
 def gauss_legendre(box: Box, nodes: int) -> tuple[Tensor, Tensor]:
-    r"""Returns the points and weights of a quadrature rule in the plane.
+    r"""Return the points and weights of a quadrature rule in the plane.
 
     .. math:: \int_{\text{box}} f(x)\, dx \approx \sum_i w_i f(x_i)
-
-    Args:
-        box: The rectangle ``((x0, x1), (y0, y1))``.
-        nodes: Nodes along each side, :math:`n`; the rule has :math:`n^2` points.
-
-    Returns:
-        Points ``(n * n, 2)``, the second coordinate running fastest, and weights ``(n * n,)``, in float64.
 
     Examples:
         >>> points, weights = gauss_legendre(((0.0, 1.0), (0.0, 2.0)), 4)

@@ -26,12 +26,6 @@ def count_pixels(node: Node) -> None:
 
     Where the last window overhangs (``ceil_mode``) the compiler divides its gradient by the kernel's size, unless it is
     told not to count padding: https://github.com/pytorch/pytorch/issues/198119. Where there is none, that is the same.
-
-    Args:
-        node: Any operation.
-
-    Raises:
-        NotImplementedError: If images are padded besides: then nothing that the compiler can be told is right.
     """
     if node.target not in (_aten.avg_pool2d_backward.default, _aten.avg_pool3d_backward.default):
         return

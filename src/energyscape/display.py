@@ -48,11 +48,7 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
             self.live.stop()
 
     def follow(self, reports: Iterable[Report]) -> Iterator[Report]:
-        """Yields reports on, and shows what they say.
-
-        Args:
-            reports: What the session yields.
-        """
+        """Yield reports on, and show what they say."""
         for report in reports:
             now = time.monotonic()
             if report.verdict != Verdict.GO:
@@ -69,7 +65,7 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
 
     @property
     def speed(self) -> float:
-        """Samples a second in the second half of the time since training began, or went on: all is compiled by then."""
+        """Sample a second in the second half of the time since training began, or went on: all is compiled by then."""
         now = time.monotonic()
         while len(self._marks) > 1 and self._marks[0][0] < (self._begun + now) / 2 and self._marks[1][0] < now:
             self._marks.popleft()

@@ -67,15 +67,7 @@ def check_count(*, least: int = 1, most: int = 10_000, **settings: int) -> None:
 
 
 def needed(module: str, extra: str) -> Any:
-    """Returns a module that is not installed with this package.
-
-    Args:
-        module: Its name.
-        extra: The extra that brings it.
-
-    Raises:
-        UserError: If it is missing.
-    """
+    """Return a module that is not installed with this package."""
     try:
         return importlib.import_module(module)
     except ImportError:

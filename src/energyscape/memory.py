@@ -31,7 +31,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 @functools.cache
 def keep_freed() -> bool:
-    """Lets this process keep the memory that tensors free, for the next ones; returns whether that could be asked for.
+    """Let this process keep the memory that tensors free, for the next ones; return whether that could be asked for.
 
     GNU's C library gives freed memory back to the system, and takes it anew page by page, zeroed: in loops over tensors
     of some megabytes that is 3 to 13 % of the time of a training step or a chain's. Loops ask for this when they begin.
@@ -63,15 +63,7 @@ def available() -> int | None:
 
 
 def require_memory(size: float, what: str) -> None:
-    """Raise an error if a request needs more than `SHARE` of the memory that is available.
-
-    Args:
-        size: Bytes that the request needs at its peak.
-        what: The request, such as ``"--n 1000000000"``.
-
-    Raises:
-        UserError: With both numbers.
-    """
+    """Raise an error if a request needs more than `SHARE` of the memory that is available."""
     free = available()
     if free is not None and size > SHARE * free:
         raise UserError(

@@ -28,22 +28,12 @@ from energyscape.registry import Registry
 
 
 def normal_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """Returns standard normal numbers of the shape, dtype and device of ``x``.
-
-    Args:
-        x: A tensor whose shape, dtype and device are copied.
-        generator: The stream to draw from.
-    """
+    """Return standard normal numbers of the shape, dtype and device of ``x``."""
     return x.new_empty(x.shape).normal_(generator=generator)  # empty_like would copy the layout, and draw in its order
 
 
 def uniform_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """Returns numbers uniform on [0, 1) of the shape, dtype and device of ``x``.
-
-    Args:
-        x: A tensor whose shape, dtype and device are copied.
-        generator: The stream to draw from.
-    """
+    """Return numbers uniform on [0, 1) of the shape, dtype and device of ``x``."""
     return x.new_empty(x.shape).uniform_(generator=generator)
 
 
@@ -63,15 +53,7 @@ def noised(x: Tensor, sigma: float, *, generator: Generator | None = None) -> tu
 
 
 def geometric(low: float, high: float, steps: int) -> list[float]:
-    r"""Returns noise levels, evenly spaced in logarithm: :math:`\sigma_k = \sigma_0\, (\sigma_n / \sigma_0)^{k / n}`.
-
-    Args:
-        low: :math:`\sigma_0 > 0`, in units of ``x``.
-        high: :math:`\sigma_n > \sigma_0`, in units of ``x``.
-        steps: :math:`n \ge 1`; there is one level more.
-
-    Raises:
-        ValueError: If the levels do not rise, or there is no step.
+    r"""Return noise levels, evenly spaced in logarithm: :math:`\sigma_k = \sigma_0\, (\sigma_n / \sigma_0)^{k / n}`.
 
     Examples:
         >>> [round(sigma, 9) for sigma in geometric(0.5, 4.0, 3)]
@@ -112,14 +94,7 @@ class Grid(ABC):
 
     @final
     def __call__(self, steps: int) -> list[float]:
-        """Returns ``steps + 1`` levels, falling, the last of them 0.
-
-        Args:
-            steps: How many.
-
-        Raises:
-            ValueError: If there is none, or the grid has not so many.
-        """
+        """Return ``steps + 1`` levels, falling, the last of them 0."""
         if steps < 1:
             raise ValueError(f"a grid has at least one step; it was {steps}")
         return [*self.levels(steps), 0.0]
@@ -353,16 +328,7 @@ GRIDS = Registry(
 
 @functools.cache
 def chain_levels(beta_min: float, beta_max: float, chain: int) -> tuple[float, ...]:
-    r"""Returns the levels of DDPM's chain, rising: :math:`\sigma_t^2 = \prod_{s \le t} (1 - \beta_s)^{-1} - 1`.
-
-    Args:
-        beta_min: :math:`\beta` of the first step.
-        beta_max: Of the last; those between are evenly spaced.
-        chain: Number of steps.
-
-    Raises:
-        ValueError: If the settings do not make rising levels.
-    """
+    r"""Return the levels of DDPM's chain, rising: :math:`\sigma_t^2 = \prod_{s \le t} (1 - \beta_s)^{-1} - 1`."""
     check_count(chain=chain, least=2, most=100_000)
     if not 0 < beta_min <= beta_max < 1:
         raise ValueError(f"0 < beta_min ≤ beta_max < 1; they were {beta_min} and {beta_max}")

@@ -94,10 +94,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
 
 def schema(component: Callable[..., Any]) -> dict[str, Field]:
-    """Returns the parameters of a component by name.
-
-    Args:
-        component: A class or a function.
+    """Return the parameters of a component by name.
 
     Examples:
         >>> def law(*, radius: float = 2.0) -> None:
@@ -120,39 +117,14 @@ def schema(component: Callable[..., Any]) -> dict[str, Field]:
 
 
 def build(registry: Registry, name: str, settings: Settings | None = None, **context: Any) -> Any:
-    """Makes a component from its name and settings.
-
-    Args:
-        registry: The family.
-        name: The component's name.
-        settings: Values for its parameters; a nested component is a table with a ``name``.
-        context: Values that recipes do not give (the data's ``shape``, a ``seed``); whichever component has a parameter
-            of that name receives it, nested ones too.
-
-    Returns:
-        The component, or a partial of it where a late parameter is still open.
-
-    Raises:
-        UserError: If a name is unknown, a value has the wrong type or a required one is missing.
-    """
+    """Make a component from its name and settings."""
     return construct(registry[name], f"{registry.family} {name!r}", settings or {}, late=registry.late, **context)
 
 
 def construct(
     component: Callable[..., Any], title: str, settings: Settings, *, late: tuple[str, ...] = (), **context: Any
 ) -> Any:
-    """Calls a component with a recipe's settings, checked against its signature.
-
-    Args:
-        component: A class or a function.
-        title: What it is called in messages.
-        settings: Values for its parameters.
-        late: Parameters that are bound later; where one is open, a partial is returned.
-        context: Values that recipes do not give.
-
-    Raises:
-        UserError: If a name is unknown, a value has the wrong type or a required one is missing.
-    """
+    """Call a component with a recipe's settings, checked against its signature."""
     fields = schema(component)
     values = {key: context[key] for key in fields if key in context}
     open_ = {key for key in late if key in fields and key not in context}
@@ -176,13 +148,7 @@ def construct(
 
 
 def completed(component: Callable[..., Any], settings: Settings, *, hidden: Iterable[str] = ()) -> dict[str, Any]:
-    """Returns settings with every default filled in, as a table for a recipe.
-
-    Args:
-        component: A class or a function.
-        settings: Values that were given; what the component does not know stays, for `construct` to complain about.
-        hidden: Parameters that recipes do not give.
-    """
+    """Return settings with every default filled in, as a table for a recipe."""
     table: dict[str, Any] = {}
     for name, field in schema(component).items():
         value = settings.get(name, field.default)
@@ -215,16 +181,7 @@ def _family(annotation: Any) -> Registry | None:
 
 
 def convert(value: Any, annotation: Any, where: str, **context: Any) -> Any:
-    """Turns a recipe's value into what an annotation asks for.
-
-    Args:
-        value: As TOML gave it: a string, number, truth value, list or table.
-        annotation: The parameter's type.
-        where: What is being set, for the message.
-        context: Passed to nested components.
-
-    Raises:
-        UserError: If the value does not fit.
+    """Turn a recipe's value into what an annotation asks for.
 
     Examples:
         >>> convert(3, float, "step_size")
@@ -256,7 +213,7 @@ def _nested(registry: Registry, value: Any, where: str, context: Settings) -> An
 
 
 def _table(registry: Registry, value: Any, where: str) -> dict[str, Any]:
-    """Returns what a recipe says of a nested component: a table with a name, or only the name."""
+    """Return what a recipe says of a nested component: a table with a name, or only the name."""
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
@@ -324,7 +281,7 @@ def _said(annotation: Any) -> str:
 
 
 def _argument_docs(doc: str) -> dict[str, str]:
-    """Reads the ``Args`` of a Google docstring: name to its text on one line."""
+    """Read the ``Args`` of a Google docstring: name to its text on one line."""
     found: dict[str, str] = {}
     inside, indent, name = False, 0, ""
     for line in inspect.cleandoc(doc).splitlines():

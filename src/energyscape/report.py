@@ -55,12 +55,7 @@ class Section(NamedTuple):
 
 
 def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
-    """Returns a report as one self-contained HTML page; write it as UTF-8.
-
-    Args:
-        title: Of the page.
-        sections: Its parts, in order.
-        subtitle: One line under the title.
+    """Return a report as one self-contained HTML page; write it as UTF-8.
 
     Examples:
         >>> text = page("Run 7", [Section("Loss", "It fell & fell.")])

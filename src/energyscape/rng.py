@@ -50,13 +50,9 @@ def generator_for(seed: int, *parts: str | int, device: torch.device | str = "cp
 
 @contextmanager
 def global_seed(seed: int, *, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds torch's global generators inside the block and puts their states back afterwards.
+    """Seed torch's global generators inside the block and put their states back afterwards.
 
     Only for code that offers no ``generator=``, such as the initialisers of ``torch.nn`` layers, and dropout.
-
-    Args:
-        seed: The seed inside the block.
-        device: Whose generator is seeded besides that of the processor.
     """
     other = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=other):
@@ -94,15 +90,11 @@ class Streams:
         return self._generators[role]
 
     def state(self) -> dict[str, Tensor]:
-        """Returns every generator's state as bytes, by role."""
+        """Return every generator's state as bytes, by role."""
         return {role: generator.get_state() for role, generator in self._generators.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Puts every generator back; roles that the state does not know start afresh.
-
-        Args:
-            state: What `state` returned.
-        """
+        """Put every generator back; roles that the state does not know start afresh."""
         self._generators = {}
         for role, value in state.items():
             self[role].set_state(value)

@@ -21,18 +21,7 @@ LINE: Final = 1 << 24
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Reads an array of any shape and kind; what it should hold is for the caller to check.
-
-    Args:
-        path: An NPY or NPZ array (NPZ: the array named ``x``, or the only one) or a CSV table, whose first line may be
-            names.
-
-    Returns:
-        The array; float64 ``(rows, columns)`` of a CSV table, without its line of names.
-
-    Raises:
-        UserError: If the file is missing, of another kind, or damaged.
-    """
+    """Read an array of any shape and kind; what it should hold is for the caller to check."""
     suffix = path.suffix.lower()
     if suffix not in ARRAYS:
         raise UserError(f"{path}: expected one of {', '.join(ARRAYS)}; it is {suffix or 'without a suffix'}")

@@ -157,7 +157,7 @@ class Batches(Iterator[Batch]):
         return batch
 
     def _next(self, n: int) -> tuple[Tensor, Tensor]:
-        """Returns the rows of the next batch, and which of them are to be mirrored."""
+        """Return the rows of the next batch, and which of them are to be mirrored."""
         parts, position, end = [], self._position, self._position + self.size
         while position < end:
             epoch, offset = divmod(position, n)

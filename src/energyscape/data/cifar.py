@@ -166,7 +166,7 @@ LAYOUTS: Final = (
 
 
 def _found(folder: Path, split: str) -> list[Records] | None:
-    """Returns the batches of the first layout that is there with all of them, or none."""
+    """Return the batches of the first layout that is there with all of them, or none."""
     for layout in LAYOUTS:
         for place in (folder / layout.folder, folder):
             paths = [place / name for name in layout.names(split)]
@@ -218,7 +218,7 @@ class _Unpacked:
 
 
 def _from_archive(path: Path, layout: Layout, split: str) -> list[Records]:
-    """Reads the batches of a split where they lie: nothing is unpacked, so that nothing can be written anywhere."""
+    """Read the batches of a split where they lie: nothing is unpacked, so that nothing can be written anywhere."""
     names, contents = layout.names(split), dict[str, bytes]()
     with opened(path, "an intact tar.gz archive") as (packed, _):
         unpacked = _Unpacked(packed)

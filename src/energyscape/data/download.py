@@ -37,42 +37,20 @@ class DownloadError(UserError):
 
 
 def cache_folder(name: str) -> Path:
-    """Returns where a data set is kept: ``$ENERGYSCAPE_DATA/name``, else ``~/.cache/energyscape/name``.
-
-    Args:
-        name: The data set.
-    """
+    """Return where a data set is kept: ``$ENERGYSCAPE_DATA/name``, else ``~/.cache/energyscape/name``."""
     return Path(os.path.expanduser(os.environ.get("ENERGYSCAPE_DATA") or "~/.cache/energyscape"), name)
 
 
 def learned_folder(name: str) -> Path:
-    """Returns where something trained is kept: ``energyscape/name`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+    """Return where something trained is kept: ``energyscape/name`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
 
     Data may lie in a folder that is shared and not to be written to; this one is the user's own.
-
-    Args:
-        name: What is kept.
     """
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "energyscape", name)
 
 
 def download(name: str, folder: str | Path, *, mirrors: Sequence[str], known: Sum, timeout: float = TIMEOUT) -> Path:
-    """Fetch a file into a folder.
-
-    Args:
-        name: The file's name, on the mirrors and in the folder.
-        folder: Where to put it; made if it does not exist.
-        mirrors: Addresses that the name is appended to, tried in turn.
-        known: What it is recognised by.
-        timeout: Seconds without an answer after which the next mirror is tried.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        DownloadError: If no mirror serves that file.
-        UserError: If the folder cannot be written.
-    """
+    """Fetch a file into a folder."""
     faults = []
     for mirror in mirrors:
         try:

@@ -29,17 +29,7 @@ CHUNK = 1 << 20
 
 
 def read_idx(path: str | Path, *, dimensions: int) -> Tensor:
-    """Reads an idx file of unsigned bytes, and checks it before it is used.
-
-    Args:
-        path: The file, compressed or not.
-        dimensions: How many dimensions it must have: 3 for grey images, 1 for labels.
-
-    Returns:
-        The values, uint8.
-
-    Raises:
-        UserError: If the file is unreadable, damaged, cut short, too long, empty or something else than was asked for.
+    """Read an idx file of unsigned bytes, and check it before it is used.
 
     Examples:
         >>> import tempfile

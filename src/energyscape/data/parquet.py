@@ -70,7 +70,7 @@ def read_shard(path: Path, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def _rows(arrow: Any, file: BinaryIO, size: int, path: Path, pixels: int) -> Iterator[tuple[bytes, int]]:
-    """Yields each row's PNG file and label."""
+    """Yield each row's PNG file and label."""
     if file.read(len(POINTER)) == POINTER:
         raise UserError(f"{path}: expected a Parquet file; it is a pointer to one: fetch it with 'git lfs pull'")
     with arrow.parquet.ParquetFile(file) as shard:
@@ -95,7 +95,7 @@ def _values(images: Any, labels: Any, path: Path) -> Iterator[tuple[bytes, int]]
 
 
 def _image_column(arrow: Any, path: Path, schema: Any) -> str:
-    """Returns the name of the column of images."""
+    """Return the name of the column of images."""
     types = arrow.types
     kinds = {name: schema.field(name).type for name in schema.names if schema.names.count(name) == 1}
     for name in ("img", "image"):
@@ -113,7 +113,7 @@ def _image_column(arrow: Any, path: Path, schema: Any) -> str:
 
 
 def _planes(content: bytes, side: int, name: str) -> NDArray[np.uint8]:
-    """Returns the pixels of a PNG file, ``(3 side²,)``; what is in it is decoded only if its size is the right one."""
+    """Return the pixels of a PNG file, ``(3 side²,)``; what is in it is decoded only if its size is the right one."""
     import PIL.Image
 
     with reading(name, "a PNG image"), PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as image:

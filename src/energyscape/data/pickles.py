@@ -24,11 +24,7 @@ INSTRUCTIONS: Final = 1_000_000
 
 
 def word(key: str | bytes) -> str:
-    """Returns text of Python 2, which is read as bytes, or of Python 3.
-
-    Args:
-        key: The text.
-    """
+    """Return text of Python 2, which is read as bytes, or of Python 3."""
     return key.decode("latin1") if isinstance(key, bytes) else str(key)
 
 
@@ -91,7 +87,7 @@ class Latin(StandIn):
     __slots__ = ()
 
     def __new__(cls, text: str, code: str) -> Any:
-        """Returns bytes, and no instance."""
+        """Return bytes, and no instance."""
         if code != "latin1":
             raise ValueError(f"bytes as {code}")
         return _latin(str(text))
@@ -131,15 +127,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def unpickled(content: bytes, name: str) -> Any:
-    """Returns what a pickle holds, without running anything of it.
-
-    Args:
-        content: Of the file.
-        name: Of the file, for messages.
-
-    Raises:
-        UserError: If it is damaged, or names anything but arrays.
-    """
+    """Return what a pickle holds, without running anything of it."""
     with reading(name, "an intact pickled batch"):
         _check_size(content)
         try:

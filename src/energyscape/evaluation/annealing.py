@@ -46,7 +46,7 @@ class Base(Protocol):
         r""":math:`\log Z_0 = \log \int e^{-E_0(x)}\, dx`, in nats."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns the energy of each point, ``(B, *) -> (B,)``."""
+        """Return the energy of each point, ``(B, *) -> (B,)``."""
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
         """Returns exact draws, ``(n, *)``."""
@@ -182,7 +182,7 @@ def _explored(path: Path, generator: Generator | None) -> tuple[list[float], lis
 
 
 def _spread(path: Path, x: Tensor) -> float:
-    """Returns half the width of the central 68 % of E / T - E0: a standard deviation that tails do not reach."""
+    """Return half the width of the central 68 % of E / T - E0: a standard deviation that tails do not reach."""
     with torch.no_grad():
         difference = path.tempered(1)(x) - path.tempered(0)(x)
     difference = difference[difference.isfinite()]
@@ -193,7 +193,7 @@ def _spread(path: Path, x: Tensor) -> float:
 
 
 def _spaced(betas: tuple[float, ...], spread: list[float], count: int) -> tuple[float, ...]:
-    """Returns levels between which the integral of the spread over beta is the same."""
+    """Return levels between which the integral of the spread over beta is the same."""
     beta, density = np.array(betas), np.array(spread)
     area = np.diff(beta) * (density[1:] + density[:-1]) / 2
     # A twentieth of the mean everywhere leaves no gap where chains that lag behind tell of no spread.
@@ -204,5 +204,5 @@ def _spaced(betas: tuple[float, ...], spread: list[float], count: int) -> tuple[
 
 
 def _interpolated(at: tuple[float, ...], betas: tuple[float, ...], steps: list[float]) -> tuple[float, ...]:
-    """Returns step sizes at other levels, their logarithms interpolated."""
+    """Return step sizes at other levels, their logarithms interpolated."""
     return tuple(map(float, np.exp(np.interp(at, betas, np.log(steps)))))

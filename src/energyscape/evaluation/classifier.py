@@ -152,18 +152,10 @@ class Classifier(nn.Module):
 
 
 def train_classifier(images: Images, *, samples: int = SAMPLES, seed: int = 0) -> Classifier:
-    """Returns a classifier of a data set, trained by cross-entropy; of 28×28 pixels it takes one core about a minute.
+    """Return a classifier of a data set, trained by cross-entropy; of 28×28 pixels it takes one core about a minute.
 
     Each batch is moved a little, half of it gets noise of up to 0.3, and debris made of it is added. The
     same data, seed and number of threads give the same bits.
-
-    Args:
-        images: With labels.
-        samples: Images to look at, at least one batch of 128.
-        seed: Of the weights, the order and the noise.
-
-    Raises:
-        UserError: If the images have no labels, or too few of them or of the samples.
     """
     if images.labels is None or len(images) < 2 or samples < BATCH:
         raise UserError(
@@ -189,7 +181,7 @@ def train_classifier(images: Images, *, samples: int = SAMPLES, seed: int = 0) -
 
 
 def _augmented(x: Tensor, label: Tensor, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Returns a batch as training sees it: moved, half of it noised, with debris at its end."""
+    """Return a batch as training sees it: moved, half of it noised, with debris at its end."""
     nothing = rubbish(x.flatten(1), max(1, round(SHARE * len(x))), generator=generator).unflatten(1, x.shape[1:])
     far = min(x.shape[2:]) // MOVE
     down, right = (int(torch.randint(-far, far + 1, (), generator=generator)) for _ in range(2))
@@ -225,15 +217,7 @@ def classifier_for(images: Images, *, seed: int = 0) -> Classifier:
 
 
 def cached_at(images: Images, *, seed: int = 0) -> Path:
-    """Returns where a data set's trained classifier is kept.
-
-    Args:
-        images: With labels.
-        seed: Of the training.
-
-    Raises:
-        UserError: If the images have no labels.
-    """
+    """Return where a data set's trained classifier is kept."""
     if images.labels is None:
         raise UserError(f"{images.name}: a classifier needs labelled images; these have no labels")
     settings = (VERSION, FEATURES, SAMPLES, BATCH, RATE, NOISE, MOVE, SHARE, seed, images.shape, images.white)
@@ -244,7 +228,7 @@ def cached_at(images: Images, *, seed: int = 0) -> Path:
 
 
 def _loaded(path: Path, images: Images) -> Classifier | None:
-    """Returns the classifier that a file holds, or none if it is damaged."""
+    """Return the classifier that a file holds, or none if it is damaged."""
     assert images.labels is not None
     classifier = Classifier(images.shape, int(images.labels.max()) + 1)
     try:

@@ -215,14 +215,7 @@ class DensityOfStates:
         self.bandwidth = ((high - low) / 1.35 * len(known) ** -0.2).clamp(min=1e-12)
 
     def __call__(self, statistics: Tensor) -> Tensor:
-        """Returns the rarity of each row.
-
-        Args:
-            statistics: ``(B, S)``.
-
-        Returns:
-            float64, ``(B,)``; NaN where a statistic is.
-        """
+        """Return the rarity of each row."""
         rarity = torch.zeros(len(statistics), dtype=torch.float64)
         for known, width, values in zip(self.known.mT, self.bandwidth, statistics.double().mT, strict=True):
             z = (values.unsqueeze(1) - known) / width
@@ -231,33 +224,18 @@ class DensityOfStates:
 
 
 def compressed_size(x: Tensor) -> Tensor:
-    """Returns the bytes that each image takes when compressed (zlib, level 9): plain ones are small, busy ones large.
-
-    Args:
-        x: Images on [-1, 1], ``(B, *)``.
-
-    Returns:
-        ``(B,)``.
-    """
+    """Return the bytes that each image takes when compressed (zlib, level 9): plain ones are small, busy ones large."""
     pixels = ((x.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return torch.tensor([float(len(zlib.compress(each.numpy().tobytes(), 9))) for each in pixels])
 
 
 def pixel_mean(x: Tensor) -> Tensor:
-    """Returns the mean of each image's pixels.
-
-    Args:
-        x: Images, ``(B, *)``.
-    """
+    """Return the mean of each image's pixels."""
     return x.flatten(1).mean(1)
 
 
 def pixel_variance(x: Tensor) -> Tensor:
-    """Returns the variance of each image's pixels.
-
-    Args:
-        x: Images, ``(B, *)``.
-    """
+    """Return the variance of each image's pixels."""
     return x.flatten(1).var(1, correction=0)
 
 
@@ -280,7 +258,7 @@ def _unusable(x: Tensor, y: Tensor) -> bool:
 
 
 def _auc_error(outside: Tensor, inside: Tensor) -> float:
-    """Returns the standard error of an AUROC: the variance of its two means over points (DeLong et al., 1988)."""
+    """Return the standard error of an AUROC: the variance of its two means over points (DeLong et al., 1988)."""
     if _unusable(outside, inside) or min(len(outside), len(inside)) < 2:
         return math.nan
     variance = 0.0

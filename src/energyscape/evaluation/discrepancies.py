@@ -241,13 +241,7 @@ def kernel_stein(
 
 
 def two_sample(x: Tensor, y: Tensor, k: PairFn) -> Discrepancy:
-    """Returns the mean within both sets less twice that between them, and its errors.
-
-    Args:
-        x: First points, ``(N, d)``, at least four.
-        y: Second points, ``(M, d)``, at least four.
-        k: The function of pairs.
-    """
+    """Return the mean within both sets less twice that between them, and its errors."""
     return _discrepancy(*compared(summed(k, x)[0], summed(k, y)[0], summed(k, x, y)[0]))
 
 
@@ -256,7 +250,7 @@ def _discrepancy(value: Tensor, variance: Tensor, null: Tensor) -> Discrepancy:
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns two sets of points as vectors in float64 about their common mean, which keeps digits of distances."""
+    """Return two sets of points as vectors in float64 about their common mean, which keeps digits of distances."""
     if x.shape[1:] != y.shape[1:] or x.ndim < 2 or min(len(x), len(y)) < 4:
         raise UserError(
             f"two sets (N, *) of at least 4 draws of one event shape; they were {tuple(x.shape)}, {tuple(y.shape)}"
@@ -267,7 +261,7 @@ def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bandwidth(points: Tensor, bandwidth: float | None) -> float:
-    """Returns the bandwidth that was given, or the median distance of points at equal steps through the set."""
+    """Return the bandwidth that was given, or the median distance of points at equal steps through the set."""
     if bandwidth is not None:
         if not (math.isfinite(bandwidth) and bandwidth > 0):
             raise UserError(f"bandwidth is a positive number; it was {bandwidth}")
@@ -280,20 +274,20 @@ def _bandwidth(points: Tensor, bandwidth: float | None) -> float:
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
-    """Returns the squared distances of points ``(b, d)`` and ``(m, d)``."""
+    """Return the squared distances of points ``(b, d)`` and ``(m, d)``."""
     squares = a.square().sum(1, keepdim=True) + b.square().sum(1)
     return torch.addmm(squares, a, b.mT, alpha=-2).clamp_(min=0)
 
 
 def _sorted_blocks(projected: Tensor, size: int, generator: Generator | None) -> Tensor:
-    """Returns order statistics of random blocks, ``(directions, blocks, size)``, from ``(N, directions)``."""
+    """Return order statistics of random blocks, ``(directions, blocks, size)``, from ``(N, directions)``."""
     count = len(projected) // size
     order = torch.randperm(len(projected), generator=generator, device=projected.device)[: count * size]
     return projected[order].view(count, size, -1).sort(1).values.permute(2, 0, 1)
 
 
 def _stein_kernel(bandwidth: float) -> PairFn:
-    """Returns u of `kernel_stein` as a function of points with their scores beside them, ``(b, 2 d)``."""
+    """Return u of `kernel_stein` as a function of points with their scores beside them, ``(b, 2 d)``."""
 
     def u(a: Tensor, b: Tensor) -> Tensor:
         (x, sx), (y, sy) = a.chunk(2, 1), b.chunk(2, 1)

@@ -210,28 +210,24 @@ class Sheet(NamedTuple):
     reduced: Tensor
 
     def log_mass(self) -> Tensor:
-        """Returns the logarithm of each node's unnormalised mass."""
+        """Return the logarithm of each node's unnormalised mass."""
         return self.weights.log() - self.reduced
 
     def log_z(self) -> float:
-        """Returns the log normalising constant of the box."""
+        """Return the log normalising constant of the box."""
         return float(self.log_mass().logsumexp(0))
 
     def shares(self) -> tuple[Tensor, Tensor]:
-        """Returns the nodes and each one's share of the mass."""
+        """Return the nodes and each one's share of the mass."""
         return self.points, self.log_mass().softmax(0)
 
     def edge_mass(self) -> float:
-        """Returns the share of the mass in the rim."""
+        """Return the share of the mass in the rim."""
         points, share = self.shares()
         return float(share[_reach(points, self.box) > 1 - 2 * RIM].sum())
 
     def within(self, box: Box) -> "Sheet":
-        """Returns the part of the sheet that lies in a box between whose panels and the others no node lies.
-
-        Args:
-            box: A box around the same centre.
-        """
+        """Return the part of the sheet that lies in a box between whose panels and the others no node lies."""
         inside = _reach(self.points, box) < 1
         return Sheet(box, self.points[inside], self.weights[inside], self.reduced[inside])
 
@@ -251,7 +247,7 @@ class Sheets(NamedTuple):
 def _fine_and_half(
     law: Law, energy: EnergyFn, box: Box | None, temperature: float, nodes: int
 ) -> tuple[Sheets, Sheets]:
-    """Returns a model at all nodes and at half as many along each side."""
+    """Return a model at all nodes and at half as many along each side."""
     if box is None:
         # The widest box was looked at with half the nodes, so that rule is done.
         widest = _sheet(energy, law.box, temperature, nodes // 2, RINGS)
@@ -265,7 +261,7 @@ def _fine_and_half(
 
 
 def _model(law: Law, energy: EnergyFn, box: Box | None, temperature: float, nodes: int) -> Sheet:
-    """Returns a model in the box asked for, or in one that is wide enough."""
+    """Return a model in the box asked for, or in one that is wide enough."""
     if box is not None:
         return _sheet(energy, box, temperature, nodes)
     rings = _rings(_sheet(energy, law.box, temperature, nodes // 2, RINGS), law.box)
@@ -273,7 +269,7 @@ def _model(law: Law, energy: EnergyFn, box: Box | None, temperature: float, node
 
 
 def _rings(widest: Sheet, box: Box) -> int:
-    """Returns the fewest rings around a box that hold the mass of the widest sheet.
+    """Return the fewest rings around a box that hold the mass of the widest sheet.
 
     To widen until the rim is empty would not do: a mode far outside the law's box has an empty rim before it.
     """
@@ -283,7 +279,7 @@ def _rings(widest: Sheet, box: Box) -> int:
 
 
 def _cross(law: Law, board: Sheet) -> float:
-    """Returns the integral of p (log p + E / T) over the law's box, where p log p = 0 if p = 0."""
+    """Return the integral of p (log p + E / T) over the law's box, where p log p = 0 if p = 0."""
     log_p = law.log_prob(board.points)
     inside = log_p > -torch.inf
     difference = log_p[inside] + board.reduced[inside]
@@ -291,21 +287,21 @@ def _cross(law: Law, board: Sheet) -> float:
 
 
 def _excess(law: Law, board: Sheet, log_z: float) -> float:
-    """Returns the integral of p - q where p > q, which is only in the law's box; it is zero at p = q by any rule."""
+    """Return the integral of p - q where p > q, which is only in the law's box; it is zero at p = q by any rule."""
     p, q = law.log_prob(board.points).exp(), (-board.reduced - log_z).exp()
     # Not `clamp`: where q is NaN, so is the integral.
     return float((board.weights * torch.where(p < q, 0, p - q)).sum())
 
 
 def _sheet(energy: EnergyFn, box: Box, temperature: float, nodes: int, rings: int = 0) -> Sheet:
-    """Returns an energy at ``nodes`` nodes along each side of a box, and in rings around it."""
+    """Return an energy at ``nodes`` nodes along each side of a box, and in rings around it."""
     parts = [_ring(box, ring, nodes) for ring in range(rings + 1)]
     points, weights = (torch.cat(each) for each in zip(*parts, strict=True))
     return Sheet(_widened(box, rings), points, weights, _reduced(energy, points, temperature))
 
 
 def _ring(box: Box, ring: int, nodes: int) -> tuple[Tensor, Tensor]:
-    """Returns points and weights of Gauss-Legendre rules on the panels of one ring; ring 0 is the box."""
+    """Return points and weights of Gauss-Legendre rules on the panels of one ring; ring 0 is the box."""
     unit, weights = gauss_legendre(((0.0, 1.0), (0.0, 1.0)), nodes // PANELS if ring == 0 else max(2, nodes // 8))
     edges = torch.stack([_edges(low, high, ring) for low, high in box])
     last = PANELS + 2 * ring - 1
@@ -317,26 +313,26 @@ def _ring(box: Box, ring: int, nodes: int) -> tuple[Tensor, Tensor]:
 
 
 def _edges(low: float, high: float, rings: int) -> Tensor:
-    """Returns where panels meet along one side: 4 equal ones, and on both ends as many as rings, doubling in width."""
+    """Return where panels meet along one side: 4 equal ones, and on both ends as many as rings, doubling in width."""
     out = (high - low) / PANELS * (2 ** torch.arange(1, rings + 1, dtype=torch.float64) - 1)
     return torch.cat([low - out.flip(0), torch.linspace(low, high, PANELS + 1, dtype=torch.float64), high + out])
 
 
 def _widened(box: Box, rings: int) -> Box:
-    """Returns the box with so many rings of panels around it."""
+    """Return the box with so many rings of panels around it."""
     (x0, x1), (y0, y1) = box
     dx, dy = ((high - low) / PANELS * (2**rings - 1) for low, high in box)
     return ((x0 - dx, x1 + dx), (y0 - dy, y1 + dy))
 
 
 def _reach(points: Tensor, box: Box) -> Tensor:
-    """Returns how far from a box's centre points lie, in units of the way to its border."""
+    """Return how far from a box's centre points lie, in units of the way to its border."""
     low, high = torch.tensor(box, dtype=points.dtype).unbind(1)
     return ((2 * points - low - high) / (high - low)).abs().amax(1)
 
 
 def _reduced(energy: EnergyFn, points: Tensor, temperature: float) -> Tensor:
-    """Returns E / T in float64, computed batch by batch in the precision and on the device of the energy."""
+    """Return E / T in float64, computed batch by batch in the precision and on the device of the energy."""
     tensors = (each for module in modules_of(energy) for each in [*module.parameters(), *module.buffers()])
     like = next((each for each in tensors if each.is_floating_point()), points)
     with torch.no_grad():

@@ -115,7 +115,7 @@ def _pair(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
 
 
 def _root(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the square root of the covariance of centred points, and its pseudo-inverse."""
+    """Return the square root of the covariance of centred points, and its pseudo-inverse."""
     values, vectors = torch.linalg.eigh(u.mT @ u / (len(u) - 1))
     values = values.clamp(min=0)
     inverse = torch.where(values > TINY * values[-1], values, torch.inf).rsqrt()

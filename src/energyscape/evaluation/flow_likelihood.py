@@ -139,7 +139,7 @@ class ProbabilityFlow:
         return self._followed(x, lambda clean, y: torch.stack([_gradient(clean, y, v) for v in probes]))
 
     def _followed(self, x: Tensor, trace: Trace) -> Tensor:
-        """Returns log-densities ``(P, B)`` after following points up all levels."""
+        """Return log-densities ``(P, B)`` after following points up all levels."""
         low, step = math.log(self.sigma_min), math.log(self.sigma_max / self.sigma_min) / self.steps
         d, total = x[0].numel(), torch.zeros((), dtype=torch.float64, device=x.device)
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.denoise):
@@ -156,7 +156,7 @@ class ProbabilityFlow:
         return total - square / (2 * variance) - d / 2 * math.log(2 * math.pi * variance)
 
     def _slope(self, x: Tensor, t: float, trace: Trace) -> tuple[Tensor, Tensor]:
-        """Returns dx/dt and tr J at a point of the way."""
+        """Return dx/dt and tr J at a point of the way."""
         y = leaf(x)
         clean = self.denoise(y, y.new_full((len(y),), math.exp(t)))
         traces = trace(clean, y)
@@ -164,18 +164,13 @@ class ProbabilityFlow:
 
 
 def exact_trace(clean: Tensor, y: Tensor) -> Tensor:
-    r"""Returns :math:`\operatorname{tr} \partial D / \partial y`, ``(1, B)``, one backward pass a dimension.
-
-    Args:
-        clean: :math:`D(y)`, ``(B, *)``, with the graph that leads to ``y``.
-        y: The points, ``(B, *)``.
-    """
+    r"""Return :math:`\operatorname{tr} \partial D / \partial y`, ``(1, B)``, one backward pass a dimension."""
     unit = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device).unsqueeze(1)
     return sum((_gradient(clean, y, v.expand(len(y), -1).view_as(y)) for v in unit), y.new_zeros(1, len(y)))
 
 
 def _gradient(clean: Tensor, y: Tensor, v: Tensor) -> Tensor:
-    """Returns v · J v of each point, ``(B,)``."""
+    """Return v · J v of each point, ``(B,)``."""
     (product,) = torch.autograd.grad(clean, y, v, retain_graph=True, materialize_grads=True)
     return (product * v).flatten(1).sum(1)
 
@@ -280,7 +275,7 @@ def image_likelihood(
 def _values(
     flow: ProbabilityFlow, x: Tensor, probes: int | None, batch_size: int, generator: Generator | None
 ) -> tuple[Tensor, float]:
-    """Returns log-densities along each probe, ``(P, B)``, and how far the first ones move with half the steps."""
+    """Return log-densities along each probe, ``(P, B)``, and how far the first ones move with half the steps."""
     half, found, step_error = replace(flow, steps=flow.steps // 2), [], math.nan
     for part in x.split(batch_size):
         v = (
@@ -297,7 +292,7 @@ def _values(
 
 
 def _bin(images: Tensor, levels: int, low: float, high: float) -> float:
-    """Returns the distance between levels, if images have no values but these."""
+    """Return the distance between levels, if images have no values but these."""
     if levels < 2 or not low < high:
         raise UserError(f"at least 2 levels from low to high; they were {levels} from {low} to {high}")
     width = (high - low) / (levels - 1)

@@ -248,14 +248,14 @@ def read_inception(path: Path) -> Inception:
 
 
 def _padding(kernel: Kernel, stride: int) -> Kernel:
-    """Returns the padding that keeps the size, or none where the size is halved."""
+    """Return the padding that keeps the size, or none where the size is halved."""
     if stride == 2:
         return 0
     return kernel // 2 if isinstance(kernel, int) else (kernel[0] // 2, kernel[1] // 2)
 
 
 def _resized(x: Tensor, dim: int) -> Tensor:
-    """Returns images resized along one dimension by the bilinear rule of TensorFlow 1."""
+    """Return images resized along one dimension by the bilinear rule of TensorFlow 1."""
     n = x.shape[dim]
     place = torch.arange(SIDE, device=x.device) * (n / SIDE)
     low = place.long()

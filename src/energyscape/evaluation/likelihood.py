@@ -207,7 +207,7 @@ def bracket(
 
 
 def bennett(forward: Tensor, reverse: Tensor) -> tuple[float, float]:
-    r"""Returns the log ratio of constants that both directions' weights make likeliest, and its standard error.
+    r"""Return the log ratio of constants that both directions' weights make likeliest, and its standard error.
 
     .. math::
         \sum_{\text{forward}} \operatorname{sigm}(\log w - \Delta + M)
@@ -215,10 +215,6 @@ def bennett(forward: Tensor, reverse: Tensor) -> tuple[float, float]:
 
     Densities of forward :math:`\log w` and of reverse :math:`-\log w` are in the ratio :math:`e^{\Delta - \log w}`, so
     this is a logistic regression of the direction with nothing to learn but its intercept.
-
-    Args:
-        forward: Log weights from the base, ``(n,)``, of which some are finite.
-        reverse: Log weights from the exact draws, ``(m,)``, likewise.
     """
     n, m = len(forward), len(reverse)
     prior, work = math.log(m / n), torch.cat([forward, -reverse])
@@ -233,7 +229,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> tuple[float, float]:
 
 
 def _doubt(forward: Annealed, reverse: Annealed, tolerance: float, sigmas: float) -> str:
-    """Returns why a bracket is not to be believed, empty if it is."""
+    """Return why a bracket is not to be believed, empty if it is."""
     reasons = [
         f"{name} weights are worth {each.ess:.2g} of {len(each.log_weights)} chains, fewer than {TRUSTED:g}"
         for name, each in (("forward", forward), ("reverse", reverse))
@@ -253,7 +249,7 @@ def _doubt(forward: Annealed, reverse: Annealed, tolerance: float, sigmas: float
 
 
 def _walked(path: Path, x: Tensor, levels: range, generator: Generator | None) -> tuple[Tensor, float]:
-    """Returns the log weights of walks from draws of the first of the levels to the last, and least acceptance."""
+    """Return the log weights of walks from draws of the first of the levels to the last, and least acceptance."""
     with torch.no_grad():
         here = path.tempered(path.betas[levels[0]])(x)
     log_weights, least = torch.zeros_like(here), torch.ones_like(here[0])
@@ -273,7 +269,7 @@ def _walked(path: Path, x: Tensor, levels: range, generator: Generator | None) -
 
 
 def _log_mean(log_weights: Tensor) -> tuple[float, float, float]:
-    """Returns the logarithm of the mean weight, its standard error and the effective number of weights."""
+    """Return the logarithm of the mean weight, its standard error and the effective number of weights."""
     n = len(log_weights)
     mean = log_weights.logsumexp(0) - math.log(n)
     w = (log_weights - mean).exp()

@@ -40,11 +40,7 @@ class Recogniser(Protocol):
     classes: int
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the likeliest class of each image and its probability.
-
-        Args:
-            x: Images, ``(B, *)``.
-        """
+        """Return the likeliest class of each image and its probability."""
 
 
 @final
@@ -119,16 +115,7 @@ class Judge:
 
 
 def rubbish(flat: Tensor, n: int, *, generator: Generator | None = None) -> Tensor:
-    """Returns pictures of nothing, made from real ones: pixels shuffled, noise added, noise alone, flat grey.
-
-    Args:
-        flat: Real images on [-1, 1], ``(N, d)``.
-        n: Pictures of each kind.
-        generator: The stream to draw from.
-
-    Returns:
-        ``(4 * n, d)``.
-    """
+    """Return pictures of nothing, made from real ones: pixels shuffled, noise added, noise alone, flat grey."""
     one, other = (flat[torch.randint(len(flat), (n,), generator=generator)] for _ in range(2))
     shuffled = one.gather(1, uniform_like(one, generator=generator).argsort(1))
     noised = other + normal_like(one, generator=generator)

@@ -45,13 +45,13 @@ class Sums(NamedTuple):
 
 
 def of_one_set(values: Tensor) -> Sums:
-    """Returns the sums over pairs of different points, from ``(..., N, N)``."""
+    """Return the sums over pairs of different points, from ``(..., N, N)``."""
     values = values - torch.diag_embed(values.diagonal(dim1=-2, dim2=-1))
     return of_two_sets(values)
 
 
 def of_two_sets(values: Tensor) -> Sums:
-    """Returns the sums over all pairs, from ``(..., N, M)``."""
+    """Return the sums over all pairs, from ``(..., N, M)``."""
     return Sums(values.sum(-1), values.sum(-2), values.square().sum((-2, -1)))
 
 
@@ -73,7 +73,7 @@ def summed(k: PairFn, x: Tensor, y: Tensor | None = None, signs: Tensor | None =
 
 
 def u_statistic(within: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the mean over pairs of one set, its variance and what that would be without a first-order part."""
+    """Return the mean over pairs of one set, its variance and what that would be without a first-order part."""
     n, total = within.rows.shape[-1], within.rows.sum(-1)
     left_out = (total.unsqueeze(-1) - 2 * within.rows) / ((n - 1) * (n - 2))
     zeta = _interaction(within)
@@ -83,7 +83,7 @@ def u_statistic(within: Sums) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def compared(xx: Sums, yy: Sums, xy: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the mean within both sets less twice that between them, its variance and that at equality."""
+    """Return the mean within both sets less twice that between them, its variance and that at equality."""
     n, m = xy.rows.shape[-1], xy.columns.shape[-1]
     total = xy.rows.sum(-1)
     value = -2 * total / (n * m)
@@ -103,13 +103,13 @@ def compared(xx: Sums, yy: Sums, xy: Sums) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _jackknife(left_out: Tensor) -> Tensor:
-    """Returns the variance that a statistic's values without each point in turn, ``(..., N)``, tell of."""
+    """Return the variance that a statistic's values without each point in turn, ``(..., N)``, tell of."""
     n = left_out.shape[-1]
     return (n - 1) ** 2 / n * left_out.var(-1)
 
 
 def _interaction(within: Sums) -> Tensor:
-    """Returns the unbiased variance of what of a symmetric function of pairs is no sum over its points."""
+    """Return the unbiased variance of what of a symmetric function of pairs is no sum over its points."""
     n, total = within.rows.shape[-1], within.rows.sum(-1)
     centred = within.squares - 2 / (n - 2) * within.rows.square().sum(-1) + total.square() / ((n - 1) * (n - 2))
     return centred.clamp(min=0) / (n * (n - 3))

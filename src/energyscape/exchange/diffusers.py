@@ -183,14 +183,14 @@ def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
 
 
 def _levels(betas: Tensor) -> tuple[float, ...]:
-    r"""Returns :math:`\sigma_t`; a last step at which nothing is left of the data has no finite one and is left out."""
+    r"""Return :math:`\sigma_t`; a last step at which nothing is left of the data has no finite one and is left out."""
     products = (1 - betas.double()).cumprod(0)  # their own are of single precision, coarse where little noise is
     levels = ((1 - products) / products).sqrt()
     return tuple(levels[levels.isfinite()].tolist())
 
 
 def _chain(preconditioning: Preconditioning) -> dict[str, Any]:
-    """Returns the settings of a scheduler of diffusers."""
+    """Return the settings of a scheduler of diffusers."""
     if isinstance(preconditioning, Epsilon):
         return {
             "num_train_timesteps": preconditioning.chain,

@@ -23,13 +23,7 @@ IN_A_ROW = 10
 
 
 def in_the_plane(experiment: Experiment, law: Law, *, seed: int | None = None) -> tuple[list[Figure], list[Section]]:
-    """Returns the figures and sections of a denoiser of points.
-
-    Args:
-        experiment: With a denoiser.
-        law: What it has learned.
-        seed: Of everything random; the run's when left out.
-    """
+    """Return the figures and sections of a denoiser of points."""
     figures = against_truth(experiment, law, seed=seed)
     generated = generate(experiment, 2_000, seed=seed, shown=6, frames=40)
     data = law.sample(2_000, generator=seeded(experiment, seed, "data", device="cpu"))
@@ -38,13 +32,7 @@ def in_the_plane(experiment: Experiment, law: Law, *, seed: int | None = None) -
 
 
 def of_images(experiment: Experiment, source: Images, *, seed: int | None = None) -> tuple[list[Figure], list[Section]]:
-    """Returns the figures and sections of a denoiser of images.
-
-    Args:
-        experiment: With a denoiser.
-        source: The training images.
-        seed: Of everything random; the run's when left out.
-    """
+    """Return the figures and sections of a denoiser of images."""
     generated = generate(experiment, MANY, seed=seed)
     real = draw_data(source, 4 * IN_A_ROW, generator=seeded(experiment, seed, "real", device="cpu"))
     restored = restorations(experiment, seed=seed)
@@ -84,19 +72,14 @@ def _made(experiment: Experiment) -> str:
 
 
 def _by_class(experiment: Experiment, x: Tensor) -> Tensor:
-    """Returns some samples, in rows of one class where there are classes; they were made of each class in turn."""
+    """Return some samples, in rows of one class where there are classes; they were made of each class in turn."""
     if not (classes := known_classes(experiment)):
         return x[: 4 * IN_A_ROW]
     return torch.cat([x[k::classes][:IN_A_ROW] for k in range(classes)])
 
 
 def level_section(experiment: Experiment, seed: int | None) -> Section:
-    """Returns how well the denoiser does at each noise level.
-
-    Args:
-        experiment: With a denoiser.
-        seed: Of everything random; the run's when left out.
-    """
+    """Return how well the denoiser does at each noise level."""
     told = by_level(experiment, seed=seed)
     at = [math.log10(sigma) for sigma in told.sigma]
     curves = functools.partial(plotting.curves, at, xlabel="log₁₀ σ", smooth=1)
@@ -113,13 +96,7 @@ def level_section(experiment: Experiment, seed: int | None) -> Section:
 
 
 def cost_section(experiment: Experiment, judge: Classifier, seed: int | None) -> Section:
-    """Returns quality against the number of evaluations, for several solvers.
-
-    Args:
-        experiment: With a denoiser of images.
-        judge: Whose features the Fréchet distance is of.
-        seed: Of everything random; the run's when left out.
-    """
+    """Return quality against the number of evaluations, for several solvers."""
     found = costs(experiment, judge, seed=seed)
     table: list[tuple[object, ...]] = [("solver", "evaluations", "Fréchet distance")]
     table += [(each.solver, each.nfe, each.distance) for each in found]

@@ -22,12 +22,7 @@ JUDGED = 64
 
 
 def likelihood_figures(experiment: Experiment, *, seed: int | None = None) -> list[Figure]:
-    """Measures the likelihood of data that training did not see, by the probability-flow ODE.
-
-    Args:
-        experiment: With a denoiser.
-        seed: Of the choice of data and the probes; the run's when left out.
-    """
+    """Measure the likelihood of data that training did not see, by the probability-flow ODE."""
     if isinstance(experiment.source, Law):
         return _of_law(experiment, experiment.source, seed)
     held_out = experiment.held_out
@@ -53,13 +48,7 @@ def _of_law(experiment: Experiment, law: Law, seed: int | None) -> list[Figure]:
 
 
 def flow_of(experiment: Experiment, x: Tensor, *, steps: int) -> ProbabilityFlow:
-    """Returns the law that a run's denoiser makes of noise.
-
-    Args:
-        experiment: With a denoiser.
-        x: Some data, for their size.
-        steps: Of the integrator.
-    """
+    """Return the law that a run's denoiser makes of noise."""
     sampling = experiment.solving
     size = float(x.square().mean().sqrt())
     levels = sampling.levels()
@@ -68,13 +57,7 @@ def flow_of(experiment: Experiment, x: Tensor, *, steps: int) -> ProbabilityFlow
 
 
 def class_figures(experiment: Experiment, samples: Tensor, judge: Classifier) -> list[Figure]:
-    """Measures whether samples are of the classes that were asked for, and as diverse within them as held-out images.
-
-    Args:
-        experiment: Whose denoiser knows classes, or not: then there is nothing to measure.
-        samples: Images of each class in turn, ``(n, C, H, W)``.
-        judge: That tells classes.
-    """
+    """Measure whether samples are of the classes that were asked for, and as diverse within them as held-out images."""
     held_out = experiment.held_out
     assert isinstance(held_out, Images)
     if not known_classes(experiment) or held_out.labels is None:
@@ -101,7 +84,7 @@ def class_figures(experiment: Experiment, samples: Tensor, judge: Classifier) ->
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Returns the mean distance between two of some points."""
+    """Return the mean distance between two of some points."""
     return torch.pdist(x[:500]).mean()
 
 
@@ -128,16 +111,7 @@ def costs(
     n: int = 250,
     seed: int | None = None,
 ) -> list[Cost]:
-    """Measures quality against the number of evaluations, for several solvers from the same noise.
-
-    Args:
-        experiment: With a denoiser of images.
-        judge: That gives the features.
-        solvers: Their names.
-        evaluations: At most so many of the denoiser.
-        n: Samples of each.
-        seed: Of the noise; the run's when left out.
-    """
+    """Measure quality against the number of evaluations, for several solvers from the same noise."""
     held_out = experiment.held_out
     assert isinstance(held_out, Images)
     real, found = judge.features(held_out.floats()), []
@@ -176,14 +150,7 @@ class Levelled(NamedTuple):
 
 
 def by_level(experiment: Experiment, *, many: int = 16, n: int = 256, seed: int | None = None) -> Levelled:
-    """Measures a denoiser at the levels that its solver goes down.
-
-    Args:
-        experiment: With a denoiser.
-        many: Levels, evenly in logarithm.
-        n: Held-out points at each.
-        seed: Of the choice of points and the noise; the run's when left out.
-    """
+    """Measure a denoiser at the levels that its solver goes down."""
     sampling, device = experiment.solving, experiment.training.torch_device
     high, *_, low, _ = sampling.levels()
     sigmas = geometric(low, high, many - 1)

@@ -42,23 +42,14 @@ class Efficiency(NamedTuple):
 
 
 def efficiency(experiment: Experiment, *, speed: float) -> Efficiency:
-    """Returns how much of the machine a training used, by one more step on copies of what is trained.
-
-    Args:
-        experiment: That was trained.
-        speed: Samples a second of it.
-    """
+    """Return how much of the machine a training used, by one more step on copies of what is trained."""
     device = experiment.training.torch_device
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident()
     return Efficiency(speed, flops_per_sample(experiment), _peak(experiment), memory)
 
 
 def flops_per_sample(experiment: Experiment) -> float:
-    """Returns the operations of a training step's products and convolutions, over the points of its batch.
-
-    Args:
-        experiment: Of which nothing is changed.
-    """
+    """Return the operations of a training step's products and convolutions, over the points of its batch."""
     model, objective = copy.deepcopy(experiment.model), copy.deepcopy(experiment.objective)
     device, batch = experiment.training.torch_device, next(iter(experiment.batches()))
     x, label = (batch, None) if isinstance(batch, torch.Tensor) else batch
@@ -88,7 +79,7 @@ class _Counting(TorchDispatchMode):
 
 
 def _peak(experiment: Experiment, *, repeats: int = 4) -> float:
-    """Returns operations a second of a product of square matrices, the best of a few."""
+    """Return operations a second of a product of square matrices, the best of a few."""
     device = experiment.training.torch_device
     lower = autocast_dtype(experiment.training.precision, device)
     size = 1024 if device.type == "cpu" else 8192  # a small product does not fill a GPU

@@ -16,15 +16,7 @@ FILMS: Final = (".gif", ".mp4")
 
 
 def check_film(path: Path, experiment: Experiment) -> None:
-    """Raises before any work is done if a film could not be written there.
-
-    Args:
-        path: Where it will be.
-        experiment: What it is to show.
-
-    Raises:
-        UserError: If the suffix is unknown, the folder is none, or the data are not in the plane.
-    """
+    """Raise before any work is done if a film could not be written there."""
     if path.suffix.lower() not in FILMS:
         raise UserError(f"{path}: expected a name ending in {' or '.join(FILMS)}")
     if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
@@ -34,14 +26,7 @@ def check_film(path: Path, experiment: Experiment) -> None:
 
 
 def training_film(run: Run) -> Animation:
-    """Returns the film of a run's training.
-
-    Args:
-        run: Of a law in the plane, trained with ``frames``.
-
-    Raises:
-        UserError: If it kept no frames.
-    """
+    """Return the film of a run's training."""
     experiment = run.experiment()
     law = _law(experiment)
     frames = [
@@ -52,13 +37,7 @@ def training_film(run: Run) -> Animation:
 
 
 def write_film(path: Path, experiment: Experiment, generated: Generated) -> None:
-    """Writes the film of chains on their landscape.
-
-    Args:
-        path: Where, as `check_film` wants it.
-        experiment: With what was learned.
-        generated: The chains, with their path.
-    """
+    """Write the film of chains on their landscape."""
     law = _law(experiment)
     energy = energies_on_grid(experiment, law.box)
     save_animation(animate_chains(generated.path, energy, law.box, generated.at), path)

@@ -57,11 +57,7 @@ class Frames:
         return int(self.wanted * progress + 1e-9)
 
     def follow(self, fit: Fit[Any]) -> None:
-        """Keeps a frame where one is due.
-
-        Args:
-            fit: The training.
-        """
+        """Keep a frame where one is due."""
         source, due = self.experiment.source, self._due(fit.progress)
         if not self.wanted or due < self._next:
             return
@@ -100,14 +96,7 @@ class Frame(NamedTuple):
 
 
 def kept_frames(folder: Path) -> list[Frame]:
-    """Returns the frames of a run, in order.
-
-    Args:
-        folder: Where they are.
-
-    Raises:
-        UserError: If there are none, or one cannot be read.
-    """
+    """Return the frames of a run, in order."""
     paths = sorted(folder.glob("[0-9]*.npz"))
     if not paths:
         raise UserError(

@@ -68,13 +68,7 @@ class Survey(NamedTuple):
 def outlier_sets(
     experiment: Experiment, *, n: int = MANY, seed: int | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns images that a model has no business with, and the names of sets whose files are not there.
-
-    Args:
-        experiment: With images as its data.
-        n: Images of each set, as far as there are any.
-        seed: Of what is made at random.
-    """
+    """Return images that a model has no business with, and the names of sets whose files are not there."""
     held_out = experiment.held_out
     assert isinstance(held_out, Images)
     sets: dict[str, Tensor] = {}
@@ -98,14 +92,7 @@ def outlier_sets(
 
 
 def survey(experiment: Experiment, *, samples: Tensor | None = None, n: int = MANY, seed: int | None = None) -> Survey:
-    """Scores held-out images and outliers.
-
-    Args:
-        experiment: With images as its data.
-        samples: Generated images, for their energies.
-        n: Images of each set, as far as there are any.
-        seed: Of everything random in it; the run's when left out.
-    """
+    """Score held-out images and outliers."""
     train, held_out = experiment.source, experiment.held_out
     assert isinstance(train, Images)
     assert isinstance(held_out, Images)
@@ -143,26 +130,19 @@ def survey(experiment: Experiment, *, samples: Tensor | None = None, n: int = MA
 
 
 def _states(x: Tensor, energy: Tensor, slope: Tensor) -> Tensor:
-    """Returns the statistics that typicality is made of: energy, logarithm of the slope, and squared length."""
+    """Return the statistics that typicality is made of: energy, logarithm of the slope, and squared length."""
     return torch.stack([energy, slope.log(), x.flatten(1).square().sum(1).double()], 1)
 
 
 def _plain(x: Tensor) -> Tensor:
-    """Returns statistics that nothing was learned for, to see what their typicality is worth alone."""
+    """Return statistics that nothing was learned for, to see what their typicality is worth alone."""
     return torch.stack([compressed_size(x), pixel_mean(x), pixel_variance(x)], 1)
 
 
 def outlier_section(
     experiment: Experiment, *, samples: Tensor | None = None, surveyed: Survey | None = None, seed: int | None = None
 ) -> Section:
-    """Returns the part of a report that tells what the energy makes of images that it has not learned.
-
-    Args:
-        experiment: With images as its data.
-        samples: Generated images.
-        surveyed: What is told; measured here when left out.
-        seed: Of everything random in it; the run's when left out.
-    """
+    """Return the part of a report that tells what the energy makes of images that it has not learned."""
     told = survey(experiment, samples=samples, seed=seed) if surveyed is None else surveyed
     names = list(next(iter(told.detections.values())))
     rows: list[tuple[object, ...]] = [("AUROC of", *names, "AUPR, energy", "FPR95, energy", "overlap of energies")]
@@ -186,7 +166,7 @@ def outlier_section(
 
 
 def _histogram(told: Survey) -> Picture:
-    """Draws energies between limits that held-out images set: outliers may lie a thousand times as far."""
+    """Draw energies between limits that held-out images set: outliers may lie a thousand times as far."""
     inside = told.energies["held-out"]
     low, middle, high = (
         inside[inside.isfinite()].quantile(torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)).tolist()
@@ -204,7 +184,7 @@ def _histogram(told: Survey) -> Picture:
 
 
 def _negatives(experiment: Experiment, n: int, seed: int | None) -> Tensor | None:
-    """Returns chains of the replay buffer, or none."""
+    """Return chains of the replay buffer, or none."""
     for module in experiment.objective.modules():
         if isinstance(module, ReplayBuffer) and module.chains.numel():
             slots = torch.arange(min(n, module.capacity), device=module.chains.device)

@@ -38,7 +38,7 @@ class Denoised(NamedTuple):
     size: int
 
     def rows(self) -> list[tuple[object, ...]]:
-        """Returns a row for each way: noise on [0, 1], way, mean PSNR with its standard error, mean SSIM."""
+        """Return a row for each way: noise on [0, 1], way, mean PSNR with its standard error, mean SSIM."""
         rows: list[tuple[object, ...]] = []
         for name, x in self.ways.items():
             decibels, alike = psnr(x, self.clean), ssim(x, self.clean)
@@ -65,15 +65,9 @@ class Denoised(NamedTuple):
 
 
 def denoised(experiment: Experiment, sigma: float, *, n: int = 64, seed: int | None = None) -> Denoised:
-    """Spoils held-out images with noise and mends them in every way there is.
+    """Add noise to held-out images and restore them in every available way.
 
     All are kept on [-1, 1], the noisy ones too: brightness beyond white helps nobody.
-
-    Args:
-        experiment: With images as its data.
-        sigma: Standard deviation of the noise, on [-1, 1].
-        n: How many images.
-        seed: Of the noise and the chains; the run's when left out.
     """
     clean = draw_data(experiment.held_out, n, generator=seeded(experiment, seed, "clean", device="cpu"))
     noisy, _ = noised(clean, sigma, generator=seeded(experiment, seed, f"spoil {sigma}", device="cpu"))
@@ -121,14 +115,7 @@ def denoising_section(experiment: Experiment, each: list[Denoised]) -> Section:
 
 
 def masks(shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """Returns what may be missing of an image: the lower half, the middle, the right half.
-
-    Args:
-        shape: Channels, height and width.
-
-    Returns:
-        Truth values, ``(1, H, W)``.
-    """
+    """Return what may be missing of an image: the lower half, the middle, the right half."""
     _, height, width = shape
     row, column = torch.arange(height).view(-1, 1), torch.arange(width).view(1, -1)
     lower = (row >= height // 2).expand(height, width)
@@ -140,13 +127,7 @@ def masks(shape: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 def inpainting_section(experiment: Experiment, *, draws: int = 4, seed: int | None = None) -> Section:
-    """Returns the part of a report that shows images completed.
-
-    Args:
-        experiment: With images as its data.
-        draws: Completions of each image.
-        seed: Of the choice and the chains; the run's when left out.
-    """
+    """Return the part of a report that shows images completed."""
     held_out = experiment.held_out
     assert isinstance(held_out, Images)
     clean = draw_data(held_out, SHOWN, generator=seeded(experiment, seed, "clean", device="cpu"))

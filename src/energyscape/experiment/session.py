@@ -84,11 +84,7 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
         return self.fit.progress >= 1
 
     def keep(self) -> bool:
-        """Writes a checkpoint of where the run is now.
-
-        Returns:
-            Whether it could: a state with numbers that are not finite is never written.
-        """
+        """Write a checkpoint of where the run is now."""
         snapshot = self.fit.snapshot()
         if snapshot.broken():
             return False

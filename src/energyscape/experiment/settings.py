@@ -46,14 +46,7 @@ class Budget(NamedTuple):
 
     @staticmethod
     def parse(text: int | str, *, epoch: int | None = None) -> "Budget":
-        """Reads a budget such as ``400k``, ``1.5M``, ``60s``, ``10min``, ``1h``, ``60cpu-s`` or ``20 epochs``.
-
-        Args:
-            text: The budget.
-            epoch: Samples in an epoch, where there are any.
-
-        Raises:
-            UserError: If it cannot be read or is not positive.
+        """Read a budget such as ``400k``, ``1.5M``, ``60s``, ``10min``, ``1h``, ``60cpu-s`` or ``20 epochs``.
 
         Examples:
             >>> Budget.parse("1.5M").samples, Budget.parse("10min").seconds, Budget.parse("30 cpu-s")
@@ -143,11 +136,7 @@ class Training:
         Budget.parse(self.budget, epoch=1)
 
     def check_machine(self) -> None:
-        """Refuse to train what this machine cannot; a trained run can be used anywhere.
-
-        Raises:
-            UserError: If there are too few processors, no GPU, or a processor's budget for a GPU.
-        """
+        """Refuse to train what this machine cannot; a trained run can be used anywhere."""
         if self.threads is not None and self.threads > MOST_THREADS:
             raise UserError(f"[train]: threads is at most {MOST_THREADS} on this machine; it was {self.threads}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -164,12 +153,7 @@ class Training:
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
     def rate_factor(self, progress: float, samples: int) -> float:
-        """Returns the factor on the learning rate.
-
-        Args:
-            progress: Share of the budget that is used.
-            samples: Data points seen.
-        """
+        """Return the factor on the learning rate."""
         rising = min(1.0, (samples + self.batch_size) / self.warmup) if self.warmup else 1.0
         falling = {"none": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[self.decay]
         return rising * falling
@@ -239,19 +223,11 @@ class Solving:
         self.solver(denoise=_nothing, sigmas=self.levels())  # a mistake in its settings is told before training
 
     def levels(self, steps: int | None = None) -> list[float]:
-        """Returns the noise levels, falling, the last one 0.
-
-        Args:
-            steps: How many steps; the section's own when left out.
-        """
+        """Return the noise levels, falling, the last one 0."""
         return self.grid(self.steps if steps is None else steps)
 
     def evaluations(self, steps: int | None = None) -> int:
-        """Returns how often the denoiser is evaluated for a sample.
-
-        Args:
-            steps: How many steps; the section's own when left out.
-        """
+        """Return how often the denoiser is evaluated for a sample."""
         return self.solver(denoise=_nothing, sigmas=self.levels(steps)).nfe
 
 
@@ -290,7 +266,7 @@ class Guarding:
             raise ValueError(f"least_acceptance is a probability below 1; it was {self.least_acceptance}")
 
     def guards(self) -> list[Guard]:
-        """Returns the guards."""
+        """Return the guards."""
         if not self.enabled:
             return []
         return usual(

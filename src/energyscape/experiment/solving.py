@@ -39,11 +39,7 @@ class Generated(NamedTuple):
 
 
 def joined(batches: Iterable[Generated]) -> Generated:
-    """Returns batches of samples as one.
-
-    Args:
-        batches: At least one.
-    """
+    """Return batches of samples as one."""
     first, *rest = batches
     diverged = sum(each.diverged for each in (first, *rest))
     return first._replace(x=torch.cat([first.x, *(each.x for each in rest)]), diverged=diverged)
@@ -59,21 +55,7 @@ def solving(
     frames: int = 9,
     seed: int | None = None,
 ) -> Iterator[Generated]:
-    """Draws samples with the recipe's solver; yields them batch by batch.
-
-    Args:
-        experiment: With a denoiser.
-        n: How many samples.
-        steps: Of the solver.
-        label: Class of all samples, or of each, ``(n,)``; where the denoiser knows classes and none is given, each
-            class in turn.
-        shown: Samples whose path is kept.
-        frames: Points of the path, evenly spread over the steps.
-        seed: Of the noise; the run's when left out.
-
-    Raises:
-        UserError: If the denoiser does not know such a class.
-    """
+    """Draw samples with the recipe's solver; yield them batch by batch."""
     sampling, generator = experiment.solving, seeded(experiment, seed, "solve")
     levels = sampling.levels(steps)
     labels = class_of_each(experiment, n, label)
@@ -94,12 +76,7 @@ def solving(
 
 
 def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:
-    """Returns the denoiser as samplers see it: of points and noise levels alone, classes and guidance closed over.
-
-    Args:
-        experiment: With a denoiser.
-        labels: Class of each of the points that it will be given, or none.
-    """
+    """Return the denoiser as samplers see it: of points and noise levels alone, classes and guidance closed over."""
     denoiser, sampling = experiment.denoiser, experiment.solving
     if labels is not None:
         if sampling.guidance is not None:
@@ -117,14 +94,7 @@ def denoising(experiment: Experiment, labels: Tensor | None) -> DenoiseFn:
 
 
 def denoised(experiment: Experiment, y: Tensor, *, sigma: float, label: Tensor | None = None) -> Tensor:
-    r"""Returns the posterior mean :math:`D(y, \sigma)` of clean points; images are kept on their scale.
-
-    Args:
-        experiment: With a denoiser.
-        y: Noisy points, ``(n, *)``.
-        sigma: Standard deviation of their noise, in units of ``y``.
-        label: Class of each, ``(n,)``, where it is known.
-    """
+    r"""Return the posterior mean :math:`D(y, \sigma)` of clean points; images are kept on their scale."""
     device = experiment.training.torch_device
     parts = []
     with torch.no_grad():
@@ -137,15 +107,7 @@ def denoised(experiment: Experiment, y: Tensor, *, sigma: float, label: Tensor |
 
 
 def repainted(experiment: Experiment, y: Tensor, missing: Tensor, *, steps: int, generator: torch.Generator) -> Tensor:
-    """Returns completions of points with missing coordinates; images are kept on their scale.
-
-    Args:
-        experiment: With a denoiser.
-        y: Points, ``(n, *)``; repeat one for many draws.
-        missing: Which coordinates are, truth values that broadcast to ``y``.
-        steps: Of the recipe's solver; Heun's method stands in for a multistep one.
-        generator: The stream to draw from.
-    """
+    """Return completions of points with missing coordinates; images are kept on their scale."""
     sampling, device = experiment.solving, experiment.training.torch_device
     parts = []
     for first in range(0, len(y), BATCH):
@@ -160,16 +122,7 @@ def repainted(experiment: Experiment, y: Tensor, missing: Tensor, *, steps: int,
 
 
 def class_of_each(experiment: Experiment, n: int, label: int | Tensor | None) -> Tensor | None:
-    """Returns the class of each of some samples, ``(n,)``, or none where the denoiser knows no classes.
-
-    Args:
-        experiment: With a denoiser.
-        n: How many samples.
-        label: Of all, or of each; each class in turn when left out.
-
-    Raises:
-        UserError: If there is no such class.
-    """
+    """Return the class of each of some samples, ``(n,)``, or none where the denoiser knows no classes."""
     classes = known_classes(experiment)
     if not classes:
         if label is not None:
@@ -185,14 +138,10 @@ def class_of_each(experiment: Experiment, n: int, label: int | Tensor | None) ->
 
 
 def known_classes(experiment: Experiment) -> int:
-    """Returns how many classes the denoiser was trained to tell apart; 0 where it knows none.
-
-    Args:
-        experiment: With a denoiser.
-    """
+    """Return how many classes the denoiser was trained to tell apart; 0 where it knows none."""
     return experiment.denoiser.classes if experiment.objective.conditional else 0
 
 
 def _framed(experiment: Experiment, x: Tensor, *, last: bool) -> Tensor:
-    """Keeps finished images on their scale; points on their way are as they are."""
+    """Keep finished images on their scale; points on their way are as they are."""
     return x.clamp(-1, 1) if last and len(experiment.shape) == 3 else x

@@ -32,11 +32,7 @@ class Board(AbstractContextManager["Board"]):
         self._writer = SummaryWriter(str(folder), purge_step=samples + 1)
 
     def write(self, report: Report) -> None:
-        """Adds a report where it is due.
-
-        Args:
-            report: Of one step.
-        """
+        """Add a report where it is due."""
         if self._writer is None:
             return
         if report.step % self.every == 0:

@@ -40,17 +40,7 @@ class Rule(ABC):
 
     @abstractmethod
     def __call__(self, energies: Tensor) -> Tensor:
-        """Returns the composed energy of each point.
-
-        Args:
-            energies: One row for each law, ``(n, B)``.
-
-        Returns:
-            Energies, ``(B,)``.
-
-        Raises:
-            ValueError: If the rule is for another number of laws.
-        """
+        """Return the composed energy of each point."""
 
 
 @final
@@ -322,7 +312,7 @@ class ScoreSum(Denoiser):
 
 
 def _row(values: tuple[float, ...], energies: Tensor) -> Tensor:
-    """Returns one number for each law, ``(n,)``."""
+    """Return one number for each law, ``(n,)``."""
     _count(len(values), energies)
     return torch.tensor(values, dtype=energies.dtype, device=energies.device)
 

@@ -205,7 +205,7 @@ class GaussianBernoulliRBM(Energy):
         return x + self.std * normal_like(x, generator=generator)
 
     def _states(self) -> tuple[Tensor, Tensor]:
-        """Returns all states of the hidden units, ``(2^H, H)``, and the unnormalised log weight of each, in float64."""
+        """Return all states of the hidden units, ``(2^H, H)``, and the unnormalised log weight of each, in float64."""
         bit = torch.arange(len(self.weights), device=self.weights.device)
         h = (torch.arange(2 ** len(self.weights), device=bit.device).unsqueeze(1) >> bit & 1).double()
         w, b = self.weights.flatten(1).double(), self.visible.flatten().double()

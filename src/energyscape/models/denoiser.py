@@ -233,10 +233,5 @@ class CleanEnergyDenoiser(EnergyDenoiser):
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:
-    """Returns one number a point, ``(B,)``, in a shape that multiplies points ``(B, *)``.
-
-    Args:
-        values: The numbers.
-        x: Points, for their shape.
-    """
+    """Return one number a point, ``(B,)``, in a shape that multiplies points ``(B, *)``."""
     return values.reshape(-1, *[1] * (x.ndim - 1))

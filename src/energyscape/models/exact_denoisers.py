@@ -164,7 +164,7 @@ class EmpiricalDenoiser(EnergyDenoiser):
 
 
 def _within(label: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Returns the weights of components given each point's class, ``(B, M)``; zero for other classes than its own."""
+    """Return the weights of components given each point's class, ``(B, M)``; zero for other classes than its own."""
     of_class = (labels == label.unsqueeze(1)) | (label.unsqueeze(1) == -1)
     inside = weights * of_class
     return inside / inside.sum(1, keepdim=True)

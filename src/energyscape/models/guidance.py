@@ -179,12 +179,12 @@ class ConditionalEnergy(EnergyDenoiser):
 
 
 def _pushed(d: Tensor, poor: Tensor, weight: float) -> Tensor:
-    """Returns ``d`` pushed away from ``poor``; exactly ``d`` where they are the same."""
+    """Return ``d`` pushed away from ``poor``; exactly ``d`` where they are the same."""
     return d + (weight - 1) * (d - poor)
 
 
 def _closed(own: Tensor, x: Tensor, given: Tensor | None) -> Tensor:
-    """Returns the label of each point, ``(B,)``."""
+    """Return the label of each point, ``(B,)``."""
     if given is not None or own.shape not in ((), x.shape[:1]):
         raise ValueError(
             f"the label is closed over: none is given, and {tuple(own.shape)} labels go with as many points; "

@@ -53,11 +53,7 @@ class Preconditioning(ABC):
 
     @abstractmethod
     def __call__(self, sigma: Tensor) -> Coefficients:
-        """Returns the coefficients.
-
-        Args:
-            sigma: Noise levels, ``(B,)``, positive, in units of ``x``.
-        """
+        """Return the coefficients."""
 
 
 @final
@@ -237,13 +233,9 @@ class Flow(Preconditioning):
 
 
 def step_of(levels: Sequence[float], sigma: Tensor) -> Tensor:
-    r"""Returns the step of a chain at some noise levels, a real number.
+    r"""Return the step of a chain at some noise levels, a real number.
 
     Between two steps it is interpolated in :math:`\ln \sigma`, beyond the chain it is that of the nearest end.
-
-    Args:
-        levels: Noise level of each step, rising.
-        sigma: Noise levels, ``(B,)``.
     """
     level = torch.tensor(levels, dtype=sigma.dtype, device=sigma.device).log()
     above = torch.searchsorted(level, sigma.log()).clamp(1, len(level) - 1)

@@ -151,6 +151,6 @@ def _heights(shape: tuple[int, int, int], patch: int, levels: int) -> list[int]:
 
 
 def _doubled(h: Tensor, like: Tensor) -> Tensor:
-    """Returns images of twice the size, each pixel four times, cut to the size that a halving began from."""
+    """Return images of twice the size, each pixel four times, cut to the size that a halving began from."""
     h = nn.functional.interpolate(h, scale_factor=2.0, mode="nearest")
     return h[:, :, : like.shape[2], : like.shape[3]]

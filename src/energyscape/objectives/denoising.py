@@ -122,16 +122,9 @@ class MultiscaleDenoisingScoreMatching(Objective[EnergyDenoiser]):
 def score_losses(
     model: Denoiser, y: Tensor, x: Tensor, sigma: Tensor, *, data_std: float | None
 ) -> tuple[Tensor, Tensor]:
-    r"""Returns :math:`\tfrac12 (1 / \sigma^2 + 1 / \sigma_d^2) \| D(y, \sigma) - x \|^2` of each point, ``(B,)``.
+    r"""Return :math:`\tfrac12 (1 / \sigma^2 + 1 / \sigma_d^2) \| D(y, \sigma) - x \|^2` of each point, ``(B,)``.
 
     With it the squared error over the noise's own, detached: one where nothing is removed of the noise, at any level.
-
-    Args:
-        model: The denoiser.
-        y: Noised points, ``(B, *)``.
-        x: What they were before, ``(B, *)``.
-        sigma: The noise on each, ``(B,)``.
-        data_std: :math:`\sigma_d`; none leaves its term out.
     """
     relative = ((model(y, sigma) - x) / column(sigma, x)).flatten(1).square()
     weight = 1 if data_std is None else 1 + (sigma / data_std).square()
@@ -251,7 +244,7 @@ def _check_dropout(label_dropout: float | None) -> None:
 
 
 def _withheld(label: Tensor | None, dropout: float | None, generator: Generator | None) -> Tensor | None:
-    """Returns the classes with some of them replaced by -1, which means none; no classes where none are wanted."""
+    """Return the classes with some of them replaced by -1, which means none; no classes where none are wanted."""
     if label is None or dropout is None:
         return None
     u = torch.empty(len(label), device=label.device).uniform_(generator=generator)
@@ -261,7 +254,7 @@ def _withheld(label: Tensor | None, dropout: float | None, generator: Generator 
 def _errors(
     model: Denoiser, x: Tensor, levels: Levels, label: Tensor | None, generator: Generator | None
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Returns noise levels ``(B,)``, the denoiser's mean squared error over each point's coordinates, and facts."""
+    """Return noise levels ``(B,)``, the denoiser's mean squared error over each point's coordinates, and facts."""
     u = shifted_grid(x, generator=generator)
     sigma = levels(u)
     y = x + column(sigma, x) * normal_like(x, generator=generator)
@@ -270,23 +263,16 @@ def _errors(
 
 
 def shifted_grid(x: Tensor, *, generator: Generator | None = None) -> Tensor:
-    r"""Returns evenly spread numbers, each of them uniform on [0, 1).
+    r"""Return evenly spread numbers, each of them uniform on [0, 1).
 
     .. math:: t_i = (u + i / B) \bmod 1, \qquad u \sim U[0, 1)
-
-    Args:
-        x: Points, ``(B, *)``, whose dtype and device are copied.
-        generator: The stream to draw from.
-
-    Returns:
-        ``(B,)``.
     """
     u = torch.empty(1, dtype=x.dtype, device=x.device).uniform_(generator=generator)
     return (u + torch.arange(len(x), dtype=x.dtype, device=x.device) / len(x)) % 1
 
 
 def _by_band(relative: Tensor, share: Tensor) -> dict[str, Tensor]:
-    """Returns the mean of what each point told, and that in each third of the levels; zero where none fell."""
+    """Return the mean of each point's value, and that in each third of the levels; zero where none fell."""
     band = (share * len(BANDS)).long()
     inside = torch.nn.functional.one_hot(band, len(BANDS)).to(relative)
     means = relative @ inside / inside.sum(0).clamp(min=1)

@@ -22,11 +22,7 @@ class Levels(ABC):
 
     @abstractmethod
     def __call__(self, u: Tensor) -> Tensor:
-        r"""Returns the quantiles :math:`\sigma(u)`, ``(B,)``.
-
-        Args:
-            u: Numbers in [0, 1), ``(B,)``.
-        """
+        r"""Return the quantiles :math:`\sigma(u)`, ``(B,)``."""
 
 
 @final
@@ -231,11 +227,7 @@ class Weight(ABC):
 
     @abstractmethod
     def __call__(self, sigma: Tensor) -> Tensor:
-        r"""Returns :math:`\lambda(\sigma)`, ``(B,)``.
-
-        Args:
-            sigma: Noise levels, ``(B,)``.
-        """
+        r"""Return :math:`\lambda(\sigma)`, ``(B,)``."""
 
 
 @final

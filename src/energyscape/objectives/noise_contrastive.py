@@ -223,14 +223,7 @@ class Contrast(nn.Module):
         return self.mean.numel() > 0
 
     def fit(self, x: Tensor) -> None:
-        """Fits the law.
-
-        Args:
-            x: Data, ``(B, *)``.
-
-        Raises:
-            UserError: If all points are the same.
-        """
+        """Fit the law."""
         points = x.detach().flatten(1)
         n, d = points.shape
         self.mean = points.mean(0)
@@ -249,13 +242,7 @@ class Contrast(nn.Module):
         self.low, self.high = (low + high) / 2 - half, (low + high) / 2 + half
 
     def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> Tensor:
-        """Returns exact draws, ``(n, *)``.
-
-        Args:
-            n: How many.
-            like: A batch of data, for its event shape, dtype and device.
-            generator: The stream to draw from.
-        """
+        """Return exact draws, ``(n, *)``."""
         blank = like.new_empty(n, self.mean.numel())
         z = normal_like(blank, generator=generator)
         normal = self.mean + (z @ self.factor.mT if self.factor.ndim > 1 else z * self.factor)
@@ -264,11 +251,7 @@ class Contrast(nn.Module):
         return torch.where(coin, normal, uniform).reshape(n, *like.shape[1:])
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Returns the log density of each point, ``(B,)``, in nats.
-
-        Args:
-            x: Points, ``(B, *)``.
-        """
+        """Return the log density of each point, ``(B,)``, in nats."""
         points = x.detach().flatten(1)
         centred, diagonal = points - self.mean, self.factor
         if self.factor.ndim > 1:
@@ -286,7 +269,7 @@ class Contrast(nn.Module):
 def _log_ratios(
     model: Energy, contrast: Contrast, x: Tensor, ratio: int, *, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Returns G of the data, ``(B,)``, and of as many noise points for each, ``(B, ratio)``."""
+    """Return G of the data, ``(B,)``, and of as many noise points for each, ``(B, ratio)``."""
     y = contrast.draw(ratio * len(x), like=x, generator=generator)
     both = torch.cat([x, y])
     data, noise = (-model(both) - contrast.log_prob(both)).split([len(x), len(y)])
@@ -294,5 +277,5 @@ def _log_ratios(
 
 
 def _log_mean_exp(log_ratio: Tensor) -> Tensor:
-    """Returns the importance estimate of log Z from what the noise says."""
+    """Return the importance estimate of log Z from what the noise says."""
     return log_ratio.flatten().logsumexp(0) - math.log(log_ratio.numel())

@@ -153,6 +153,6 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
 
 
 def _means(values: Tensor, level: Tensor, levels: int) -> Tensor:
-    """Returns the mean of the values at each level, ``(L,)``; zero where there are none."""
+    """Return the mean of the values at each level, ``(L,)``; zero where there are none."""
     inside = torch.nn.functional.one_hot(level, levels).to(values)
     return values @ inside / inside.sum(0).clamp(min=1)

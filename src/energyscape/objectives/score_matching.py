@@ -172,16 +172,7 @@ class FiniteDifferenceScoreMatching(Objective):
 
 
 def probe(x: Tensor, projection: Projection, *, generator: Generator | None = None) -> Tensor:
-    r"""Returns a random direction :math:`v` for each point, with :math:`E[v v^\top] = I` over the flattened event.
-
-    Args:
-        x: Points, ``(B, *)``.
-        projection: Law of a direction.
-        generator: The stream to draw from.
-
-    Returns:
-        Directions, ``(B, *)``.
-    """
+    r"""Return a random direction :math:`v` for each point, with :math:`E[v v^\top] = I` over the flattened event."""
     if projection == "rademacher":
         return 2 * x.new_empty(x.shape).bernoulli_(0.5, generator=generator) - 1
     v = normal_like(x, generator=generator)
@@ -207,7 +198,7 @@ def _gradient(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _loss(trace: Tensor, square: Tensor) -> Loss:
-    """Puts J together from what each point says of the trace and of the score's square."""
+    """Put J together from what each point says of the trace and of the score's square."""
     facts = {
         "trace": trace.mean(),
         # At the truth the trace and the square cancel, whatever the law (Stein's identity).

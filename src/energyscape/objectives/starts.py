@@ -257,7 +257,7 @@ class ReplayBuffer(Start):
         return self.low + (kept + u) * ((self.high - self.low) / 256)
 
     def _filled(self, like: Tensor, *, generator: Generator | None) -> Tensor:
-        """Returns new chains in all slots; those kept as bytes are made in parts, lest all be floats at once."""
+        """Return new chains in all slots; those kept as bytes are made in parts, lest all be floats at once."""
         slots = torch.arange(self.capacity, device=like.device)
         parts = slots.split(PART if self.stored == "byte" else self.capacity)
         new = (self.fresh.draw(len(part), like=like[part % len(like)], generator=generator)[0] for part in parts)

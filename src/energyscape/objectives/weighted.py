@@ -157,7 +157,7 @@ def total(losses: Sequence[Loss], weights: Sequence[float | Tensor]) -> Loss:
 
 
 def narrow_variance(x: Tensor, *, points: int = 512) -> Tensor:
-    r"""Returns :math:`d / E\| \nabla \log \hat p(x) \|^2`, the harmonic kind of variance that narrow places rule.
+    r"""Return :math:`d / E\| \nabla \log \hat p(x) \|^2`, the harmonic kind of variance that narrow places rule.
 
     Of a normal law :math:`N(0, s^2 I)` it is about :math:`s^2`, of many such islands :math:`s^2` too, not what
     lies between them. The density at a point is that of all others, blurred by
@@ -166,10 +166,6 @@ def narrow_variance(x: Tensor, *, points: int = 512) -> Tensor:
 
     under which points left out in turn are likeliest, :math:`r_{ij}` the share of :math:`j` in the density at
     :math:`x_i`.
-
-    Args:
-        x: Data, ``(B, *)``.
-        points: How many are looked at, at most.
     """
     x = x.detach()[:points].flatten(1)
     n, d = x.shape

@@ -280,7 +280,7 @@ def _mp4(pictures: Sequence[NDArray[np.uint8]], ffmpeg: str, fps: float, hold: f
 
 
 def _ffmpeg(path: Path) -> str:
-    """Returns where ffmpeg is, the program itself or the one that comes in a package."""
+    """Return where ffmpeg is, the program itself or the one that comes in a package."""
     found = shutil.which("ffmpeg")
     if found is None:
         try:
@@ -293,7 +293,7 @@ def _ffmpeg(path: Path) -> str:
 
 
 def _relief(energy_grid: Array, box: Box, top: float | None) -> Relief:
-    """Returns a relief to draw, blank if the energy is finite nowhere: a run that fails is shown as one."""
+    """Return a relief to draw, blank if the energy is finite nowhere: a run that fails is shown as one."""
     grid = numbers(energy_grid).astype(float)
     if top is not None and grid.ndim == 2 and not np.isfinite(grid).any():
         return Relief.of(np.zeros(grid.shape), box, top=top)._replace(height=np.full(grid.shape, np.nan))
@@ -301,7 +301,7 @@ def _relief(energy_grid: Array, box: Box, top: float | None) -> Relief:
 
 
 def _ground(axes: Axes, relief: Relief, box: Box) -> AxesImage:
-    """Draws a relief as an image, whose heights can be exchanged, in the bands of colour of filled contours."""
+    """Draw a relief as an image, whose heights can be exchanged, in the bands of colour of filled contours."""
     n, m = relief.height.shape
     (x0, x1), (y0, y1) = box
     # The outer points lie on the edges, so the outer pixels' centres do.
@@ -322,7 +322,7 @@ def _ground(axes: Axes, relief: Relief, box: Box) -> AxesImage:
 
 
 def _settled(figure: Figure, count: int, show: Callable[[int], None]) -> Animation:
-    """Lays a figure out for its first frame and keeps that layout for all of them."""
+    """Lay a figure out for its first frame and keep that layout for all of them."""
     show(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -26,23 +26,12 @@ LONGEST = 4.0
 
 
 def numbers(x: Any) -> NDArray[Any]:
-    """Returns an array for anything that holds numbers.
-
-    Args:
-        x: A NumPy array, a tensor on any device, or a plain list.
-    """
+    """Return an array for anything that holds numbers."""
     return np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
 
 
 def plane(x: Any) -> NDArray[Any]:
-    """Returns points in the plane, ``(N, 2)``.
-
-    Args:
-        x: Their coordinates.
-
-    Raises:
-        UserError: If they are not in the plane.
-    """
+    """Return points in the plane, ``(N, 2)``."""
     points = numbers(x).astype(float)
     if points.ndim != 2 or points.shape[1] != 2:
         raise UserError(f"points in the plane are (N, 2); the array was {points.shape}")
@@ -50,25 +39,13 @@ def plane(x: Any) -> NDArray[Any]:
 
 
 def inside(points: NDArray[Any], box: Box) -> NDArray[np.bool_]:
-    """Returns which points lie in the box; one that is not finite does not.
-
-    Args:
-        points: ``(..., 2)``.
-        box: The rectangle.
-    """
+    """Return which points lie in the box; one that is not finite does not."""
     low, high = np.array(box).T
     return np.asarray(((points >= low) & (points <= high)).all(-1))
 
 
 def new_axes(size: tuple[float, float], *, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    """Returns a figure with one pair of axes on a faint grid.
-
-    Args:
-        size: Inches, width and height.
-        title: What the picture shows.
-        xlabel: What runs to the right, with its unit.
-        ylabel: What runs up, with its unit.
-    """
+    """Return a figure with one pair of axes on a faint grid."""
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -79,14 +56,7 @@ def new_axes(size: tuple[float, float], *, title: str, xlabel: str, ylabel: str)
 
 
 def plane_axes(box: Box, *, title: str, beside: float = 0.0, below: float = 0.0) -> tuple[Figure, Axes]:
-    """Returns a figure with one pair of axes that show a rectangle of the plane, as large as the rectangle needs.
-
-    Args:
-        box: The rectangle.
-        title: What the picture shows.
-        beside: Inches for what stands on the right of the axes.
-        below: Inches for what stands under them.
-    """
+    """Return a figure with one pair of axes that show a rectangle of the plane, as large as the rectangle needs."""
     wide, high = panel_size(box, 4.3)
     figure, axes = new_axes((wide + 0.8 + beside, high + 0.9 + below), title=title, xlabel="$x_1$", ylabel="$x_2$")
     frame(axes, box)
@@ -94,23 +64,13 @@ def plane_axes(box: Box, *, title: str, beside: float = 0.0, below: float = 0.0)
 
 
 def panel_size(box: Box, side: float) -> tuple[float, float]:
-    """Returns the width and height in inches of axes that show a rectangle of the plane.
-
-    Args:
-        box: The rectangle.
-        side: Inches of its longer side; the shorter is at least half of it.
-    """
+    """Return the width and height in inches of axes that show a rectangle of the plane."""
     ratio = _ratio(box) or 1.0
     return side * min(1.0, max(ratio, 0.5)), side * min(1.0, max(1 / ratio, 0.5))
 
 
 def frame(axes: Axes, box: Box) -> None:
-    """Limits axes to a rectangle; a unit is as long on one axis as on the other, unless that made a sliver.
-
-    Args:
-        axes: Where.
-        box: The rectangle.
-    """
+    """Limits axes to a rectangle; a unit is as long on one axis as on the other, unless that made a sliver."""
     axes.set(xlim=box[0], ylim=box[1], aspect="equal" if _ratio(box) else "auto")
 
 
@@ -124,17 +84,7 @@ def draw_points(
     rim: str = "#000000",
     label: str = "",
 ) -> PathCollection:
-    """Draws points, the smaller the more there are.
-
-    Args:
-        axes: Where.
-        points: ``(N, 2)``; what is not finite is not drawn.
-        colour: Of their faces.
-        area: Of all of them, in square points of type; each has 16 at most.
-        least: Area of one however many there are.
-        rim: Colour of their thin edges.
-        label: Their name in a legend.
-    """
+    """Draw points, the smaller the more there are."""
     size = float(np.clip(area / max(len(points), 1), least, 16))
     return axes.scatter(
         points[:, 0],
@@ -149,10 +99,7 @@ def draw_points(
 
 
 def unseen(seen: NDArray[np.bool_]) -> str:
-    """Returns how many of the things drawn cannot be seen, such as ``"2 of 30 outside"``; nothing if all can.
-
-    Args:
-        seen: Of each, whether it is finite and within the limits.
+    """Return how many of the things drawn cannot be seen, such as ``"2 of 30 outside"``; nothing if all can.
 
     Examples:
         >>> unseen(np.array([True, False, True])), unseen(np.array([True]))
@@ -163,20 +110,14 @@ def unseen(seen: NDArray[np.bool_]) -> str:
 
 
 def note(axes: Axes, text: str, *, size: float = 9.0) -> None:
-    """Writes into the lower left corner.
-
-    Args:
-        axes: Of which.
-        text: What; nothing may be nothing.
-        size: Of the letters, in points.
-    """
+    """Write into the lower left corner."""
     if text:
         ground = {"facecolor": "#FFFFFF", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
         axes.annotate(text, (0.02, 0.02), xycoords="axes fraction", fontsize=size, bbox=ground, zorder=9)
 
 
 def _ratio(box: Box) -> float | None:
-    """Returns a rectangle's width over its height; none for a sliver, which is drawn as a square."""
+    """Return a rectangle's width over its height; none for a sliver, which is drawn as a square."""
     (x0, x1), (y0, y1) = box
     ratio = (x1 - x0) / (y1 - y0)
     return ratio if 1 / LONGEST <= ratio <= LONGEST else None

@@ -62,7 +62,7 @@ def score_field(
 
 
 def _arrows(figure: Figure, axes: Axes, x: NDArray[Any], s: NDArray[Any], box: Box, *, dark: bool) -> None:
-    """Draws arrows of compressed length that begin at ``x``, and under the axes the key to their lengths."""
+    """Draw arrows of compressed length that begin at ``x``, and under the axes the key to their lengths."""
     size, sides = np.linalg.norm(s, axis=1), np.ptp(box, axis=1)
     if not len(x):
         return
@@ -93,7 +93,7 @@ def _arrows(figure: Figure, axes: Axes, x: NDArray[Any], s: NDArray[Any], box: B
 
 
 def _key(figure: Figure, axes: Axes, arrows: Quiver, longest: float, middle: float) -> None:
-    """Draws under the axes how long the arrows of a few scores are."""
+    """Draw under the axes how long the arrows of a few scores are."""
     inch = 1 / figure.get_figheight()
     figure.set_layout_engine("constrained", rect=(0, 0.5 * inch, 1, 1 - 0.5 * inch))
     rule = f"length ∝ |s| / (|s| + {_shown(middle)}), s in nats per unit of x"
@@ -153,14 +153,7 @@ def trajectories(
 
 
 def path_in_plane(path: Any) -> NDArray[Any]:
-    """Returns the kept positions of chains in the plane, ``(K, C, 2)``.
-
-    Args:
-        path: Their coordinates.
-
-    Raises:
-        UserError: If they are not in the plane.
-    """
+    """Return the kept positions of chains in the plane, ``(K, C, 2)``."""
     kept = numbers(path).astype(float)
     if kept.ndim != 3 or kept.shape[2] != 2 or 0 in kept.shape:
         raise UserError(f"a path in the plane is (K, C, 2); it was {kept.shape}")

@@ -161,7 +161,7 @@ def _images(x: Any) -> NDArray[Any]:
 
 
 def _scale(images: NDArray[Any], columns: int) -> int:
-    """Returns the factor that makes images about 64 pixels wide and ``columns`` of them at most 900."""
+    """Return the factor that makes images about 64 pixels wide and ``columns`` of them at most 900."""
     side: int = images.shape[3]
     return max(1, min(math.ceil(64 / side), (900 // max(columns, 1) - 2) // side))
 
@@ -181,7 +181,7 @@ def _table(
     columns: Sequence[str] = (),
     xlabel: str = "",
 ) -> Figure:
-    """Draws images in rows of equal length, each row and perhaps each column with its name."""
+    """Draw images in rows of equal length, each row and perhaps each column with its name."""
     count = len(images) // len(rows)
     canvas = grid_array(images, columns=count, low=low, high=high, scale=_scale(images, count + 1))
     high_px, wide_px = canvas.shape[:2]

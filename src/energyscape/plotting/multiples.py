@@ -99,7 +99,7 @@ def small_multiples(rows: Sequence[Multiple], box: Box, *, top: float | None = N
 
 
 def _row(panels: Sequence[Axes], row: Multiple, box: Box, top: float | None) -> QuadContourSet | None:
-    """Draws one method's panels; returns its landscape, if it has one."""
+    """Draw one method's panels; return its landscape, if it has one."""
     left, middle, right = panels
     for axes in panels:
         frame(axes, box)
@@ -115,7 +115,7 @@ def _row(panels: Sequence[Axes], row: Multiple, box: Box, top: float | None) -> 
 
 
 def _annotate(panels: Sequence[Axes], row: Multiple, *, first: bool, last: bool) -> None:
-    """Writes a row's name and worth above it, the columns' names above the first row, numbers below the last one."""
+    """Write a row's name and worth above it, the columns' names above the first row, numbers below the last one."""
     left, _, right = panels
     above: Any = {"xycoords": "axes fraction", "textcoords": "offset points"}
     left.annotate(row.title, (0, 1), (0, 4), **above, fontsize=10, fontweight="bold")

@@ -49,17 +49,7 @@ class Relief(NamedTuple):
 
     @classmethod
     def of(cls, energy_grid: Array, box: Box, *, top: float | None = None) -> Self:
-        """Measures an energy from its minimum.
-
-        Args:
-            energy_grid: Energies ``(N, M)``; the *first* index runs along :math:`x_1`.
-            box: The rectangle.
-            top: What the picture should tell apart; none leaves the upper two fifths of the plane above it, and all
-                that is more than 20 nats above the minimum.
-
-        Raises:
-            UserError: If the grid is not one, nothing in it is finite, or the top is not positive.
-        """
+        """Measure an energy from its minimum."""
         grid = _grid(energy_grid)
         height = np.maximum(grid - grid[np.isfinite(grid)].min(), 0)
         if top is None:
@@ -80,11 +70,7 @@ class Relief(NamedTuple):
         return np.linspace(0, self.top, LEVELS + 1)
 
     def thinned(self, points: int) -> Self:
-        """Returns every second, third, ... height, so that about ``points`` along each side are left, edges included.
-
-        Args:
-            points: At most about so many.
-        """
+        """Return every second, third, ... height, so that about ``points`` along each side are left, edges included."""
         rows, columns = (
             np.unique(np.linspace(0, n - 1, min(n, points)).round().astype(int)) for n in self.height.shape
         )
@@ -92,12 +78,7 @@ class Relief(NamedTuple):
 
 
 def fill(axes: Axes, relief: Relief) -> QuadContourSet:
-    """Draws a relief as filled contours.
-
-    Args:
-        axes: Where.
-        relief: What.
-    """
+    """Draw a relief as filled contours."""
     axes.grid(visible=False)
     return axes.contourf(
         relief.x1, relief.x2, relief.capped.T, levels=relief.levels, cmap=COLOURS, extend="max", zorder=0
@@ -107,15 +88,7 @@ def fill(axes: Axes, relief: Relief) -> QuadContourSet:
 def colour_bar(
     figure: Figure, drawn: ContourSet | AxesImage, top: float, *, beside: Axes | None = None, within: Axes | None = None
 ) -> None:
-    """Adds the bar that says which colour is which height.
-
-    Args:
-        figure: Where.
-        drawn: What was drawn, with colours.
-        top: The height of the last of them.
-        beside: The axes that make room for it, on their right.
-        within: Axes that it fills instead, lying flat.
-    """
+    """Add the bar that says which colour is which height."""
     orientation, space = ("vertical", "\n") if within is None else ("horizontal", " ")
     label = f"energy above its minimum, in nats{space}(dark = likely)"
     bar = figure.colorbar(drawn, cax=within, ax=beside, label=label, orientation=orientation)
@@ -124,13 +97,7 @@ def colour_bar(
 
 
 def fill_with_bar(figure: Figure, axes: Axes, relief: Relief) -> None:
-    """Draws a relief as filled contours, and beside it which colour is which height.
-
-    Args:
-        figure: Where.
-        axes: Where in it.
-        relief: What.
-    """
+    """Draw a relief as filled contours, and beside it which colour is which height."""
     colour_bar(figure, fill(axes, relief), relief.top, beside=axes)
 
 
@@ -204,16 +171,9 @@ def surface(
 
 
 def one_top(energy_grids: Sequence[Array], box: Box) -> float | None:
-    """Returns a top that several pictures can share: the median of what each would take alone.
+    """Return a top that several pictures can share: the median of what each would take alone.
 
     One landscape gone astray, a thousand times as high as the others, would turn them all dark with a maximum.
-
-    Args:
-        energy_grids: Those with nothing finite in them do not count.
-        box: Their rectangle.
-
-    Returns:
-        The height in nats; none if no grid counts.
     """
     tops = [Relief.of(grid, box).top for grid in energy_grids if np.isfinite(numbers(grid)).any()]
     return statistics.median(tops) if tops else None
@@ -227,11 +187,11 @@ def _grid(energy_grid: Any) -> NDArray[Any]:
 
 
 def _ticks(top: float) -> list[float]:
-    """Returns round heights from the minimum to the top."""
+    """Return round heights from the minimum to the top."""
     return [tick for tick in MaxNLocator(5).tick_values(0, top) if 0 <= tick <= top]
 
 
 def _around(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Returns where a grid's points or one of their eight neighbours are in a mask."""
+    """Return where a grid's points or one of their eight neighbours are in a mask."""
     padded = np.pad(mask, 1)
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).any((2, 3)))

@@ -100,7 +100,7 @@ def histogram(series: Mapping[str, Array], xlabel: str, *, title: str = "", bins
 
 
 def _mark(axes: Axes, marks: Sequence[tuple[float, str]], width: float) -> None:
-    """Draws vertical lines with what happened there; marks that crowd share the first one's label."""
+    """Draw vertical lines with what happened there; marks that crowd share the first one's label."""
     labelled = -math.inf
     for where, what in marks:
         axes.axvline(where, color="#555555", linestyle=":", linewidth=1.2)
@@ -135,7 +135,7 @@ def _keep_spikes_out(axes: Axes, series: list[NDArray[Any]]) -> None:
 
 
 def _running_median(y: NDArray[Any], window: int) -> NDArray[Any]:
-    """Returns medians over windows that are cut off at both ends; what is not a number does not count."""
+    """Return medians over windows that are cut off at both ends; what is not a number does not count."""
     if window <= 1:
         return y
     padded = np.pad(y, (window // 2, window - 1 - window // 2), constant_values=np.nan)

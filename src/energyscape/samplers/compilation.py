@@ -22,13 +22,7 @@ _aten = torch.ops.aten
 
 
 def compiled(function: Callable[..., Any], *, cpp: bool = False) -> Callable[..., Any]:
-    """Returns a function as one graph of static shapes, compiled when it is first called.
-
-    Args:
-        function: Pure tensor code.
-        cpp: Whether the parts of the graph are called from C++ instead of Python. That saves a tenth of the time of few
-            chains in the plane, but graphs of deep networks take half as long again to compile.
-    """
+    """Return a function as one graph of static shapes, compiled when it is first called."""
     # One object for all, by which the compiler knows that it has compiled a function already.
     options = _CALLED_FROM_CPP if cpp else _OPTIONS
     graph = torch.compile(function, fullgraph=True, dynamic=False, options=options)
@@ -53,15 +47,11 @@ class Mended(CustomGraphPass):
 
 
 def write_out(graph: Graph, node: Node) -> None:
-    """Writes products by narrow matrices, and what is added to products, as sums that the compiler can fuse.
+    """Write products by narrow matrices, and what is added to products, as sums that the compiler can fuse.
 
     A gradient in the plane begins with a product of thousands of rows of two numbers and ends with one by a matrix of
     two columns. A library of products does not do well at either, and its results go through the memory. What is added
     to a product, it copies first.
-
-    Args:
-        graph: Where the node is.
-        node: Any operation.
     """
     product = node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs
     if not product or _value(node).device.type != "cpu":
@@ -92,17 +82,14 @@ def write_out(graph: Graph, node: Node) -> None:
 
 
 def _laid_out(graph: Graph, matrix: Node) -> Node:
-    """Returns a matrix whose rows are each in one piece of memory, to be read many numbers at a time."""
+    """Return a matrix whose rows are each in one piece of memory, to be read many numbers at a time."""
     return _added(graph, force_stride_order, matrix, [_value(matrix).shape[1], 1])
 
 
 def share_sigmoids(graph: Graph) -> None:
-    r"""Computes :math:`\operatorname{silu}(x) = x\, \sigma(x)` from the sigmoid that its derivative needs again.
+    r"""Compute :math:`\operatorname{silu}(x) = x\, \sigma(x)` from the sigmoid that its derivative needs again.
 
     The compiler writes it as :math:`x / (1 + e^{-x})`, and then takes the exponential once more.
-
-    Args:
-        graph: Of the energy and its gradient.
     """
     later = {node.args[0]: node for node in graph.nodes if node.target is _aten.sigmoid.default}
     for node in list(graph.nodes):
@@ -118,7 +105,7 @@ def share_sigmoids(graph: Graph) -> None:
 
 
 def _argument_of_silu(node: Node) -> Node | None:
-    """Returns x where a node is x / (exp(-x) + 1)."""
+    """Return x where a node is x / (exp(-x) + 1)."""
     if node.target is not _aten.div.Tensor:
         return None
     x, path = node.args[0], node.args[1]
@@ -140,7 +127,7 @@ def _added(graph: Graph, operation: Callable[..., Any], *arguments: Any) -> Node
 
 
 def _value(argument: Any) -> Any:
-    """Returns the tensor without numbers that tells a node's shape and layout; what is no node is its own."""
+    """Return the tensor without numbers that tells a node's shape and layout; what is no node is its own."""
     if isinstance(argument, list):
         return [_value(each) for each in argument]
     return argument.meta["val"] if isinstance(argument, Node) else argument

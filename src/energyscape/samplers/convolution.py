@@ -31,12 +31,7 @@ _aten = torch.ops.aten
 
 
 def rewrite(graph: Graph, node: Node) -> None:
-    """Mends a convolution of images on a CPU, or the gradient by what is convolved.
-
-    Args:
-        graph: Where the node is.
-        node: Any operation.
-    """
+    """Mends a convolution of images on a CPU, or the gradient by what is convolved."""
     backward = node.target is _aten.convolution_backward.default
     if not backward and node.target is not _aten.convolution.default:
         return
@@ -70,7 +65,7 @@ def _pull_back_by_product(graph: Graph, node: Node) -> None:
 
 
 def _patches(weight: Node, stride: Sequence[int], _: Sequence[int], *kind: Any) -> float:
-    """Returns in how many patches a pixel is, if in all alike and if nothing is unusual; else infinity."""
+    """Return in how many patches a pixel is, if in all alike and if nothing is unusual; else infinity."""
     (k, l), (s, t) = weight.meta["val"].shape[2:], stride
     dilation, transposed, _, groups = kind
     usual = dilation == [1, 1] and not transposed and groups == 1
@@ -85,15 +80,7 @@ def _pixels(images: Node) -> int:
 def convolved(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    r"""Returns the convolution of images as one product: of every patch by the weights.
-
-    Args:
-        x: Images, ``(N, C, H, W)``.
-        weight: Weights, ``(D, C, K, L)``.
-        bias: What is added, ``(D,)``.
-        stride: Pixels from patch to patch, down and across.
-        padding: Rows and columns of zeros on each side.
-    """
+    r"""Return the convolution of images as one product: of every patch by the weights."""
     (p, q), (k, l) = padding, weight.shape[2:]
     patches = functional.pad(x, (q, q, p, p)).unfold(2, k, stride[0]).unfold(3, l, stride[1])
     n, _, height, breadth = patches.shape[:4]
@@ -112,19 +99,10 @@ def pulled_back(
     padding: Sequence[int],
     pixels_last: bool,
 ) -> Tensor:
-    r"""Returns the gradient by what was convolved: one product, and sums of its parts where patches overlap.
+    r"""Return the gradient by what was convolved: one product, and sum of its parts where patches overlap.
 
     A row :math:`y` of the padded image, :math:`y = s R + r`, is met by the patches :math:`R - j` at their row
     :math:`s j + r`, for each :math:`j < K / s`.
-
-    Args:
-        slope: The gradient by what came out, ``(N, D, h, w)``.
-        weight: Weights, ``(D, C, K, L)``; ``K`` and ``L`` are multiples of the strides.
-        size: Height and width of the images.
-        stride: Pixels from patch to patch, down and across.
-        padding: Rows and columns of zeros on each side.
-        pixels_last: Whether the product's rows are of one element of all patches, which is faster for few channels, or
-            of one patch.
     """
     n, _, h, w = slope.shape
     (c, k, l), (s, t) = weight.shape[1:], stride
@@ -150,7 +128,7 @@ def pulled_back(
 
 
 def _channels_last(graph: Graph, before: Node, images: Node) -> Node:
-    """Returns images, or weights, with their channels last: one node for all convolutions of them."""
+    """Return images, or weights, with their channels last: one node for all convolutions of them."""
     value: Tensor = images.meta["val"]
     _, channels, height, breadth = value.shape
     strides = [height * breadth * channels, 1, breadth * channels, channels]
@@ -173,7 +151,7 @@ def _called(graph: Graph, operation: Callable[..., Any], node: Node, *settings: 
 
 
 def _replace(graph: Graph, node: Node, function: Callable[..., Tensor], *inputs: Node) -> None:
-    """Puts the operations of a function into a graph, in place of a node."""
+    """Put the operations of a function into a graph, in place of a node."""
     traced = make_fx(function, decomposition_table=select_decomp_table())(*(each.meta["val"] for each in inputs)).graph
     places = [each for each in traced.nodes if each.op == "placeholder"]
     with graph.inserting_before(node):

@@ -139,12 +139,7 @@ class SolverFactory(Protocol):
     """A solver whose denoiser and levels are still to come."""
 
     def __call__(self, denoise: DenoiseFn, sigmas: Sequence[float]) -> Solver:
-        """Returns the solver.
-
-        Args:
-            denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
-            sigmas: Falling levels, the last of them 0.
-        """
+        """Return the solver."""
 
 
 def solve(solver: Solver, x: Tensor, *, generator: Generator | None = None) -> Iterator[Solution]:

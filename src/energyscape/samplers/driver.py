@@ -61,12 +61,7 @@ class Steps:
         keep_freed()
 
     def __call__(self, state: Any, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
-        """Yields the state after each step, and what it told.
-
-        Args:
-            state: Where the chains stand.
-            generator: The stream to draw from; noise is drawn for a few steps at once, and no more than is needed.
-        """
+        """Yield the state and the information of each step."""
         for moved in self.together(state, generator=generator):
             yield from moved
 
@@ -104,18 +99,18 @@ class Steps:
             yield moved
 
     def _gradients(self, x: Tensor) -> int:
-        """Returns how many evaluations of the score one graph holds."""
+        """Return how many evaluations of the score one graph holds."""
         return IMAGES if x.ndim > 2 and not x.is_cuda else GRADIENTS * (2 if len(x) <= FEW else 1)
 
     def _block(self, x: Tensor) -> int:
-        """Returns how many steps are taken at once: a number that leaves none over, if there is one of that size."""
+        """Return how many steps are taken at once: a number that leaves none over, if there is one of that size."""
         if self.compile is False:
             return 1
         most = min(self.steps, max(1, self._gradients(x) // getattr(self.kernel, "leapfrog_steps", 1)))
         return next((each for each in range(most, (most - 1) // 2, -1) if self.steps % each == 0), most)
 
     def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
-        """Returns how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
+        """Return how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
         many = len(state.x)
         apart = isinstance(state, tuple) and all(
             isinstance(each, Tensor) and each.shape[:1] == (many,) for each in (*state, *noise)
@@ -152,7 +147,7 @@ class Steps:
     def _travelled(
         self, kernel: HMC, state: Point, randomness: tuple[Tensor, ...], *, longest: int
     ) -> tuple[Point, Info]:
-        """Takes a step whose trajectory is too long for one graph: each piece begins at the last one's velocity."""
+        """Take a step whose trajectory is too long for one graph: each piece begins at the last one's velocity."""
         heat, (z, *rest), left, point = kernel.temperature**0.5, randomness, kernel.leapfrog_steps, state
         while left:
             many = min(left, longest)
@@ -162,7 +157,7 @@ class Steps:
         return kernel.decide(state, point, v, randomness)
 
     def _fast(self, key: object, function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
-        """Returns a function compiled, if that is wanted, and recorded, where that can be; one for each key."""
+        """Return a function compiled, if that is wanted, and recorded, where that can be; one for each key."""
         if key not in self._graphs:
             function = _compiled(function, x) if self.compile is True else function
             self._graphs[key] = Recorded(function) if x.is_cuda else function
@@ -177,7 +172,7 @@ class Steps:
 
 
 def _shares(state: Any, noise: list[tuple[Tensor, ...]], blocks: int) -> Iterator[tuple[Any, list[tuple[Tensor, ...]]]]:
-    """Yields each block's state and its noise of every step."""
+    """Yield each block's state and its noise of every step."""
     if blocks == 1:
         yield state, noise
         return
@@ -188,7 +183,7 @@ def _shares(state: Any, noise: list[tuple[Tensor, ...]], blocks: int) -> Iterato
 
 
 def _joined(moved: list[list[tuple[Any, Info]]]) -> list[tuple[Any, Info]]:
-    """Returns the steps of all chains from those of some each."""
+    """Return the steps of all chains from those of some each."""
     if len(moved) == 1:
         return moved[0]
     together = []

@@ -96,7 +96,7 @@ def descend(
 
 
 def _level(levels: LevelledEnergy, sigma: float, unit: float) -> EnergyFn:
-    """Returns the energy at one level, of points in a unit."""
+    """Return the energy at one level, of points in a unit."""
 
     def energy(u: Tensor) -> Tensor:
         return levels(unit * u, u.new_full((len(u),), sigma))

@@ -211,17 +211,13 @@ class PredictorCorrector(Solver):
 
 
 def mean_norm(x: Tensor) -> Tensor:
-    """Returns the mean over chains of their Euclidean norms, ``()``, of those that are finite.
-
-    Args:
-        x: One event a chain, ``(C, *)``.
-    """
+    """Return the mean over chains of their Euclidean norms, ``()``, of those that are finite."""
     norm = x.flatten(1).norm(dim=1)
     return torch.where(norm.isfinite(), norm, torch.nan).nanmean()
 
 
 def balanced_step(sigmas: Sequence[float], steps_each: int) -> float:
-    r"""Returns the step size with which annealed Langevin dynamics keeps best to the noise of its levels.
+    r"""Return the step size with which annealed Langevin dynamics keeps best to the noise of its levels.
 
     Data that are one point have the score :math:`-y / \sigma^2`. Points that arrive with the noise of the level above,
     :math:`\gamma` times larger, have after :math:`T` steps a variance of
@@ -229,13 +225,6 @@ def balanced_step(sigmas: Sequence[float], steps_each: int) -> float:
     .. math:: (1 - a)^{2 T} \Bigl( \gamma^2 - \frac{1}{1 - a / 2} \Bigr) + \frac{1}{1 - a / 2}
 
     in units of :math:`\sigma^2`, which is always above 1: the step is the one where it is least.
-
-    Args:
-        sigmas: Falling levels, the last of them 0; :math:`\gamma` is the largest ratio of neighbours.
-        steps_each: :math:`T`.
-
-    Raises:
-        ValueError: If there are fewer than two levels above 0: then nothing has to be balanced.
 
     Examples:
         >>> from energyscape.noise import Geometric

@@ -55,12 +55,12 @@ class Recorded:
 
 
 def _together(leaves: list[Tensor]) -> list[Tensor]:
-    """Returns the numbers of some tensors in one row for each dtype: one tensor is copied sooner than many."""
+    """Return the numbers of some tensors in one row for each dtype: one tensor is copied sooner than many."""
     return [torch.cat([each.flatten() for each in leaves if each.dtype == dtype]) for dtype in _dtypes(leaves)]
 
 
 def _apart(rows: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """Returns tensors of the shapes of others, from what `_together` made of those."""
+    """Return tensors of the shapes of others, from what `_together` made of those."""
     alike = [[each for each in leaves if each.dtype == dtype] for dtype in _dtypes(leaves)]
     parts = {
         dtype: iter(row.split([each.numel() for each in some]))

@@ -37,12 +37,7 @@ class DescentFactory(Protocol):
     """A kernel that descends the noise levels, its energy and number of steps still to come."""
 
     def __call__(self, energy: EnergyFn, *, steps: int) -> Kernel[Any]:
-        """Returns the kernel.
-
-        Args:
-            energy: At the lowest level.
-            steps: In which it is to arrive there.
-        """
+        """Return the kernel."""
 
 
 class Rung(NamedTuple):
@@ -59,35 +54,21 @@ class Rung(NamedTuple):
     unit: Tensor
 
     def of(self, index: Tensor) -> "Rung":
-        """Returns some of several rungs.
-
-        Args:
-            index: Which.
-        """
+        """Return some of several rungs."""
         return Rung(*(each[index] for each in self))
 
 
 def rungs(sigmas: list[float], *, like: Tensor) -> Rung:
-    """Returns the rungs of a ladder of noise levels, each field ``(L,)``, lowest first.
-
-    Args:
-        sigmas: The levels, rising, one more than rungs.
-        like: A tensor whose dtype and device are copied.
-    """
+    """Return the rungs of a ladder of noise levels, each field ``(L,)``, lowest first."""
     sigma = torch.tensor(sigmas, dtype=like.dtype, device=like.device)
     noise = (sigma[1:].square() - sigma[:-1].square()).sqrt()
     return Rung(sigma[:-1], noise, sigma[:-1] * noise / sigma[1:])
 
 
 def conditional(energy: LevelledEnergy, anchor: Tensor, rung: Rung) -> EnergyFn:
-    r"""Returns the energy of :math:`u` where :math:`x = \tilde x + s_i u` is what was there before the noise.
+    r"""Return the energy of :math:`u` where :math:`x = \tilde x + s_i u` is what was there before the noise.
 
     .. math:: U(u) = E(\tilde x + s_i u, \sigma_i) + \frac{s_i^2 \|u\|^2}{2 \tau_i^2}
-
-    Args:
-        energy: Of points and levels.
-        anchor: The points :math:`\tilde x` of the level above, ``(B, *)``.
-        rung: Of each point, its fields ``(B,)``.
     """
     unit, pull = expand(rung.unit, anchor), (rung.unit / rung.noise).square() / 2
 
@@ -225,7 +206,7 @@ class RecoveryDescent(Kernel[Descending]):
         return rungs(geometric(self._bottom.sigma, self.sigma_max, self.levels), like=like)
 
     def _whereabouts(self, state: Descending) -> tuple[Rung, Tensor, Tensor]:
-        """Returns the rung of the next step, whether it is the first one there, and the noise that begins it."""
+        """Return the rung of the next step, whether it is the first one there, and the noise that begins it."""
         k, each = state.steps, self.steps // self.levels
         down = k >= self.steps
         turn = (k * self.levels // self.steps).clamp(max=self.levels - 1)

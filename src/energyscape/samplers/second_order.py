@@ -189,13 +189,7 @@ class DPMSolverSDE(Solver):
 
 
 def extrapolated(sigmas: Sequence[float], state: Solution, d: Tensor) -> Tensor:
-    r"""Returns :math:`D + (D - D_-) / 2 r`, what the denoiser will say half-way through a step.
-
-    Args:
-        sigmas: The levels.
-        state: Where the chains stand, with :math:`D_-`.
-        d: What the denoiser says there, ``(C, *)``.
-    """
+    r"""Return :math:`D + (D - D_-) / 2 r`, what the denoiser will say half-way through a step."""
     i = state.steps
     if i == 0 or not sigmas[i + 1]:
         return d

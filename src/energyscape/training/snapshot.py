@@ -158,15 +158,11 @@ class Refuge(NamedTuple):
     doubtful: bool = False
 
     def kept(self, snapshot: Snapshot) -> "Refuge":
-        """Returns the refuge once there is a newer snapshot.
-
-        Args:
-            snapshot: That one.
-        """
+        """Return the refuge once there is a newer snapshot."""
         return Refuge(snapshot, self.good)
 
     def returned(self) -> "Refuge":
-        """Returns the refuge of a rollback, which goes to its ``good``.
+        """Return the refuge of a rollback, which goes to its ``good``.
 
         Where trouble comes again, the snapshot was near it already, and is given up for the one before.
         """
@@ -201,7 +197,7 @@ def _mapped(thing: Any) -> Any:
 
 
 def _skeleton(thing: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Moves a tree's tensors into a dictionary; returns the rest as JSON that keeps the types of keys and tuples."""
+    """Move a tree's tensors into a dictionary; return the rest as JSON that keeps the types of keys and tuples."""
     if isinstance(thing, Tensor):
         while place in tensors:  # keys may read alike, such as 0 and "0", or "a.b" and "b" inside "a"
             place += "'"

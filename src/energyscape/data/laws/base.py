@@ -63,14 +63,7 @@ class Law(ABC):
 
 
 def piecewise(edges: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    r"""Returns the points and weights of Gauss-Legendre rules on neighbouring intervals.
-
-    Args:
-        edges: Where the intervals meet, ``(N + 1,)`` in float64, rising.
-        nodes: Nodes in each interval.
-
-    Returns:
-        Points and weights, ``(N * nodes,)`` each.
+    r"""Return the points and weights of Gauss-Legendre rules on neighbouring intervals.
 
     Examples:
         >>> t, weight = piecewise(torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64), 4)
@@ -83,16 +76,9 @@ def piecewise(edges: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
 
 
 def normal_rule(dimension: int, *, step: float = 0.1) -> tuple[Tensor, Tensor]:
-    r"""Returns the points and weights of averages over a standard Gaussian.
+    r"""Return the points and weights of averages over a standard Gaussian.
 
     .. math:: \mathbb{E}\, f(z) \approx \sum_i w_i f(z_i), \qquad z \sim \mathcal{N}(0, I)
-
-    Args:
-        dimension: Of :math:`z`.
-        step: Spacing of the points, which lie within 9 of the origin in each coordinate.
-
-    Returns:
-        Points ``(N, dimension)`` and weights ``(N,)`` that sum to one, in float64.
 
     Examples:
         >>> z, weight = normal_rule(2)
@@ -105,11 +91,7 @@ def normal_rule(dimension: int, *, step: float = 0.1) -> tuple[Tensor, Tensor]:
 
 
 def device_of(generator: Generator | None) -> torch.device:
-    """Returns where a generator's numbers lie.
-
-    Args:
-        generator: None is torch's own, on the CPU.
-    """
+    """Return where a generator's numbers lie."""
     return torch.device("cpu") if generator is None else generator.device
 
 

@@ -136,7 +136,7 @@ class TwoMoons(Law):
 
     @staticmethod
     def _reflected(x: Tensor) -> Tensor:
-        """Turns by 180 degrees about (1/2, 1/4), which exchanges the two moons."""
+        """Turn by 180 degrees about (1/2, 1/4), which exchanges the two moons."""
         return x.new_tensor([1.0, 0.5]) - x
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
@@ -288,17 +288,7 @@ def blurred_curve(
     *,
     density: Callable[[Tensor], Tensor] | None = None,
 ) -> Rule:
-    r"""Returns the finite mixture that stands for a blurred curve.
-
-    Args:
-        curve: Maps angles ``(N,)``, in radians, to points ``(N, 2)``.
-        ends: First and last angle.
-        noise: Standard deviation of the blur.
-        density: Density :math:`w(t)` of the angle; uniform if None.
-
-    Returns:
-        Means ``(K, 2)`` and log-weights ``(K,)``.
-    """
+    r"""Return the finite mixture that stands for a blurred curve."""
     t = torch.linspace(*ends, 4097, dtype=torch.float64)
     pieces = torch.maximum(curve(t).diff(dim=0).norm(dim=1) / (10 * noise), t.diff()).cumsum(0)
     pieces = torch.cat([pieces.new_zeros(1), pieces])
@@ -311,16 +301,7 @@ def blurred_curve(
 
 
 def blurred_log_prob(x: Tensor, rule: Rule, noise: float) -> Tensor:
-    """Returns the log-density of a blurred curve.
-
-    Args:
-        x: Points, ``(B, 2)``.
-        rule: From `blurred_curve`.
-        noise: Standard deviation of the blur.
-
-    Returns:
-        ``(B,)`` in the dtype of ``x``.
-    """
+    """Return the log-density of a blurred curve."""
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2 is one product of matrices, and double precision bears the cancellation.
     z, means = x.double() / noise, rule[0].to(x.device) / noise
     constant = rule[1].to(x.device) - means.square().sum(1) / 2
@@ -331,14 +312,10 @@ def blurred_log_prob(x: Tensor, rule: Rule, noise: float) -> Tensor:
 
 
 def blurred_entropy(rule: Rule, noise: float) -> float:
-    r"""Returns the entropy of a blurred curve.
+    r"""Return the entropy of a blurred curve.
 
     Equal spacing over the plane, :math:`\sigma / 3` in each coordinate, is exact to 1e-7; only points within some 8
     deviations of the curve are visited.
-
-    Args:
-        rule: From `blurred_curve`.
-        noise: Standard deviation of the blur.
     """
     step, reach = noise / 3, 27
     near = (rule[0][::4] / step).round().long()

@@ -181,17 +181,9 @@ def mixture_log_prob(x: Tensor, means: Tensor, std: Tensor | float, weights: Ten
 
 
 def log_sum(x: Tensor, slopes: Tensor, constants: Tensor) -> Tensor:
-    r"""Returns the logarithm of a sum of exponentials of affine functions.
+    r"""Return the logarithm of a sum of exponentials of affine functions.
 
     .. math:: \log \sum_k e^{a_k \cdot x + b_k}
-
-    Args:
-        x: Points, ``(B, d)``.
-        slopes: :math:`a_k`, ``(K, d)``.
-        constants: :math:`b_k`, ``(K,)``.
-
-    Returns:
-        ``(B,)``, differentiable in ``x``.
     """
     log_each = torch.addmm(constants, x, slopes.T)
     largest = log_each.detach().amax(1, keepdim=True)

@@ -160,7 +160,7 @@ def points_file(*, path: str, blur: float | None = None) -> Points:
 
 
 def chosen_blur(x: Tensor) -> float:
-    r"""Returns the blur under which points left out in turn are likeliest.
+    r"""Return the blur under which points left out in turn are likeliest.
 
     With :math:`r_{ij}` the share of point :math:`j \ne i` in the density at :math:`x_i`, the derivative vanishes at
 
@@ -168,9 +168,6 @@ def chosen_blur(x: Tensor) -> float:
 
     so that :math:`\sqrt 2\, h` lies between the root mean square distance to the nearest point and that to all points.
     Bisection between the two ends at a maximum, known to a part in a thousand.
-
-    Args:
-        x: Points, ``(N, 2)`` in float64, at least two of which differ.
     """
     x, copies = x.unique(dim=0, return_counts=True)
     # The distinct points are sorted by their first coordinate, so that a stride leaves out some of everywhere.
@@ -200,12 +197,7 @@ def chosen_blur(x: Tensor) -> float:
 
 
 def _visited(z: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the order in which points were visited, and the log-sum of the terms at each in that order.
-
-    Args:
-        z: Points, ``(B, 2)`` in units of the blur.
-        means: Of the Gaussians, ``(N, 2)`` in the same units.
-    """
+    """Return the order in which points were visited, and the log-sum of the terms at each in that order."""
     order = torch.arange(len(z), device=z.device)
     open_, orders, log_sums = [(order, means)], [], []
     while open_:
@@ -225,7 +217,7 @@ def _visited(z: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _near(z: Tensor, means: Tensor) -> Tensor:
-    """Returns the means whose terms count anywhere in the rectangle around points."""
+    """Return the means whose terms count anywhere in the rectangle around points."""
     low, high = z.amin(0), z.amax(0)
     centre, half = (low + high) / 2, (high - low) / 2
     away = (means - centre).abs()

@@ -66,7 +66,7 @@ class Rescaled(Law):
         return moments(self.law)
 
     def _there(self, x: Tensor) -> Tensor:
-        """Maps points of the law as it was to those of this law."""
+        """Map points of the law as it was to those of this law."""
         return ((x.double() - self.mean.to(x.device)) * self.scale).to(x)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
@@ -92,15 +92,7 @@ class Rescaled(Law):
 
 
 def moments(law: Law) -> tuple[Tensor, float]:
-    r"""Returns the mean :math:`m` of a law and its size :math:`\sqrt{\tfrac12 \mathbb{E}\, |x - m|^2}`.
-
-    Args:
-        law: Points have moments of their own; other laws are integrated over their boxes, by Gauss-Legendre rules of
-            100 nodes on four by four panels.
-
-    Returns:
-        The mean, ``(2,)`` in float64, and the size, to a relative 1e-6.
-    """
+    r"""Return the mean :math:`m` of a law and its size :math:`\sqrt{\tfrac12 \mathbb{E}\, |x - m|^2}`."""
     if isinstance(law, Points):
         x = law.x.detach().cpu().double()
         mean = x.mean(0)

@@ -219,6 +219,6 @@ class Banana(Law):
 
 
 def _rotated(x: Tensor, angle: Tensor) -> Tensor:
-    """Turns points ``(..., 2)`` counter-clockwise by angles ``(...)``."""
+    """Turn points ``(..., 2)`` counter-clockwise by angles ``(...)``."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([x[..., 0] * cos - x[..., 1] * sin, x[..., 0] * sin + x[..., 1] * cos], -1)

@@ -23,31 +23,18 @@ class Row(NamedTuple):
 
 
 def board(head: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
-    """Returns a table, the best row first.
-
-    Args:
-        head: The columns' names.
-        rows: Its lines.
-    """
+    """Return a table, the best row first."""
     return [list(head), *(row.cells for row in sorted(rows, key=lambda row: row.rank))]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean of independent values and its standard error; NaN where there are too few.
-
-    Args:
-        values: One for each seed.
-    """
+    """Return the mean of independent values and its standard error; NaN where there are too few."""
     mean = statistics.fmean(values) if values else math.nan
     return mean, statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def shown(value: float, digits: int = 3) -> str:
-    """Returns a number for people, or a dash where there is none.
-
-    Args:
-        value: The number.
-        digits: That count.
+    """Return a number for people, or a dash where there is none.
 
     Examples:
         >>> shown(0.012345), shown(float("nan")), shown(12345.6)
@@ -60,12 +47,7 @@ def shown(value: float, digits: int = 3) -> str:
 
 
 def shown_with_error(mean: float, error: float, digits: int = 3) -> str:
-    """Returns a mean and its standard error for people.
-
-    Args:
-        mean: The mean.
-        error: Its standard error.
-        digits: Of the mean that count.
+    """Return a mean and its standard error for people.
 
     Examples:
         >>> shown_with_error(0.012345, 0.0021), shown_with_error(0.5, float("nan"))
@@ -75,22 +57,14 @@ def shown_with_error(mean: float, error: float, digits: int = 3) -> str:
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
-    """Returns a table as Markdown, its first row the head.
-
-    Args:
-        table: Rows of one length.
-    """
+    """Return a table as Markdown, its first row the head."""
     head, *rows = table
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def as_csv(scores: Sequence[Any]) -> str:
-    """Returns one line a score.
-
-    Args:
-        scores: Named tuples of one kind, at least one.
-    """
+    """Return one line a score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([scores[0]._fields, *scores])

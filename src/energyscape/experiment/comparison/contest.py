@@ -33,17 +33,10 @@ class Cell(ABC, Generic[Told]):
 
     @abstractmethod
     def work(self, stopping: Callable[[], bool]) -> Told | None:
-        """Does the work and measures it.
-
-        Args:
-            stopping: Asked every now and then; where it says so, the work is put aside so that it can go on later.
-
-        Returns:
-            What was reached, or none if the work was put aside.
-        """
+        """Does the work and measures it."""
 
     def score(self) -> Told | None:
-        """Returns what the cell reached before, or none."""
+        """Return what the cell reached before, or none."""
         try:
             kept = json.loads((self.folder / SCORE).read_text(encoding="utf-8"))
             values = {name: math.nan if kept[name] is None else kept[name] for name in self.told._fields}
@@ -53,11 +46,7 @@ class Cell(ABC, Generic[Told]):
         return reached if kept.get("energyscape") == __version__ else None
 
     def result(self, stopping: Callable[[], bool]) -> Told | None:
-        """Returns what the cell reaches, from its file or by work.
-
-        Args:
-            stopping: Asked every now and then.
-        """
+        """Return what the cell reaches, from its file or by work."""
         score = self.score()
         if score is None and (score := self.work(stopping)) is not None:
             told: Any = score
@@ -72,17 +61,9 @@ class Cell(ABC, Generic[Told]):
 def contest(
     cells: Sequence[Cell[Told]], *, jobs: int = 1, stopping: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[int, Told]]:
-    """Yields the place of each cell and what it reached, in the order in which they end.
+    """Yield the place of each cell and what it reached, in the order in which they end.
 
     It ends early, without a word, once somebody wants to stop and what was going on has been put aside.
-
-    Args:
-        cells: What there is to do.
-        jobs: How many processes; 1 works in this one.
-        stopping: Asked every now and then.
-
-    Raises:
-        UserError: If ``jobs`` is not positive, or of what a cell raised.
     """
     if jobs < 1:
         raise UserError(f"jobs is at least 1; it was {jobs}")
@@ -115,7 +96,7 @@ _stop: Any = None
 
 
 def _begin(stop: Any) -> None:
-    """Makes a worker process ready: whether to stop is the first process's to say, not Ctrl-C's."""
+    """Make a worker process ready: whether to stop is the first process's to say, not Ctrl-C's."""
     global _stop  # noqa: PLW0603 - a process's only memory between its initialiser and its tasks
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)

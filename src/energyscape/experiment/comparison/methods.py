@@ -84,7 +84,7 @@ class Score(NamedTuple):
 
 
 def method_names() -> list[str]:
-    """Returns the names of the methods that can be compared: those whose energy quadrature can ask for the truth."""
+    """Return the names of the methods that can be compared: those whose energy quadrature can ask for the truth."""
     methods = [name for name in recipe_names() if name.startswith(PREFIX)]
     return [name.removeprefix(PREFIX) for name in methods if "solver" not in Recipe.named(name).tables["sampler"]]
 
@@ -125,13 +125,7 @@ class MethodCell(Cell[Score]):
 
 
 def measured(cell: MethodCell, rate: float, reason: str) -> Score:
-    """Measures a run that has ended.
-
-    Args:
-        cell: Whose.
-        rate: Its steps a second.
-        reason: Why it has failed already, if it has.
-    """
+    """Measure a run that has ended."""
     run = Run.open(cell.folder)
     unknown = math.nan
     nothing = Score(
@@ -172,12 +166,7 @@ def measured(cell: MethodCell, rate: float, reason: str) -> Score:
 
 
 def worst_mode(experiment: Experiment, law: Law) -> float:
-    """Returns the least share of its own mass that a mode of the law got; NaN without modes.
-
-    Args:
-        experiment: With what was learned.
-        law: The truth.
-    """
+    """Return the least share of its own mass that a mode of the law got; NaN without modes."""
     if law.modes is None:
         return math.nan
     masses = mode_masses(law, experiment.energy, temperature=experiment.objective.temperature)
@@ -185,13 +174,13 @@ def worst_mode(experiment: Experiment, law: Law) -> float:
 
 
 def _clouds(experiment: Experiment, law: Law) -> tuple[Any, Any]:
-    """Returns samples of the law and of the model."""
+    """Return samples of the law and of the model."""
     real = law.sample(SAMPLES, generator=seeded(experiment, None, "compare", device="cpu"))
     return real, generate(experiment, SAMPLES).x
 
 
 def _ess_per_second(experiment: Experiment) -> float:
-    """Returns effective samples a second: 32 chains that begin in a generated sample, the worse coordinate."""
+    """Return effective samples a second: 32 chains that begin in a generated sample, the worse coordinate."""
     x = generate(experiment, 32).x.to(experiment.training.torch_device)
     kernel, generator = experiment.chains.kernel(experiment.energy), seeded(experiment, None, "ess")
     begun = time.process_time()
@@ -200,14 +189,7 @@ def _ess_per_second(experiment: Experiment) -> float:
 
 
 def laws_named(words: str) -> list[str]:
-    """Returns the names of laws.
-
-    Args:
-        words: ``all``, or names with commas between them.
-
-    Raises:
-        UserError: If one is unknown or has no exact density.
-    """
+    """Return the names of laws."""
     if words == "all":
         return [name for name in LAWS if name not in WITHOUT]
     names = [word.strip() for word in words.split(",")]
@@ -230,19 +212,7 @@ def plan(
     folder: Path,
     settings: Mapping[str, str] | None = None,
 ) -> list[MethodCell]:
-    """Returns the cells of a comparison.
-
-    Args:
-        laws: Names of laws in the plane.
-        which: ``all``, or names of methods with commas between them.
-        seeds: How many; they are 0, 1, 2, ….
-        budget: Of each run, such as ``30cpu-s``.
-        folder: Where the runs go.
-        settings: Of the laws, such as ``path`` for points, or of the recipes, ``section.setting`` to TOML text.
-
-    Raises:
-        UserError: If a method is unknown, a setting does not exist, or there are no seeds.
-    """
+    """Return the cells of a comparison."""
     names = method_names() if which == "all" else [name.strip() for name in which.split(",")]
     for name in names:
         if name not in method_names():
@@ -266,12 +236,7 @@ def plan(
 
 
 def placed(law: str, settings: Mapping[str, str]) -> dict[str, str]:
-    """Returns the settings of a recipe's ``[data]`` that give it a law, at the size that recipes were made for.
-
-    Args:
-        law: Its name.
-        settings: Its own settings.
-    """
+    """Return the settings of a recipe's ``[data]`` that give it a law, at the size that recipes were made for."""
     if law == "8gaussians" and not settings:
         return {"data.name": law}
     inner = {f"data.law.{key}": value for key, value in settings.items()}
@@ -290,11 +255,7 @@ HEAD: Final = (
 
 
 def table(scores: Sequence[Score]) -> list[list[str]]:
-    """Returns the scoreboard of one law, the best method first: means ± standard errors over seeds, and the rest.
-
-    Args:
-        scores: Of its cells.
-    """
+    """Return the scoreboard of one law, the best method first: means ± standard errors over seeds, and the rest."""
     rows = []
     for method in dict.fromkeys(score.method for score in scores):
         mine = [score for score in scores if score.method == method]
@@ -314,11 +275,7 @@ def table(scores: Sequence[Score]) -> list[list[str]]:
 
 
 def matrix(scores: Sequence[Score]) -> list[list[str]]:
-    """Returns the mean KL of every method on every law, a row for each method.
-
-    Args:
-        scores: Of all cells.
-    """
+    """Return the mean KL of every method on every law, a row for each method."""
     laws = list(dict.fromkeys(score.law for score in scores))
     rows = []
     for method in dict.fromkeys(score.method for score in scores):
@@ -332,21 +289,12 @@ def matrix(scores: Sequence[Score]) -> list[list[str]]:
 
 
 def failures(scores: Sequence[Score]) -> list[str]:
-    """Returns a line for each run that failed, with its reason.
-
-    Args:
-        scores: Of all cells.
-    """
+    """Return a line for each run that failed, with its reason."""
     return [f"{score.law}, {score.method}, seed {score.seed}: {score.failed}" for score in scores if score.failed]
 
 
 def multiples(cells: Sequence[MethodCell], scores: Sequence[Score]) -> Figure:
-    """Draws data, landscape and samples of each method's first seed on one law, the best method first.
-
-    Args:
-        cells: Of one law.
-        scores: Theirs, in the same order.
-    """
+    """Draw data, landscape and sample of each method's first seed on one law, the best method first."""
     firsts = [(cell, score) for cell, score in zip(cells, scores, strict=True) if cell.seed == 0]
     firsts.sort(key=lambda pair: math.inf if pair[1].failed else pair[1].kl)
     law = Experiment(cells[0].recipe).source
@@ -363,11 +311,7 @@ def multiples(cells: Sequence[MethodCell], scores: Sequence[Score]) -> Figure:
 
 
 def entropy_of(cells: Sequence[MethodCell]) -> float:
-    """Returns the entropy of the law as it was, in nats.
-
-    Args:
-        cells: Of one law.
-    """
+    """Return the entropy of the law as it was, in nats."""
     data = cells[0].recipe.resolved().tables["data"]
     inner = dict(data["law"]) if data["name"] == "rescaled" else dict(data)
     law: Law = build(LAWS, inner.pop("name"), inner)

@@ -137,7 +137,7 @@ class SamplerScore(NamedTuple):
 
 
 def sampler_names() -> list[str]:
-    """Returns the names of the samplers that can be compared."""
+    """Return the names of the samplers that can be compared."""
     return [name for name in KERNELS if name in TUNED]
 
 
@@ -164,7 +164,7 @@ class SamplerCell(Cell[SamplerScore]):
     told: ClassVar[Any] = SamplerScore
 
     def landscape(self) -> Law:
-        """Returns the law."""
+        """Return the law."""
         table = dict(self.data)
         law: Law = build(LAWS, table.pop("name"), table)
         return law
@@ -217,12 +217,7 @@ class SamplerCell(Cell[SamplerScore]):
 
 
 def modes_wrong(law: Law, x: Tensor) -> float:
-    """Returns the total variation between the shares of the modes in draws and the right ones; NaN without modes.
-
-    Args:
-        law: The truth.
-        x: Draws, ``(N, 2)``.
-    """
+    """Return the total variation between the shares of the modes in draws and the right ones; NaN without modes."""
     if law.modes is None:
         return math.nan
     nearest_mode = torch.cdist(x.double(), law.modes.double()).argmin(1)
@@ -239,19 +234,7 @@ def _npy(x: Tensor) -> bytes:
 def plan_samplers(
     law: str, *, which: str, seeds: int, budget: str, folder: Path, settings: Mapping[str, str] | None = None
 ) -> list[SamplerCell]:
-    """Returns the cells of a comparison of samplers.
-
-    Args:
-        law: Name of a law in the plane.
-        which: ``all``, or names of samplers with commas between them.
-        seeds: How many; they are 0, 1, 2, ….
-        budget: Of each, a time such as ``10cpu-s``.
-        folder: Where the results go.
-        settings: Of the law, ``data.setting`` to TOML text.
-
-    Raises:
-        UserError: If a name is unknown, the budget is no time, or there are no seeds.
-    """
+    """Return the cells of a comparison of samplers."""
     names = sampler_names() if which == "all" else [name.strip() for name in which.split(",")]
     for name in names:
         if name not in sampler_names():
@@ -274,11 +257,7 @@ HEAD: Final = ("sampler", "modes wrong by", "MMD²", "R-hat", "ESS/s", "accepted
 
 
 def sampler_table(scores: Sequence[SamplerScore]) -> list[list[str]]:
-    """Returns the scoreboard: means ± standard errors over seeds, the smallest discrepancy first.
-
-    Args:
-        scores: Of all cells.
-    """
+    """Return the scoreboard: means ± standard errors over seeds, the smallest discrepancy first."""
     rows = []
     for name in dict.fromkeys(score.sampler for score in scores):
         mine = [score for score in scores if score.sampler == name]
@@ -300,12 +279,7 @@ def sampler_table(scores: Sequence[SamplerScore]) -> list[list[str]]:
 
 
 def sampler_multiples(cells: Sequence[SamplerCell], scores: Sequence[SamplerScore]) -> Figure:
-    """Draws exact draws, the landscape, and where each sampler's chains ended, of its first seed.
-
-    Args:
-        cells: Of one law.
-        scores: Theirs, in the same order.
-    """
+    """Draw exact draws, the landscape, and where each sampler's chains ended, of its first seed."""
     law = cells[0].landscape()
     exact = law.sample(CHAINS * 4, generator=generator_for(0, "exact"))
     axes = [torch.linspace(low, high, GRID, dtype=torch.float64) for low, high in law.box]

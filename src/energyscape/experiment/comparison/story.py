@@ -44,14 +44,7 @@ SAMPLERS = (
 
 
 def write_methods(cells: Sequence[MethodCell], scores: Sequence[Score], *, out: Path, command: str) -> Written:
-    """Writes the boards of a comparison of methods.
-
-    Args:
-        cells: All of them.
-        scores: Theirs, in the same order.
-        out: Where the board over all laws goes.
-        command: That made it.
-    """
+    """Write the boards of a comparison of methods."""
     text = f"# Scoreboard\n\nMade by `{command}`.\n\n{METHODS}\n"
     laws = list(dict.fromkeys(score.law for score in scores))
     if len(laws) > 1:
@@ -84,12 +77,7 @@ def write_methods(cells: Sequence[MethodCell], scores: Sequence[Score], *, out: 
 
 
 def write_samplers(cells: Sequence[SamplerCell], scores: Sequence[SamplerScore]) -> Written:
-    """Writes the board of a comparison of samplers.
-
-    Args:
-        cells: All of them.
-        scores: Theirs, in the same order.
-    """
+    """Write the board of a comparison of samplers."""
     folder = cells[0].folder.parent
     write_whole(folder / "scores.csv", as_csv(scores).encode())
     picture = sampler_multiples(cells, scores)

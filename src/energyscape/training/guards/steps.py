@@ -152,11 +152,7 @@ class StepSize(Guard):
 
 
 def ratio(window: Window) -> float:
-    """Returns the noise of a step over its drift.
-
-    Args:
-        window: Of both.
-    """
+    """Return the noise of a step over its drift."""
     return window.median("noise") / max(window.median("drift"), 1e-12)
 
 

@@ -20,11 +20,7 @@ class Window:
         self.values: dict[str, deque[float]] = {name: deque(maxlen=size) for name in names}
 
     def add(self, facts: dict[str, float]) -> bool:
-        """Takes a step's facts; returns whether the window is full and every number was there.
-
-        Args:
-            facts: What the objective told.
-        """
+        """Take a step's facts; return whether the window is full and every number was there."""
         numbers = {name: facts.get(name, math.nan) for name in self.values}
         if not all(math.isfinite(each) for each in numbers.values()):
             return False
@@ -33,26 +29,18 @@ class Window:
         return all(len(each) == self.size for each in self.values.values())
 
     def median(self, name: str) -> float:
-        """Returns the median of one fact.
-
-        Args:
-            name: Of the fact.
-        """
+        """Return the median of one fact."""
         return statistics.median(self.values[name])
 
     def clear(self) -> None:
-        """Forgets everything, because what comes now is another run."""
+        """Forget everything, because what comes now is another run."""
         for each in self.values.values():
             each.clear()
 
     def state(self) -> dict[str, list[float]]:
-        """Returns all values."""
+        """Return all values."""
         return {name: list(each) for name, each in self.values.items()}
 
     def restore(self, state: dict[str, list[float]]) -> None:
-        """Takes back what `state` returned.
-
-        Args:
-            state: All values.
-        """
+        """Take back what `state` returned."""
         self.values = {name: deque(state[name], maxlen=self.size) for name in self.values}
