@@ -27,12 +27,15 @@ def train(recipe: str, /, *settings: Settings, seed: int | None = None, out: Pat
         out: The run's folder; runs/RECIPE when left out, with the settings you changed in its name.
     """
     from energyscape.experiment import Experiment, Recipe, Run, overrides_from
+    from energyscape.experiment.examination import forewarned
 
     overrides = overrides_from(settings) | ({} if seed is None else {"train.seed": str(seed)})
     experiment = Experiment(Recipe.named(recipe, overrides))
     changed = "".join(f"+{key.removeprefix('train.')}={value}" for key, value in sorted(overrides.items()))
     name = f"{Path(recipe).stem if recipe.endswith('.toml') else recipe}{changed}".replace("/", "_").replace(" ", "")
     run = Run.create(out or Path("runs") / name, experiment)
+    for each in () if run.checkpoints() else forewarned(experiment):
+        complain(f"warning: {each.cause} ({each.evidence}): {each.remedy}")
     return carry_on(run, experiment)
 
 

@@ -55,12 +55,7 @@ def doctor(
 
 
 def print_text(told: Any, subject: str) -> None:
-    """Prints findings for people.
-
-    Args:
-        told: The examination.
-        subject: Of what.
-    """
+    """Prints findings for people."""
     from energyscape.doctor import RULES
 
     if not told.findings and not told.certain:
@@ -78,13 +73,7 @@ def print_text(told: Any, subject: str) -> None:
 
 
 def print_json(told: Any, subject: str, status: int) -> None:
-    """Prints an examination for machines; what is not finite is null.
-
-    Args:
-        told: The examination.
-        subject: Of what.
-        status: The exit status.
-    """
+    """Prints an examination for machines; what is not finite is null."""
     from json import dumps
     from math import isfinite
 

@@ -4,6 +4,6 @@ from energyscape.doctor.chains import Chains
 from energyscape.doctor.finding import Finding
 from energyscape.doctor.probes import Probes, probe
 from energyscape.doctor.record import Record
-from energyscape.doctor.rules import RULES, diagnose
+from energyscape.doctor.rules import RULES, diagnose, merged
 
-__all__ = ["RULES", "Chains", "Finding", "Probes", "Record", "diagnose", "probe"]
+__all__ = ["RULES", "Chains", "Finding", "Probes", "Record", "diagnose", "merged", "probe"]

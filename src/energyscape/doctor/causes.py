@@ -58,7 +58,7 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
     """
     alpha, mean = record.alpha or 0.0, record.regulariser == "mean"
-    spread = record.now("spread") or probes.spread
+    spread = record.now("spread") or probes.spread or _at_first(record, probes)
     if alpha == 0 or spread is None:
         return None
     at_first, later = _sum_of_means(record) if mean else (math.inf, _size(record, spread))
@@ -83,6 +83,11 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
         remedy if mean else f"{remedy}, or --objective.regulariser mean, which holds the free constant alone",
         {"weight": weight, "spread": spread, "alpha": alpha},
     )
+
+
+def _at_first(record: Record, probes: Probes) -> float | None:
+    """Returns the energies of data before training, where the reference alone makes them."""
+    return None if probes.size is None else over(probes.size**2 / 2, (record.reference_std or 0) ** 2)
 
 
 def _size(record: Record, spread: float) -> float:
@@ -153,9 +158,12 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
     half = max(record.window, record.lines // 2)
     noise = jitter(record.last("gap", window=half))
     plus, minus = (median(record.last(name, window=half)) for name in ("spread", "spread_model"))
-    if b is None or b > 16 or noise is None or plus is None:
+    if b is None or b > 16:
         return None
-    share = noise / max(math.hypot(plus, plus if minus is None else minus), 1e-12)
+    if noise is None or plus is None:
+        share = b**-0.5 * (b <= 4)  # what so few explain by themselves
+    else:
+        share = noise / max(math.hypot(plus, plus if minus is None else minus), 1e-12)
     if share <= 0.2:
         return None
     return Finding(
@@ -178,9 +186,10 @@ def stale_chains(record: Record, probes: Probes) -> Finding | None:
     where chains from noise also end 2 standard deviations away in energy.
     """
     ages, samples = record.last("age", window=5), record.last("samples", window=5)
-    if not ages or not samples or not record.capacity:
+    if not record.capacity or bool(ages) != bool(samples):
         return None
-    age, draws = ages[-1], samples[-1] / record.capacity
+    draws = (samples[-1] if samples else record.budget or 0) / record.capacity
+    age = ages[-1] if ages else draws * (record.refresh == 0)
     never = record.refresh == 0 and draws >= 10 and age >= 0.8 * draws
     if not never and age <= 1000:
         return None
@@ -228,10 +237,14 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
     lowered = record.answered("learning rate ×")
     rho = autocorrelation(record.last("gap"))
     swings = rho is not None and rho < -0.5
-    if not (lowered or swings or diverged(record)) or record.learning_rate is None:
+    if record.learning_rate is None or not (lowered or swings or diverged(record) or record.learning_rate > MOST_RATE):
         return None
+    high = record.learning_rate > MOST_RATE
     told = {"growth": growth(record), "volley": volley(record), "autocorrelation": rho}
     words = [
+        f"Adam moves every weight by up to {record.learning_rate:g} a step, and they begin at about 0.1"
+        if high
+        else "",
         f"energies grew {told['growth']:.2g}-fold" if (told["growth"] or 0) > RATE_GROWTH else "",
         f"gradient norms reach {told['volley']:.2g} times their median" if (told["volley"] or 0) > 10 else "",
         f"the gap's lag-1 autocorrelation is {rho:.2f}" if rho is not None and (swings or rho > 0.7) else "",
@@ -244,7 +257,7 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
         "energies change faster than chains can follow",
         "; ".join(each for each in words if each) or "the record ends in trouble",
         f"the learning rate ({record.learning_rate:g}) is too high for these chains",
-        rate(record, 0.1 if diverged(record) or len(lowered) > 1 else 0.3),
+        "--train.learning_rate 0.003" if high else rate(record, 0.1 if diverged(record) or len(lowered) > 1 else 0.3),
         {name: value for name, value in told.items() if value is not None} | {"lowered": float(len(lowered))},
     )
 
@@ -276,6 +289,9 @@ def flat_energy(record: Record, probes: Probes) -> Finding | None:
         {"ratio": r} | ({} if most is None else {"most": most}),
     )
 
+
+MOST_RATE = 0.03
+"""Learning rate beyond which Adam's steps are of the size of the weights."""
 
 RATE_GROWTH = 100.0
 """How many times their smallest energies are worth a word."""

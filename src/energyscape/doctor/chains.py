@@ -12,23 +12,14 @@ LONGEST: Final = 600
 
 
 class Chains(NamedTuple):
-    r"""How chains are made, in training or, without such, in generation.
+    r"""How chains are made, in training or, without such, in generation."""
 
-    Args:
-        step_size: :math:`\eta > 0`, in squared units of ``x``.
-        temperature: :math:`T \ge 0`.
-        drift_clip: Largest element of the drift, in units of ``x``.
-        bounds: Lowest and highest value of an element of ``x``.
-        steps: Transitions in a training step; those of generation where training has none.
-        sampler_steps: Transitions from noise to a sample.
-    """
-
-    step_size: float
-    temperature: float = 1.0
-    drift_clip: float | None = None
-    bounds: tuple[float, float] | None = None
-    steps: int = 20
-    sampler_steps: int = 200
+    step_size: float  # \eta > 0, in squared units of ``x``
+    temperature: float = 1.0  # T \ge 0
+    drift_clip: float | None = None  # Largest element of the drift, in units of ``x``
+    bounds: tuple[float, float] | None = None  # Lowest and highest value of an element of ``x``
+    steps: int = 20  # Transitions in a training step; those of generation where training has none
+    sampler_steps: int = 200  # Transitions from noise to a sample
 
     @property
     def noise(self) -> float:
@@ -41,20 +32,12 @@ class Chains(NamedTuple):
         return min(max(10 * self.steps, self.sampler_steps), LONGEST)
 
     def kernel(self, energy: EnergyFn, *, temperature: float | None = None) -> Langevin:
-        """Returns the transition.
-
-        Args:
-            energy: Maps ``(C, *)`` to ``(C,)``.
-            temperature: Another one than its own.
-        """
+        """Returns the transition."""
         t = self.temperature if temperature is None else temperature
         return Langevin(energy, step_size=self.step_size, temperature=t, drift_clip=self.drift_clip, bounds=self.bounds)
 
     def record(self, **more: Any) -> Record:
         """Returns the record of a landscape that nobody has trained, or nobody knows how, sampled by these chains.
-
-        Args:
-            more: What is known of it.
 
         Examples:
             >>> Chains(step_size=0.1, temperature=50.0).record(objective="dsm").temperature

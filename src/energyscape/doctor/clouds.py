@@ -7,49 +7,27 @@ from torch import Tensor
 
 
 def apart(x: Tensor) -> float:
-    """Returns the root mean square distance of points from their mean.
-
-    Args:
-        x: Points, ``(B, *)``.
-    """
+    """Returns the root mean square distance of points from their mean."""
     flat = x.flatten(1).double()
     return float((flat - flat.mean(0)).square().sum(1).mean().sqrt())
 
 
 def nearest_other(x: Tensor) -> Tensor:
-    """Returns the distance of each point to the nearest other one, ``(B,)``.
-
-    Args:
-        x: Points, ``(B, d)``.
-    """
+    """Returns the distance of each point to the nearest other one, ``(B,)``."""
     return torch.cdist(x, x).fill_diagonal_(math.inf).amin(1)
 
 
 def duplicates(x: Tensor, data: Tensor) -> float:
-    """Returns the share of points whose nearest other is ten times nearer than data are to each other.
-
-    Args:
-        x: Points, ``(B, *)``.
-        data: Data, ``(B, *)``.
-    """
+    """Returns the share of points whose nearest other is ten times nearer than data are to each other."""
     usual = nearest_other(data.flatten(1)).median()
     return share(nearest_other(x.flatten(1)) < usual / 10)
 
 
 def at_edges(x: Tensor, edges: tuple[float, float]) -> float:
-    """Returns the share of coordinates at two edges or beyond them.
-
-    Args:
-        x: Points, ``(B, *)``.
-        edges: The lower and the upper one, in units of ``x``.
-    """
+    """Returns the share of coordinates at two edges or beyond them."""
     return share((x <= edges[0]) | (x >= edges[1]))
 
 
 def share(condition: Tensor) -> float:
-    """Returns the share of true values.
-
-    Args:
-        condition: Truth values.
-    """
+    """Returns the share of true values."""
     return float(condition.double().mean())

@@ -17,25 +17,15 @@ r"""The noise over the drift of a sound step: :math:`\eta = v_{\min} / 4`."""
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong.
+    """One thing that is wrong."""
 
-    Args:
-        rule: Its name in `rules.RULES`.
-        severity: ``act``: the run is lost, or its samples are; ``warn``: it suffers.
-        symptom: What one sees.
-        evidence: What was measured, with numbers.
-        cause: What most likely made it so.
-        remedy: The settings to change, as they are typed.
-        numbers: What was measured, for machines.
-    """
-
-    rule: str
-    severity: Severity
-    symptom: str
-    evidence: str
-    cause: str
-    remedy: str
-    numbers: dict[str, float]
+    rule: str  # Its name in `rules.RULES`
+    severity: Severity  # ``act``: the run is lost, or its samples are; ``warn``: it suffers
+    symptom: str  # What one sees
+    evidence: str  # What was measured, with numbers
+    cause: str  # What most likely made it so
+    remedy: str  # The settings to change, as they are typed
+    numbers: dict[str, float]  # What was measured, for machines
 
 
 Rule = Callable[[Record, Probes], Finding | None]
@@ -43,23 +33,14 @@ Rule = Callable[[Record, Probes], Finding | None]
 
 
 def flag(record: Record, setting: str, value: float) -> str:
-    """Returns a setting of the chains' kernel as it is typed.
-
-    Args:
-        record: Which section the kernel stands in.
-        setting: Of the kernel.
-        value: To set.
-    """
-    return f"--{record.chains}.kernel.{setting} {value:.2g}"
+    """Returns a setting of the chains' kernel as it is typed; a step is given as η."""
+    if setting == "step_size" and record.step_size and record.typed:
+        value = record.typed[0] * (value / record.step_size) ** record.typed[1]
+    return f"--{record.chains}.kernel.{record.inner}{setting} {value:.2g}"
 
 
 def rate(record: Record, factor: float) -> str:
-    """Returns the learning rate times a factor, as it is typed.
-
-    Args:
-        record: The present one.
-        factor: On it.
-    """
+    """Returns the learning rate times a factor, as it is typed."""
     return f"--train.learning_rate {(record.learning_rate or 1e-3) * factor:.2g}"
 
 
@@ -68,9 +49,6 @@ def growth(record: Record) -> float | None:
 
     .. math:: \max_{t \in W} \ell_t / \min_t \operatorname{median}(\ell_{t-4}, \ldots, \ell_t),
               \qquad \ell = |\bar E^- - \bar E^+| + \operatorname{std} E^+
-
-    Args:
-        record: With gap and spread.
     """
     gaps, spreads = record.columns.get("gap", ()), record.columns.get("spread", ())
     level = [abs(a) + b for a, b in zip(gaps, spreads, strict=False) if math.isfinite(a) and math.isfinite(b)]
@@ -81,44 +59,25 @@ def growth(record: Record) -> float | None:
 
 
 def volley(record: Record) -> float | None:
-    """Returns the largest gradient norm among the last lines over their median, or none.
-
-    Args:
-        record: With gradient norms.
-    """
+    """Returns the largest gradient norm among the last lines over their median, or none."""
     norms = record.last("grad_norm")
     usual = median(norms)
     return max(norms) / usual if usual else None
 
 
 def diverged(record: Record) -> bool:
-    """Whether numbers ended, ran away or exploded, now or at the end of the record.
+    """Whether guards stopped the run, or numbers ended, grew without end or exploded.
 
     Lines that end no more numbers than there were batches of spoiled data, which guards skipped, are not counted.
-
-    Args:
-        record: What was written down.
     """
     ended = record.lost() > len(record.answered("data points are not finite"))
     rho = autocorrelation(record.last("gap"))
     shape = record.last("gap")
     drifting = rho is not None and rho > 0.9 and abs(shape[-1]) > 10 * max(abs(shape[0]), 1e-12)
-    return ended or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
+    stopped = any(each.get("verdict") == "STOP" for each in record.interventions)
+    return stopped or ended or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
 
 
 def calibrated(record: Record) -> bool:
-    """Whether chains are at a temperature near one, so that noise over drift says something of the step.
-
-    Args:
-        record: Its temperature; one where it is not known.
-    """
+    """Whether chains are at a temperature near one, so that noise over drift says something of the step."""
     return record.temperature is None or 0.5 <= record.temperature <= 2
-
-
-def adjusted(record: Record) -> bool:
-    """Whether the chains' kernel has a Metropolis test.
-
-    Args:
-        record: Its kernel.
-    """
-    return record.kernel in ("mala", "hmc", "tempered")

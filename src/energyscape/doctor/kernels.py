@@ -12,7 +12,7 @@ needs the model, which may long be lost.
 import math
 from typing import NamedTuple
 
-from energyscape.doctor.finding import CALM, Finding, adjusted, calibrated, diverged, flag
+from energyscape.doctor.finding import CALM, Finding, calibrated, diverged, flag
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record, over
 
@@ -26,11 +26,11 @@ def long_step(record: Record, probes: Probes) -> Finding | None:
     Below twice the inverse of the largest curvature descent cannot climb, clipped and clamped neither.
     """
     eta = record.step_size
-    told = None if eta is None else (_rejected if adjusted(record) else _overshooting)(record, probes)
+    told = None if eta is None else (_rejected if record.adjusted else _overshooting)(record, probes)
     if eta is None or told is None:
         return None
     words = [told.evidence]
-    if probes.accept is not None and not adjusted(record):
+    if probes.accept is not None and not record.adjusted:
         words += [f"a Metropolis test would accept {probes.accept:.0%} of such steps"]
     if (probes.quenched or 0) > 1 and "climb" not in told.numbers:
         words += [f"descent without noise climbs by {probes.quenched:.3g} s.d. of energy"]
@@ -79,7 +79,7 @@ def _overshooting(record: Record, probes: Probes) -> _Step | None:
         return _Step(possible <= 1, (possible / CALM) ** 2, evidence, {"possible": possible})
     if diverged(record):
         return None
-    r = record.ratio if record.columns else probes.ratio_data
+    r = record.ratio if record.columns or probes.moved is not None else probes.ratio_data
     if r is not None and r < 1.25 and calibrated(record):
         evidence = f"a step's noise is {r:.2g} times its drift; 1 is unstable"
         return _Step(r < 1, max(r / CALM, 0.1) ** 2, evidence, {"ratio": r})
@@ -92,22 +92,24 @@ def _overshooting(record: Record, probes: Probes) -> _Step | None:
 
 
 def short_step(record: Record, probes: Probes) -> Finding | None:
-    r"""A step that is too short for chains to get anywhere (row 5).
+    r"""Steps that are too short or too few for chains to get anywhere (row 5).
 
-    In a training step's :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the
-    model; warn below 0.1 of the data's standard deviation, act below 0.05, where also
-    :math:`\Delta E_{\text{long}} < -3`, or where the run has diverged.
+    In :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the model; warn below 0.1
+    of the data's standard deviation in training, 0.7 in generation, which begins at noise. Act below half of that,
+    where also :math:`\Delta E_{\text{long}} < -3`, or where the run has diverged.
     """
     eta, k = record.step_size, record.steps if record.chains == "objective" else record.sampler_steps
     width = probes.data_std or record.began("data_std")
     if eta is None or k is None or width is None or record.kernel not in ("langevin", "mala"):
         return None
     reach = math.sqrt(2 * eta * k) / width
-    if reach >= 0.1 or (record.now("accept_prob") or 1) < 0.9:
+    least = 0.1 if record.chains == "objective" else 0.7
+    if reach >= least or (record.now("accept_prob") or 1) < 0.9:
         return None
     moved = over(record.began("move"), record.began("data_std"))
     sound = (probes.narrowest or 0) ** 2 / 4
     eta_new = sound if sound > eta else eta * min((0.5 / reach) ** 2, 100)
+    few = f"--{record.chains}.steps {math.ceil(k * (2 * least / reach) ** 2)}" if sound <= 2 * eta else ""
     evidence = f"{k} steps' noise reaches {reach:.2g} of the data's standard deviation"
     evidence += "" if moved is None else f", and at the beginning chains moved by {moved:.2g} of it"
     evidence += (
@@ -115,11 +117,11 @@ def short_step(record: Record, probes: Probes) -> Finding | None:
     )
     return Finding(
         "short_step",
-        "act" if reach < 0.05 or (probes.long or 0) < -3 or diverged(record) else "warn",
+        "act" if reach < least / 2 or (probes.long or 0) < -3 or diverged(record) else "warn",
         "chains hardly move, and lie where the energy was low some time ago",
         evidence,
-        f"the chains' step (η = {eta:g}) is too small",
-        flag(record, "step_size", eta_new),
+        "the chains' steps are too few" if few else f"the chains' step (η = {eta:g}) is too small",
+        few or flag(record, "step_size", eta_new),
         {"reach": reach} | ({} if probes.long is None else {"long": probes.long}),
     )
 

@@ -4,31 +4,7 @@ import math
 
 from energyscape.doctor.finding import Finding, rate
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record
-
-
-def hybrid_conflict(record: Record, _: Probes) -> Finding | None:
-    r"""A classifier and a generator in one network that pull apart (row 20).
-
-    Accuracy fell by one point from the first to the second half of the last lines, and the gradient of
-    :math:`\log p(x)` is more than 3 times that of :math:`\log p(y \mid x)` (column ``grad_ratio``).
-    """
-    accuracy, balance = record.last("accuracy"), record.now("grad_ratio")
-    if len(accuracy) < 10 or balance is None:
-        return None
-    half = len(accuracy) // 2
-    fell = sum(accuracy[:half]) / half - sum(accuracy[half:]) / (len(accuracy) - half)
-    if fell < 0.01 or balance <= 3:
-        return None
-    return Finding(
-        "hybrid_conflict",
-        "warn",
-        "the classifier gets worse while the generator learns",
-        f"accuracy fell by {100 * fell:.1f} points; the generator's gradient is {balance:.2g} times the classifier's",
-        "log p(x) outweighs log p(y | x)",
-        f"weigh log p(x) by {1 / balance:.2g}, leave augmentation out of it, {rate(record, 0.3)}",
-        {"fell": fell, "grad_ratio": balance},
-    )
+from energyscape.doctor.record import Record, over
 
 
 def easy_noise(record: Record, _: Probes) -> Finding | None:
@@ -105,10 +81,6 @@ def all_levels(record: Record, probes: Probes) -> str:
 
     From a fiftieth of the data's deviation, where noise cannot be seen, to three times their root mean square norm,
     beyond which data are hardly told from a point at the origin.
-
-    Args:
-        record: The present network.
-        probes: Width and size of the data.
     """
     width, size = probes.clean_std or 0.5, probes.size or 80.0 / 3
     network = "unet" if record.network in ("conv", "residual") else "mlp"
@@ -137,16 +109,16 @@ def noise_kept(record: Record, probes: Probes) -> Finding | None:
     More than 0.04 of their variance is noise by the score's own account (a fifth of the signal's deviation, 14 dB), and
     no denoising step ends the chains.
     """
-    share = probes.noisy
+    asked, level = probes.sound is not None, record.data_noise or 0.0
+    share = probes.noisy if asked else over(level**2, (probes.data_std or 0) ** 2)
     if share is None or share <= 0.04 or record.tweedie or one_noise_level(record, probes) is not None:
         return None
-    level = "" if not record.data_noise else f" (σ = {record.data_noise:g})"
     return Finding(
         "noise_kept",
         "warn",
         "samples are right under a layer of noise",
-        f"{share:.0%} of their variance is noise by the score's own account",
-        f"what was learned is the law of noised data{level}, and nothing takes the noise away at the end",
+        f"{share:.0%} of their variance is noise" + " by the score's own account" * asked,
+        f"what was learned is the law of noised data (σ = {level:g}), and nothing takes the noise away at the end",
         "--sampler.tweedie true",
         {"noisy": share},
     )

@@ -22,7 +22,7 @@ from energyscape.doctor.clouds import apart, at_edges, duplicates, nearest_other
 from energyscape.evaluation import acceptance
 from energyscape.noise import noised, normal_like
 from energyscape.samplers import run
-from energyscape.samplers.base import Standing, at, finite, rms
+from energyscape.samplers.base import Standing, at, finite
 
 CHAINS: Final = 64
 """Chains of each probe."""
@@ -34,84 +34,49 @@ ScoreFn = Callable[[Tensor], Tensor]
 """Maps points ``(B, *)`` to scores ``(B, *)``."""
 
 
+Answer = float | None
+"""None where a question could not be asked."""
+
+
 class Probes(NamedTuple):
-    r"""What the probes told, each none where it could not be asked.
+    """What the probes found, each none where it could not be asked."""
 
-    Args:
-        finite: Share of the data that are finite.
-        sound: Share of the data at which energy and score are finite.
-        data_std: RMS standard deviation of the coordinates of noised data.
-        clean_std: The same of the data themselves.
-        size: Root mean square norm of the data.
-        narrowest: Smallest standard deviation of a coordinate of noised data, :math:`\sqrt{v_{\min}}`.
-        degenerate: Share of the coordinates of noised data that vary less than one step's noise and less than a quarter
-            of ``data_std``.
-        ratio: :math:`R`, noise over drift (never clipped) of a step at the chains.
-        ratio_data: The same at noised data.
-        accept: Mean acceptance probability of Metropolis-adjusted Langevin at the step, from the chains.
-        clipped: Share of the drift's elements beyond the clip, at the chains.
-        steepest: Largest element of a drift on the way from noise, over the noise's deviation at :math:`T = 1`.
-        move: RMS a coordinate of where a training step's transitions take the chains.
-        long: :math:`\Delta E` of the chains after ten times as many steps, in :math:`s_E`; falling is negative.
-        few: The same after as many steps as in training.
-        quenched: The same without noise.
-        from_data: Energy of chains from noised data after the long way, less that of noised data, in :math:`s_E`.
-        fresh: Energy of chains from noise less that of the chains, in :math:`s_E`.
-        noise_gap: Energy of noise less that of noised data, in :math:`s_E`.
-        arrived: Median distance of chains from noise to their nearest data point, over that of other noised data.
-        outside: Share of their coordinates at the bounds of chains, or where there are none beyond the data's extremes,
-            less that share of noised data.
-        shift: Their mean less that of the data, over the data's range.
-        duplicates: Share of the chains whose nearest other chain is ten times nearer than data are to each other.
-        diversity: Mean distance between chains over that between noised data.
-        spread: :math:`s_E`, in units of energy.
-        held_out: Energy of held-out less that of training data, both noised alike, in :math:`s_E`.
-        kinks: Spread of the curvature :math:`u^\top \nabla^2 E\, u` from point to point over its size, by exact
-            derivatives; 0 for networks of straight pieces.
-        bends: How much the score changes beyond what that curvature says, over one step's noise, in parts of it.
-        near: :math:`E\|\sigma s(x + \sigma z) + z\|^2 / d` at the learned noise level; 1 is a score of zero.
-        far: The same at noise as wide as where chains start.
-        noisy: Share of the variance of what chains come to, those from noise if there are any, that the score takes for
-            noise: :math:`E\|\sigma^2 s\|^2 / d` over it.
-        parted: Widest gap between islands of noised data, over 95 % of the steps between neighbours within them.
-        worst_mode: Largest factor by which a mode's mass is off, where modes are known.
-        energies: Energies by what they are of, for pictures.
-    """
-
-    finite: float | None = None
-    sound: float | None = None
-    data_std: float | None = None
-    clean_std: float | None = None
-    size: float | None = None
-    narrowest: float | None = None
-    degenerate: float | None = None
-    ratio: float | None = None
-    ratio_data: float | None = None
-    accept: float | None = None
-    clipped: float | None = None
-    steepest: float | None = None
-    move: float | None = None
-    long: float | None = None
-    few: float | None = None
-    quenched: float | None = None
-    from_data: float | None = None
-    fresh: float | None = None
-    noise_gap: float | None = None
-    arrived: float | None = None
-    outside: float | None = None
-    shift: float | None = None
-    duplicates: float | None = None
-    diversity: float | None = None
-    spread: float | None = None
-    held_out: float | None = None
-    kinks: float | None = None
-    bends: float | None = None
-    near: float | None = None
-    far: float | None = None
-    noisy: float | None = None
-    parted: float | None = None
-    worst_mode: float | None = None
-    energies: dict[str, tuple[float, ...]] = {}  # noqa: RUF012
+    finite: Answer = None  # Share of the data that are finite
+    sound: Answer = None  # Share of the data at which energy and score are finite
+    data_std: Answer = None  # RMS standard deviation of the coordinates of noised data
+    clean_std: Answer = None  # The same of the data themselves
+    size: Answer = None  # Root mean square norm of the data
+    narrowest: Answer = None  # Smallest standard deviation of a coordinate of noised data
+    degenerate: Answer = None  # Share of coordinates of noised data that vary less than a step's noise and data_std / 4
+    ratio: Answer = None  # R, noise over drift (never clipped) of a step at the chains
+    ratio_data: Answer = None  # The same at noised data
+    accept: Answer = None  # Mean acceptance of Metropolis-adjusted Langevin at the step, from the chains
+    clipped: Answer = None  # Share of the drift's elements beyond the clip, at the chains
+    steepest: Answer = None  # Largest element of a drift on the way from noise, over the noise's deviation at T=1
+    long: Answer = None  # Change of the chains' energy after ten times as many steps, in s_E; falling is negative
+    few: Answer = None  # The same after as many steps as in training
+    quenched: Answer = None  # The same without noise
+    fresh: Answer = None  # Energy of chains from noise less that of the chains, in s_E
+    arrived: Answer = None  # Median distance of chains from noise to the nearest data, over that of other noised data
+    outside: Answer = None  # Share of their coordinates at the bounds, or the data's extremes, less that of noised data
+    shift: Answer = None  # Their mean less that of the data, over the data's range
+    duplicates: Answer = None  # Share of chains whose nearest other is ten times nearer than data are to each other
+    diversity: Answer = None  # Mean distance between chains over that between noised data
+    spread: Answer = None  # s_E, in units of energy
+    cut: Answer = None  # Share of the data's coordinates beyond the bounds of chains
+    away: Answer = None  # RMS distance of noise from the data's mean, over that of the data
+    moved: Answer = None  # Distance of the weights from their initial values over the norm of those
+    held_out: Answer = None  # Energy of held-out less that of training data, both noised alike, in s_E
+    kinks: Answer = None  # Spread of the exact curvature uᵀ∇²E u over its size; 0 for networks of straight pieces
+    bends: Answer = None  # How much the score changes over one step's noise beyond that curvature, in parts of it
+    near: Answer = None  # E‖σ s(x + σ z) + z‖² / d at the learned noise level; 1 is a score of zero
+    far: Answer = None  # The same at noise as wide as where chains start
+    noisy: Answer = (
+        None  # Share of the variance of where chains end that the score takes for noise, E‖σ²s‖² / d over it
+    )
+    parted: Answer = None  # Widest gap between islands of noised data, over 95 % of the steps within them
+    worst_mode: Answer = None  # Largest factor by which a mode's mass is off, where modes are known
+    energies: dict[str, tuple[float, ...]] = {}  # Energies by what they are of, for pictures  # noqa: RUF012
 
 
 def probe(
@@ -142,7 +107,7 @@ def probe(
         held_out: Data that training did not see, ``(B, *)``.
         generator: The stream to draw from.
     """
-    told = _of_data(data, level, how)
+    told = _of_data(data, level, how, noise)
     data = data[data.flatten(1).isfinite().all(1)]
     if len(data) < FEWEST or (energy is None and slope is None):
         return told
@@ -166,38 +131,23 @@ FEWEST: Final = 8
 
 
 class Subject(NamedTuple):
-    """What is asked.
+    """What is asked."""
 
-    Args:
-        energy: Maps ``(B, *)`` to ``(B,)``; of a bare score one whose gradient alone means something.
-        known: Whether its values mean something too.
-        data: Clean data, ``(B, *)``.
-        y: The same with noise.
-        level: Standard deviation of that noise.
-        temperature: Of the law that was learned.
-        how: How chains are made.
-        generator: The stream to draw from.
-    """
-
-    energy: EnergyFn
-    known: bool
-    data: Tensor
-    y: Tensor
-    level: float
-    temperature: float
-    how: Chains | None
-    generator: Generator | None
+    energy: EnergyFn  # Maps ``(B, *)`` to ``(B,)``; of a bare score one whose gradient alone means something
+    known: bool  # Whether its values mean something too
+    data: Tensor  # Clean data, ``(B, *)``
+    y: Tensor  # The same with noise
+    level: float  # Standard deviation of that noise
+    temperature: float  # Of the law that was learned
+    how: Chains | None  # How chains are made
+    generator: Generator | None  # The stream to draw from
 
     def slope(self, x: Tensor) -> Tensor:
-        """Returns the score.
-
-        Args:
-            x: Points, ``(B, *)``.
-        """
+        """Returns the score."""
         return score(self.energy, x)
 
 
-def _of_data(data: Tensor, level: float, how: Chains | None) -> Probes:
+def _of_data(data: Tensor, level: float, how: Chains | None, noise: Tensor | None) -> Probes:
     good = data.flatten(1).isfinite().all(1)
     told = Probes(finite=share(good))
     if int(good.sum()) < FEWEST:
@@ -212,7 +162,11 @@ def _of_data(data: Tensor, level: float, how: Chains | None) -> Probes:
     )
     if how is not None:
         limit = min(math.sqrt(2 * how.step_size), spread / 4)
-        told = told._replace(degenerate=share(varied < limit))
+        low, high = how.bounds or (-math.inf, math.inf)
+        told = told._replace(degenerate=share(varied < limit), cut=share((data[good] < low) | (data[good] > high)))
+    if noise is not None and spread > 0:
+        away = (noise - data[good].mean(0)).double().square().mean().sqrt()
+        told = told._replace(away=float(away) / spread)
     return told
 
 
@@ -265,11 +219,9 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
     few, _ = run(kernel, start, steps=how.steps, generator=generator)
     long, _ = run(kernel, few.x, steps=how.long, generator=generator)
     quenched, _ = run(still, start, steps=how.steps, generator=generator)
-    back, _ = run(kernel, y[:CHAINS], steps=how.long, generator=generator)
     told = told._replace(
         ratio=_ratio(standing.score, how),
         clipped=None if how.drift_clip is None else share((how.step_size * standing.score).abs() > how.drift_clip),
-        move=float(rms(few.x - start).square().mean().sqrt()),
         duplicates=duplicates(start, y),
         diversity=apart(start) / max(apart(y[: len(start)]), 1e-12),
         noisy=_noisy(long, subject.level, subject.temperature) if subject.level else None,
@@ -277,7 +229,7 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
     if subject.known and how.temperature > 0:
         accept = acceptance(energy, start, step_size=how.step_size, temperature=how.temperature, generator=generator)
         told = told._replace(accept=accept)
-    return told, {"chains": standing, "few": few, "chains, long": long, "quenched": quenched, "back": back}
+    return told, {"chains": standing, "few": few, "chains, long": long, "quenched": quenched}
 
 
 def _of_energies(
@@ -292,14 +244,12 @@ def _of_energies(
         few=_rise(end["few"].energy, standing, unit),
         long=_rise(end["chains, long"].energy, standing, unit),
         quenched=_rise(end["quenched"].energy, standing, unit),
-        from_data=_rise(end["back"].energy, of_data, unit),
     )
     shown = {"data": of_data, "chains": standing, "chains, long": end["chains, long"].energy}
     if noise is not None:
         shown["from noise"] = end["from noise"].energy
         told = told._replace(
             fresh=_rise(end["from noise"].energy, standing, unit),
-            noise_gap=_rise(energies(subject.energy, noise), of_data, unit),
         )
     if held_out is not None:
         level = subject.level
@@ -390,11 +340,6 @@ def _rise(after: Tensor, before: Tensor, unit: float) -> float | None:
 
 
 def energies(energy: EnergyFn, x: Tensor) -> Tensor:
-    """Returns energies, a few hundred points a time, ``(B,)``.
-
-    Args:
-        energy: Maps ``(B, *)`` to ``(B,)``.
-        x: Points, ``(B, *)``.
-    """
+    """Returns energies, a few hundred points a time, ``(B,)``."""
     with torch.no_grad():
         return torch.cat([energy(part) for part in x.split(BATCH)])

@@ -21,71 +21,49 @@ ENOUGH: Final = 5
 @final
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    r"""What a run wrote down, and the settings that rules need; whatever is not known is none.
+    """What a run wrote down, and the settings that rules need; unknown ones are none.
 
-    Settings are those of the recipe. What guards changed on the way is told by ``interventions``, not here.
-
-    Args:
-        columns: Metrics by name, one number a line; NaN where there was none.
-        interventions: What guards did, in order: ``step``, ``samples``, ``verdict``, ``reason``, ``action``.
-        objective: Name of the objective.
-        kernel: Name of the transition that makes negatives; of the sampler's, where training has no chains.
-        chains: Section of the recipe that the kernel stands in, ``objective`` or ``sampler``.
-        step_size: :math:`\eta` of the kernel, in squared units of ``x``.
-        temperature: :math:`T` of the kernel.
-        drift_clip: Largest element of a drift, in units of ``x``.
-        bounds: Lowest and highest value of an element of ``x``.
-        steps: Transitions of a chain in a training step.
-        sampler_steps: Transitions of a chain when generating.
-        start: Name of the start: ``buffer``, ``noise``, ``data``.
-        capacity: Chains in the buffer.
-        refresh: Probability that a drawn chain is restarted.
-        data_noise: Standard deviation of the noise on the data, in units of ``x``.
-        tweedie: Whether a denoising step ends the sampler's chains.
-        reference_std: Of the energy's Gaussian term, in units of ``x``.
-        alpha: Weight of the energy regulariser.
-        regulariser: Its kind, ``squared`` or ``mean``.
-        batch_size: Data points a step.
-        learning_rate: At its highest.
-        beta1: Adam's decay of the gradient's mean.
-        clip: Largest norm of the parameters' gradient.
-        ema_half_life: Of the averaged weights, in samples.
-        network: Its name.
-        activation: Of the network.
-        spectral_norm: Whether the network's layers are normalised.
-        log_every: Steps between two lines of the metrics.
-        selected_by: What chose the checkpoint, where something did.
+    Settings are the recipe's. What guards changed on the way is in ``interventions``, not here. Lengths are in units of
+    ``x``.
     """
 
-    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    interventions: Sequence[Mapping[str, Any]] = ()
+    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)  # metrics by name, one number a line, or NaN
+    interventions: Sequence[Mapping[str, Any]] = ()  # of guards, in order: step, samples, verdict, reason, action
     objective: str | None = None
     kernel: str | None = None
-    chains: str = "objective"
-    step_size: float | None = None
+    chains: str = "objective"  # the recipe's section that the kernel stands in, or "sampler"
+    inner: str = ""  # "kernel." where the kernel is inside another one
+    adjusted: bool = False  # whether the kernel has a Metropolis test
+    step_size: float | None = None  # η of Langevin steps, in squared units of x
+    typed: tuple[float, float] | None = None  # the step as the recipe has it, and the power of η that it follows
     temperature: float | None = None
     drift_clip: float | None = None
     bounds: tuple[float, float] | None = None
-    steps: int | None = None
-    sampler_steps: int | None = None
-    start: str | None = None
-    capacity: int | None = None
+    steps: int | None = None  # transitions of a chain in a training step
+    sampler_steps: int | None = None  # transitions of a chain when generating
+    start: str | None = None  # buffer, noise or data
+    capacity: int | None = None  # chains in the buffer
     refresh: float | None = None
     data_noise: float | None = None
     tweedie: bool | None = None
     reference_std: float | None = None
+    scale: float | None = None  # of the network's output
     alpha: float | None = None
     regulariser: str | None = None
+    budget: int | None = None  # samples; none for a budget of time
     batch_size: int | None = None
-    learning_rate: float | None = None
+    learning_rate: float | None = None  # at its highest
+    warmup: int | None = None
+    decay: str | None = None
     beta1: float | None = None
+    beta2: float | None = None
     clip: float | None = None
-    ema_half_life: float | None = None
     network: str | None = None
+    width: int | None = None
     activation: str | None = None
     spectral_norm: bool | None = None
     log_every: int | None = None
-    selected_by: str | None = None
+    guarded: float | None = None  # the guards' limits over the least sensible ones, the lowest; none without guards
 
     @property
     def lines(self) -> int:
@@ -98,37 +76,19 @@ class Record:
         return max(ENOUGH, min(WINDOW, self.lines // 2))
 
     def last(self, name: str, *, window: int | None = None) -> list[float]:
-        """Returns the finite numbers among a column's last lines; fewer than `ENOUGH` are none.
-
-        Args:
-            name: Of the column.
-            window: How many lines; those that count as now when left out.
-        """
+        """Returns the finite numbers among a column's last lines; fewer than `ENOUGH` are none."""
         return _told(self.columns.get(name, ())[-(window or self.window) :])
 
     def first(self, name: str, *, window: int = 10) -> list[float]:
-        """Returns the finite numbers among a column's first lines; fewer than `ENOUGH` are none.
-
-        Args:
-            name: Of the column.
-            window: How many lines.
-        """
+        """Returns the finite numbers among a column's first lines; fewer than `ENOUGH` are none."""
         return _told(self.columns.get(name, ())[:window])
 
     def now(self, name: str) -> float | None:
-        """Returns the median of a column's last lines, or none.
-
-        Args:
-            name: Of the column.
-        """
+        """Returns the median of a column's last lines, or none."""
         return median(self.last(name))
 
     def began(self, name: str) -> float | None:
-        """Returns the median of a column's first lines, or none.
-
-        Args:
-            name: Of the column.
-        """
+        """Returns the median of a column's first lines, or none."""
         return median(self.first(name))
 
     @property
@@ -137,19 +97,11 @@ class Record:
         return over(self.now("noise"), self.now("drift"))
 
     def lost(self, name: str = "loss") -> int:
-        """Returns how many lines of a column are not finite.
-
-        Args:
-            name: Of the column.
-        """
+        """Returns how many lines of a column are not finite."""
         return sum(not math.isfinite(value) for value in self.columns.get(name, ()))
 
     def answered(self, *words: str) -> list[Mapping[str, Any]]:
-        """Returns the interventions whose reason or action says any of some words.
-
-        Args:
-            words: To look for.
-        """
+        """Returns the interventions whose reason or action says any of some words."""
         said = [(each, f"{each.get('reason', '')} {each.get('action', '')}") for each in self.interventions]
         return [each for each, text in said if any(word in text for word in words)]
 
@@ -160,21 +112,12 @@ def _told(values: Sequence[float]) -> list[float]:
 
 
 def median(values: Sequence[float]) -> float | None:
-    """Returns the median, or none of nothing.
-
-    Args:
-        values: The numbers.
-    """
+    """Returns the median, or none of nothing."""
     return statistics.median(values) if values else None
 
 
 def over(numerator: float | None, denominator: float | None) -> float | None:
-    """Returns a ratio, or none where a part of it is missing or the denominator is not positive.
-
-    Args:
-        numerator: What is divided.
-        denominator: By what.
-    """
+    """Returns a ratio, or none where a part of it is missing or the denominator is not positive."""
     known = numerator is not None and denominator is not None and denominator > 0
     return numerator / denominator if known else None  # type: ignore[operator]
 
@@ -183,10 +126,6 @@ def autocorrelation(values: Sequence[float], lag: int = 1) -> float | None:
     r"""Returns :math:`\rho_k = \sum_t (v_t - \bar v)(v_{t+k} - \bar v) / \sum_t (v_t - \bar v)^2`, or none.
 
     Near 0 the numbers are noise about a level, near 1 they drift, below 0 they swing to and fro.
-
-    Args:
-        values: The numbers, in order.
-        lag: :math:`k`.
 
     Examples:
         >>> round(autocorrelation([1.0, -1.0] * 50), 2)
@@ -206,9 +145,6 @@ def jitter(values: Sequence[float]) -> float | None:
     .. math:: \hat s = 1.4826\, \operatorname{median}_t |v_{t+1} - v_t| / \sqrt 2
 
     Differences of neighbours do not see a trend, the median does not see a few spikes.
-
-    Args:
-        values: The numbers, in order.
     """
     if len(values) < ENOUGH:
         return None

@@ -6,24 +6,29 @@ from energyscape.doctor import causes, kernels, objectives, symptoms
 from energyscape.doctor.finding import Finding, Rule
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record
+from energyscape.doctor.settings import BY_SETTINGS
+
+LATE: Final = ("tight_drift_clip", "few_updates", "few_lines", "long_warmup")
+"""Rules about settings that others can be the cause of; a short run learns little, whatever else is wrong with it."""
 
 RULES: Final[dict[str, Rule]] = {
     rule.__name__: rule
     for rule in (
         # What nothing else can cause: data, and settings that can be judged without the model.
         causes.spoiled_data,
+        *(rule for name, rule in BY_SETTINGS.items() if name not in LATE),
         causes.strong_regulariser,
         causes.degenerate_data,
         kernels.long_step,
         kernels.cold_chains,
         kernels.hot_chains,
         kernels.short_step,
+        BY_SETTINGS["tight_drift_clip"],
         causes.small_batch,
         causes.straight_pieces,
         causes.stale_chains,
         objectives.easy_noise,
         objectives.parted_islands,
-        objectives.hybrid_conflict,
         # What lost weights can look like too.
         kernels.unbounded_drift,
         causes.high_rate,
@@ -31,7 +36,9 @@ RULES: Final[dict[str, Rule]] = {
         objectives.no_signal,
         objectives.one_noise_level,
         objectives.noise_kept,
+        *(BY_SETTINGS[name] for name in LATE[1:]),
         # Symptoms, the gravest first.
+        symptoms.nothing_learned,
         symptoms.divergence,
         symptoms.oscillation,
         symptoms.easy_negatives,
@@ -42,11 +49,9 @@ RULES: Final[dict[str, Rule]] = {
         symptoms.long_run,
         symptoms.unreached_from_noise,
         symptoms.buffer_collapse,
-        symptoms.mode_collapse,
         symptoms.blind_to_weights,
         symptoms.energy_drift,
         symptoms.memorised,
-        symptoms.chosen_by_noise,
     )
 }
 """Name to rule. Their order is that of findings: a cause comes before what it produces."""
@@ -81,3 +86,12 @@ def diagnose(record: Record, probes: Probes) -> list[Finding]:
         finding = None if lost and name in RESIDUAL else rule(record, probes)
         found += [] if finding is None else [finding]
     return found
+
+
+def merged(*asked: tuple[Record, Probes]) -> list[Finding]:
+    """Returns the findings of several records, such as of training and of generation, each rule's first."""
+    found: dict[str, Finding] = {}
+    for record, probes in asked:
+        for each in diagnose(record, probes):
+            found.setdefault(each.rule, each)
+    return [found[name] for name in RULES if name in found]

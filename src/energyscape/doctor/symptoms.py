@@ -9,7 +9,33 @@ import statistics
 
 from energyscape.doctor.finding import Finding, calibrated, diverged, flag, growth, rate, volley
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record, autocorrelation, over
+from energyscape.doctor.record import Record, autocorrelation, jitter, over
+from energyscape.doctor.settings import STILL
+
+
+def nothing_learned(record: Record, probes: Probes) -> Finding | None:
+    r"""A model that is as it began.
+
+    Weights within `STILL` of their initial values, or a gap that has not moved by twice its own noise from the first
+    lines to the last, with AUC outside [0.05, 0.95].
+    """
+    before, now, auc = record.began("gap"), record.now("gap"), record.now("auc")
+    noise = jitter([each for each in record.columns.get("gap", ()) if math.isfinite(each)])
+    words = [f"weights have moved by {probes.moved:.2g} of their size" if (probes.moved or 1) < STILL else ""]
+    if before is not None and now is not None and noise is not None and auc is not None and not 0.05 <= auc <= 0.95:
+        same = abs(now - before) < 2 * noise
+        words += [f"the gap was {before:.3g} and is {now:.3g}, with a noise of {noise:.2g}" if same else ""]
+    if not any(words):
+        return None
+    return Finding(
+        "nothing_learned",
+        "act",
+        "the model is as it was before training",
+        "; ".join(each for each in words if each),
+        "something keeps the weights, or the energy, where they began",
+        "--train.learning_rate 0.001 --train.warmup 0, and a longer --train.budget",
+        {"moved": math.nan if probes.moved is None else probes.moved, "gap": math.nan if now is None else now},
+    )
 
 
 def divergence(record: Record, probes: Probes) -> Finding | None:
@@ -23,13 +49,14 @@ def divergence(record: Record, probes: Probes) -> Finding | None:
     act = diverged(record) or (probes.sound is not None and probes.sound < 1 and probes.finite == 1)
     if not act and not ((norms or 0) > 10 and (grown or 0) > 100):
         return None
+    stopped = [each["reason"] for each in record.interventions if each["verdict"] == "STOP"]
     told = [
         f"{record.lost()} of {record.lines} lines are not finite" if record.lost() else "",
         f"{1 - (probes.sound or 0):.0%} of the data have no finite energy" if (probes.sound or 0) < 1 else "",
         f"gap and spread are {grown:.3g} times their smallest" if grown is not None else "",
         f"gradient norms reach {norms:.3g} times their median" if norms is not None else "",
     ]
-    told = told if probes.sound is not None else [told[0], *told[2:]]
+    told = stopped + (told if probes.sound is not None else [told[0], *told[2:]])
     return Finding(
         "divergence",
         "act" if act else "warn",
@@ -229,28 +256,6 @@ def buffer_collapse(record: Record, probes: Probes) -> Finding | None:
     )
 
 
-def mode_collapse(record: Record, _: Probes) -> Finding | None:
-    """Classes that are missing among the samples (row 13).
-
-    Entropy of an auxiliary classifier's labels (column ``class_entropy``, over that of equal shares) below 0.8, or a
-    class below 0.2 of its share (column ``rarest_class``, times the number of classes).
-    """
-    entropy, rarest = record.now("class_entropy"), record.now("rarest_class")
-    if (entropy is None or entropy >= 0.8) and (rarest is None or rarest >= 0.2):
-        return None
-    told = [f"class entropy {entropy:.2f} of 1" if entropy is not None else ""]
-    told += [f"the rarest class has {rarest:.2g} of its share" if rarest is not None else ""]
-    return Finding(
-        "mode_collapse",
-        "act" if (entropy or 1) < 0.5 else "warn",
-        "some classes are missing among the samples",
-        ", ".join(each for each in told if each),
-        "chains do not pass between modes, and restarts favour few of them",
-        f"--objective.start.refresh {max(0.05, 2 * (record.refresh or 0)):.2g} --objective.start.fresh.name data",
-        {"entropy": math.nan if entropy is None else entropy, "rarest": math.nan if rarest is None else rarest},
-    )
-
-
 def energy_drift(record: Record, _: Probes) -> Finding | None:
     r"""A free constant that runs away (row 16), or that has gone far and nothing holds.
 
@@ -299,30 +304,6 @@ def blind_to_weights(record: Record, probes: Probes) -> Finding | None:
         "scores and short chains see the shape of modes, and not how the mass is shared between them",
         "--objective.name msdsm --model.name energy-denoiser, or --objective.name nce, or a longer --train.budget",
         {"worst_mode": probes.worst_mode},
-    )
-
-
-def chosen_by_noise(record: Record, probes: Probes) -> Finding | None:
-    r"""A checkpoint that was chosen by how far noise lies above data (row 21).
-
-    That gap grows in every run, and most in one that is lost. Told where it was what chose, and AUC is outside
-    [0.25, 0.75] or long chains fall by more than 1.
-    """
-    auc = record.now("auc")
-    bad = (auc is not None and not 0.25 <= auc <= 0.75) or (probes.long or 0) < -1
-    if record.selected_by != "noise_gap" or not bad:
-        return None
-    told = [f"noise lies {probes.noise_gap:.3g} s.d. above data" if probes.noise_gap is not None else ""]
-    told += [f"AUC is {auc:.2f}" if auc is not None else ""]
-    told += [f"long chains fall by {-probes.long:.2g} s.d." if probes.long is not None else ""]
-    return Finding(
-        "chosen_by_noise",
-        "warn",
-        "the chosen checkpoint is not the best one",
-        ", ".join(each for each in told if each),
-        "it was chosen by E(noise) − E(data), which says nothing of the model between data and negatives",
-        "choose by AUC near 0.5 and by measured samples: energyscape evaluate",
-        {"auc": math.nan if auc is None else auc},
     )
 
 

@@ -10,11 +10,13 @@ from matplotlib.figure import Figure as Picture
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Generator, Tensor
+from torch.nn.utils import get_total_norm
 
 from energyscape import plotting
 from energyscape.data import Law
-from energyscape.doctor import RULES, Chains, Finding, Probes, Record, diagnose, probe
+from energyscape.doctor import RULES, Chains, Finding, Probes, Record, diagnose, merged, probe
 from energyscape.doctor.record import WINDOW, autocorrelation
+from energyscape.doctor.settings import updates
 from energyscape.errors import UserError
 from energyscape.evaluation import mode_masses
 from energyscape.experiment.assembly import Experiment, seeded
@@ -23,31 +25,28 @@ from energyscape.experiment.recipe import Recipe
 from energyscape.experiment.run import Run
 from energyscape.objectives import ContrastiveDivergence, DiffusionRecoveryLikelihood, Noise, ReplayBuffer
 from energyscape.report import Section
+from energyscape.samplers import KERNELS
 
 POINTS: Final = 512
 """Data points that probes look at; all of them are looked at for numbers that are not finite."""
 
-TRAINED: Final = ("batch_size", "learning_rate", "beta1", "clip", "ema_half_life", "log_every")
+TRAINED: Final = ("batch_size", "learning_rate", "warmup", "decay", "beta1", "beta2", "clip", "log_every")
 """Settings of the training that rules look at."""
+
+LEAPFROG: Final = ("hmc", "underdamped")
+"""Kernels whose step is a length: a Langevin step of half its square."""
 
 FEWEST: Final = 20
 """Lines of metrics below which a record says nothing."""
 
 
 class Examination(NamedTuple):
-    """What the doctor found, and from what.
+    """What the doctor found, and from what."""
 
-    Args:
-        findings: The most causal one first.
-        probes: What the landscape answered.
-        record: What the run left behind.
-        lacking: What there was too little of; empty where no finding means good health.
-    """
-
-    findings: list[Finding]
-    probes: Probes
-    record: Record
-    lacking: str = ""
+    findings: list[Finding]  # The most causal one first
+    probes: Probes  # What the landscape answered
+    record: Record  # What the run left behind
+    lacking: str = ""  # What there was too little of; empty where no finding means good health
 
     @property
     def certain(self) -> bool:
@@ -56,39 +55,26 @@ class Examination(NamedTuple):
 
 
 def examine(run: Run, *, seed: int | None = None) -> Examination:
-    """Examines a run; one that died before its first checkpoint from its record alone.
-
-    Args:
-        run: Its directory.
-        seed: Of the probes; the run's when left out.
-
-    Raises:
-        UserError: If the run's files cannot be read.
-    """
-    record = recorded(run)
+    """Examines a run; one that died before its first checkpoint from its record alone."""
     snapshot = run.latest()
     experiment = Experiment(run.recipe(), shape=run.shape())
+    record = settings_of(experiment, columns=run.metrics(), interventions=run.interventions())
+    initial = [each.detach().clone() for each in experiment.best.parameters()]
     if snapshot is not None:
         experiment.load(snapshot)
+    moved = [new.detach() - old for new, old in zip(experiment.best.parameters(), initial, strict=True)]
     probes = ask(experiment, learned=snapshot is not None, seed=seed)
+    probes = probes._replace(moved=None if snapshot is None else float(get_total_norm(moved) / get_total_norm(initial)))
     few = f"{record.lines} lines of metrics are fewer than {FEWEST}: train it longer" if record.lines < FEWEST else ""
+    few += f", or with --train.log_every {max(1, int(updates(record) or 0) // 100)}" if few else ""
     none = "" if snapshot is not None else "there is no checkpoint: train it longer"
     chainless = "" if experiment.has_chains else "a denoiser has no chains to ask, its record and data alone were read"
     lacking = "; ".join(each for each in (few, none, chainless) if each)
-    return Examination(diagnose(record, probes), probes, record, lacking)
+    return Examination(merged((record, probes), *planned(experiment, seed=seed)[1:]), probes, record, lacking)
 
 
 def examine_energy(weights: Path, recipe: Recipe, *, seed: int | None = None) -> Examination:
-    """Examines an energy that no run of ours has left, by probes alone.
-
-    Args:
-        weights: Of the recipe's model, its state dict as safetensors.
-        recipe: What the weights are of, and what data and chains they are for.
-        seed: Of the probes; the recipe's when left out.
-
-    Raises:
-        UserError: If the weights do not fit the recipe.
-    """
+    """Examines an energy that no run of ours has left, by probes alone."""
     experiment = Experiment(recipe)
     try:
         experiment.model.load_state_dict(_read(weights))
@@ -97,17 +83,17 @@ def examine_energy(weights: Path, recipe: Recipe, *, seed: int | None = None) ->
         raise UserError(f"{weights}: expected the weights of the model of {recipe.name!r}: {what}") from None
     experiment.average = None
     experiment.model.eval()
-    record, probes = settings_of(experiment.recipe), ask(experiment, learned=True, seed=seed)
+    record, probes = settings_of(experiment), ask(experiment, learned=True, seed=seed)
     return Examination(diagnose(record, probes), probes, record)
 
 
-def examined(run: Run, *, seed: int | None = None) -> Section:
-    """Returns what the doctor says of a run, as a section of its report.
+def forewarned(experiment: Experiment) -> list[Finding]:
+    """Returns what rules find in a run that is not yet trained, from its settings and data alone."""
+    return merged(*planned(experiment))
 
-    Args:
-        run: Its directory.
-        seed: Of the probes; the run's when left out.
-    """
+
+def examined(run: Run, *, seed: int | None = None) -> Section:
+    """Returns what the doctor says of a run, as a section of its report."""
     told = examine(run, seed=seed)
     pictures: list[tuple[Picture, str]] = []
     if any(math.isfinite(each) for values in told.probes.energies.values() for each in values):
@@ -145,34 +131,39 @@ def _swing(record: Record) -> Picture:
     return plotting.curves([samples[end - 1] for end in at], series, title=title, ylabel="autocorrelation", smooth=1)
 
 
-def recorded(run: Run) -> Record:
-    """Returns what a run left behind.
+def planned(experiment: Experiment, *, seed: int | None = None) -> list[tuple[Record, Probes]]:
+    """Returns the settings of a run and what its data say of them: of training, then of generation by other chains."""
+    data = draw_data(experiment.source, POINTS, generator=seeded(experiment, seed, "doctor data", device="cpu"))
+    both = "kernel" in experiment.recipe.tables["objective"] and experiment.has_chains and not experiment.chains.descent
+    asked = []
+    for section in ("objective", "sampler") if both else (None,):
+        noise = _noise(experiment, seeded(experiment, seed, "doctor noise"), section=section)
+        how = chains_of(experiment, treated=False, section=section)
+        probes = probe(None, data, how, level=planned_level(experiment), noise=None if noise is None else noise.cpu())
+        asked.append((settings_of(experiment, section=section), probes))
+    return asked
 
-    Args:
-        run: Its directory.
-    """
-    return settings_of(run.recipe().resolved(), columns=run.metrics(), interventions=run.interventions())
 
-
-def settings_of(recipe: Recipe, **more: Any) -> Record:
-    """Returns the record of a recipe that nobody has trained yet, or more of it.
-
-    Args:
-        recipe: Resolved.
-        more: Columns and interventions.
-    """
-    tables = recipe.tables
-    objective, train, sampler = tables["objective"], tables["train"], tables["sampler"]
-    kernel = objective.get("kernel", sampler.get("kernel", sampler.get("solver", {})))
+def settings_of(experiment: Experiment, *, section: str | None = None, **more: Any) -> Record:
+    """Returns the record of a run that is not yet trained, with the chains of a section, and more of it."""
+    tables, how = experiment.recipe.tables, chains_of(experiment, treated=False, section=section)
+    objective, train, sampler, guard = (tables[name] for name in ("objective", "train", "sampler", "guard"))
+    section = section or ("objective" if "kernel" in objective else "sampler")
+    outer = tables[section].get("kernel", sampler.get("solver", {}))
+    kernel = outer.get("kernel", outer)
     network = tables["model"].get("network", {})
-    start = objective.get("start", {})
+    start = tables[section].get("start", {})
+    limits = guard["gradient_factor"] / 5, guard["energy_factor"] / 100, 0.5 / max(guard["least_acceptance"], 1e-9)
     trained: dict[str, Any] = {key: train.get(key) for key in TRAINED}
     return Record(
         objective=objective["name"],
         kernel=kernel["name"],
-        chains="objective" if "kernel" in objective else "sampler",
-        step_size=kernel.get("step_size"),
-        temperature=kernel.get("temperature"),
+        chains=section,
+        inner="kernel." * (outer is not kernel),
+        adjusted=how is not None and getattr(KERNELS[kernel["name"]], "adjusted", False),
+        step_size=None if how is None else how.step_size,
+        typed=(kernel.get("step_size", 1.0), 0.5 if kernel["name"] in LEAPFROG else 1.0),
+        temperature=None if how is None else how.temperature,
         drift_clip=kernel.get("drift_clip"),
         bounds=kernel.get("bounds"),
         steps=objective.get("steps"),
@@ -183,30 +174,28 @@ def settings_of(recipe: Recipe, **more: Any) -> Record:
         data_noise=next((objective[key] for key in ("data_noise", "sigma", "sigma_min") if key in objective), None),
         tweedie=sampler.get("tweedie"),
         reference_std=tables["model"].get("reference_std"),
+        scale=tables["model"].get("scale"),
         alpha=objective.get("alpha"),
         regulariser=objective.get("regulariser"),
+        budget=experiment.budget.samples,
         network=network.get("name"),
+        width=network.get("width"),
         activation=network.get("activation"),
         spectral_norm=network.get("spectral_norm"),
+        guarded=min(limits) if guard["enabled"] else None,
         **trained,
         **more,
     )
 
 
 def ask(experiment: Experiment, *, learned: bool = True, seed: int | None = None) -> Probes:
-    """Asks a landscape its few questions.
-
-    Args:
-        experiment: With what was learned.
-        learned: Whether anything was: without, only the data are looked at.
-        seed: Of the probes; the run's when left out.
-    """
+    """Asks a landscape its few questions."""
     device = experiment.training.torch_device
     generator = seeded(experiment, seed, "doctor")
     data = draw_data(experiment.source, POINTS, generator=seeded(experiment, seed, "doctor data", device="cpu"))
-    planned = probe(None, data, chains_of(experiment, treated=False), level=planned_level(experiment))
+    before = planned(experiment, seed=seed)[0][1]
     if not learned or not experiment.has_chains:
-        return planned  # a solver has no chains to follow
+        return before  # a solver has no chains to follow
     how = chains_of(experiment)
     probes = probe(
         experiment.energy,
@@ -220,30 +209,22 @@ def ask(experiment: Experiment, *, learned: bool = True, seed: int | None = None
         generator=generator,
     )
     # What the data are good for is asked of the recipe, not of what guards have made of it.
-    asked = {name: getattr(planned, name) for name in ("data_std", "narrowest", "degenerate")}
+    asked = {name: getattr(before, name) for name in ("data_std", "narrowest", "degenerate", "cut", "away")}
     return probes._replace(worst_mode=_worst_mode(experiment), **asked)
 
 
 def planned_level(experiment: Experiment) -> float:
-    """Returns the noise on the data that the recipe asks for, in units of ``x``; guards may have added to it.
-
-    Args:
-        experiment: The run's objects.
-    """
+    """Returns the noise on the data that the recipe asks for, in units of ``x``; guards may have added to it."""
     trained = experiment.objective
     return trained.data_noise if isinstance(trained, ContrastiveDivergence) else trained.level
 
 
-def chains_of(experiment: Experiment, *, treated: bool = True) -> Chains | None:
-    """Returns how a run makes chains: those of its training, or where it has none, of its generation.
-
-    Args:
-        experiment: The run's objects.
-        treated: Whether as guards have left them; else as the recipe asks for.
-    """
+def chains_of(experiment: Experiment, *, treated: bool = True, section: str | None = None) -> Chains | None:
+    """Returns how a run makes chains: those of a section, of its training, or where it has none, of its generation."""
     tables, trained = experiment.recipe.tables, experiment.objective
     objective, sampler = tables["objective"], tables["sampler"]
-    kernel = objective.get("kernel", sampler.get("kernel", {}))
+    kernel = objective.get("kernel", {}) if section != "sampler" else {}
+    kernel = kernel or sampler.get("kernel", {})
     step_size = step_of(kernel)
     if step_size is None:
         return None
@@ -254,7 +235,7 @@ def chains_of(experiment: Experiment, *, treated: bool = True) -> Chains | None:
         step_size *= low**2 * (1 - (low / above) ** 2)  # its kernel's length is s₀, see samplers.recovery
     return Chains(
         step_size=step_size,
-        temperature=kernel.get("temperature", 1.0),
+        temperature=0.0 if kernel["name"] == "gd" else kernel.get("kernel", kernel).get("temperature", 1.0),
         drift_clip=kernel.get("drift_clip"),
         bounds=kernel.get("bounds"),
         steps=objective.get("steps", 20) if "kernel" in objective else 20,
@@ -263,17 +244,13 @@ def chains_of(experiment: Experiment, *, treated: bool = True) -> Chains | None:
 
 
 def step_of(kernel: Mapping[str, Any]) -> float | None:
-    """Returns a kernel's step as one of Langevin, in squared units of ``x``, or none where it has none.
-
-    Args:
-        kernel: Its table in the recipe.
-    """
+    """Returns a kernel's step as one of Langevin, in squared units of ``x``, or none where it has none."""
     if "kernel" in kernel:  # that of one replica
         return step_of(kernel["kernel"])
     size = kernel.get("step_size")
     if size is None:
         return None
-    return float(size**2 / 2 if kernel["name"] in ("hmc", "underdamped") else size)
+    return float(size**2 / 2 if kernel["name"] in LEAPFROG else size)
 
 
 def _kept(experiment: Experiment, generator: Generator) -> Tensor | None:
@@ -286,11 +263,11 @@ def _kept(experiment: Experiment, generator: Generator) -> Tensor | None:
     return None
 
 
-def _noise(experiment: Experiment, generator: Generator) -> Tensor | None:
+def _noise(experiment: Experiment, generator: Generator, *, section: str | None = None) -> Tensor | None:
     """Returns where chains start that come from nowhere; none where they come from data, or down the noise levels."""
-    if experiment.chains.descent is not None:
+    if not experiment.has_chains or experiment.chains.descent is not None:
         return None
-    starts = [*experiment.objective.modules(), experiment.chains.start]
+    starts = [*experiment.objective.modules(), *([] if section == "objective" else [experiment.chains.start])]
     noise = next((each for each in reversed(starts) if isinstance(each, Noise)), None)
     if noise is None:
         return None

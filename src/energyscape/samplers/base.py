@@ -10,7 +10,7 @@ it was, and no other chain notices.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -79,6 +79,8 @@ class Kernel(ABC, Generic[State]):
 
     energy: EnergyFn
     temperature: float
+    adjusted: ClassVar[bool] = False
+    """Whether a Metropolis test makes the law exact whatever the step."""
 
     @abstractmethod
     def init(self, x: Tensor) -> State:

@@ -55,6 +55,7 @@ class HMC(Kernel[Point]):
         scale. https://arxiv.org/abs/1206.1901
     """
 
+    adjusted = True
     energy: EnergyFn
     _: KW_ONLY
     step_size: float

@@ -105,6 +105,7 @@ class MALA(Kernel[Point]):
         (Roberts & Tweedie, 1996), section 1.4.2. https://doi.org/10.2307/3318418
     """
 
+    adjusted = True
     energy: EnergyFn
     _: KW_ONLY
     step_size: float
