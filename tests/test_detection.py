@@ -130,6 +130,16 @@ def test_rarity_is_that_of_a_density():
         DensityOfStates(x[:1])
 
 
+def test_rarity_by_brute_force():
+    known, x = torch.stack([normal(37), 4 * normal(37, seed=1) + 2], 1), torch.stack([normal(5, seed=2)] * 2, 1)
+    truth = np.zeros(5)
+    for i in range(2):
+        low, high = np.quantile(known[:, i], [0.25, 0.75])
+        z = (x[:, i].numpy()[:, None] - known[:, i].numpy()) / (37**-0.2 * (high - low) / 1.35)
+        truth -= np.log(((1 + z**2 / 3) ** -2).mean(1))
+    np.testing.assert_allclose(DensityOfStates(known)(x), truth, rtol=1e-12)
+
+
 def test_numbers_that_are_none():
     some, bad = torch.arange(3.0), torch.tensor([0.0, torch.nan])
     for told in (Detection.of(some, bad), Detection.of(bad, some), Detection.of(some[:0], some)):
