@@ -276,11 +276,18 @@ KERNELS = {
         Langevin, step_size=scale**2 / 2, drift_clip=0.1, bounds=(-1.5, 1.5), **rest
     ),
     "mala": lambda scale, **rest: functools.partial(MALA, step_size=scale**2, **rest),
+    "mala:boxed": lambda scale, **rest: functools.partial(MALA, step_size=scale**2, bounds=(-1.5, 1.5), **rest),
     "hmc": lambda scale, **rest: functools.partial(HMC, step_size=scale, leapfrog_steps=4, **rest),
+    "hmc:boxed": lambda scale, **rest: functools.partial(
+        HMC, step_size=scale, leapfrog_steps=4, bounds=(-1.5, 1.5), **rest
+    ),
     "hmc:jittered": lambda scale, **rest: functools.partial(
         HMC, step_size=1.2 * scale, leapfrog_steps=4, jitter=0.6, **rest
     ),
     "underdamped": lambda scale, **rest: functools.partial(UnderdampedLangevin, step_size=scale, **rest),
+    "underdamped:boxed": lambda scale, **rest: functools.partial(
+        UnderdampedLangevin, step_size=scale, bounds=(-1.5, 1.5), **rest
+    ),
     "gd": lambda scale: functools.partial(GradientDescent, step_size=scale**2 / 2),
     "annealed": lambda scale, **rest: functools.partial(
         AnnealedLangevin, step_size=scale**2 / 2, hottest=3.0, anneal_steps=4, **rest

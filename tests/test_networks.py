@@ -183,8 +183,8 @@ def test_spectral_normalisation_bounds_every_layer(name):
         net(x)
     net.eval()
     layers = [each for each in net.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
-    normalised = [each for each in layers if each is not getattr(net, "last", None)]
-    assert len(normalised) == (4 if name == "conv" else 6)
+    normalised = [each for each in layers if hasattr(each, "parametrizations")]
+    assert len(normalised) == len(layers) - 1 == (3 if name == "conv" else 6)
     for layer in normalised:
         # As defined: of the matrix of output channels times everything else the largest singular value is one.
         assert float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) == pytest.approx(1, abs=1e-6)
@@ -200,6 +200,36 @@ def test_the_bound_of_a_convolution_is_reached_and_is_not_one():
     layer.weight.data.fill_(1 / 3)  # of Frobenius norm one: as spectral normalisation leaves it
     found = float(torch.linalg.matrix_norm(operator(layer, (1, 24, 24)), 2))
     assert 2.9 < found < 3  # the constant image is tripled, but for its edge
+
+
+@pytest.mark.parametrize("activation", ["silu", "softplus", "elu", "relu"])
+def test_a_bounded_network_is_as_steep_as_it_says_at_most(activation):
+    shape, scale = (1, 8, 8), 16.0
+    with global_seed(1):
+        net = ConvEnergyNet(shape, width=4, spectral_norm=True, activation=activation).to(cases.DEVICE, torch.float64)
+    for _ in range(100):
+        net(cases.normal(1, *shape))
+    energy = NeuralEnergy(net.eval(), scale=scale).requires_grad_(False)
+    norm = float(torch.linalg.vector_norm(net.layers[-2].weight.detach()))
+    # √d ‖w‖ times the bounds of the layers, 3 / 1 and 4 / 2 and 1, and the steepest slope of each activation.
+    steepest = {"silu": 1.0999, "softplus": 1.0, "elu": 1.0, "relu": 1.0}[activation]
+    bound = scale * 8 * norm * 3 * 2 * steepest**3
+    x, y = cases.normal(512, *shape), cases.normal(512, *shape, seed=1)
+    x = torch.cat([x, x, 100 * x])
+    y = torch.cat([y, x[:512] + 1e-3 * y, 100 * y])
+    rise = (energy(x) - energy(y)).abs() / (x - y).flatten(1).norm(dim=1)
+    assert float(rise.max()) <= bound
+    assert float(rise.max()) > bound / 1000  # random directions are 350 times flatter than the bound; a lost √d is 8
+
+
+def test_a_bounded_network_begins_with_the_slope_of_images():
+    """At 1 / σ² the gradient of a calibrated energy is a denoised image over σ²: its network's slopes are lengths."""
+    for side in (8, 28):
+        energy = NeuralEnergy(NORMALISED["conv"]((1, side, side)).double())
+        plain = NeuralEnergy(nn.Sequential(*energy.network.layers[:-1]).double())
+        x = cases.normal(4, 1, side, side)
+        assert torch.allclose(energy.eval()(x), side * plain.eval()(x), rtol=1e-12)
+        assert energy.network.layers[-2].weight.requires_grad
 
 
 def test_weights_of_any_size_are_tamed():

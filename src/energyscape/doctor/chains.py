@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 from energyscape.calculus import EnergyFn
 from energyscape.doctor.record import Record
 from energyscape.samplers import Langevin
+from energyscape.samplers.base import Walls
 
 LONGEST: Final = 600
 """Steps of a probe's longest chain."""
@@ -18,6 +19,7 @@ class Chains(NamedTuple):
     temperature: float = 1.0  # T \ge 0
     drift_clip: float | None = None  # Largest element of the drift, in units of ``x``
     bounds: tuple[float, float] | None = None  # Lowest and highest value of an element of ``x``
+    walls: Walls = "clamp"  # What its walls do to a step beyond them
     steps: int = 20  # Transitions in a training step; those of generation where training has none
     sampler_steps: int = 200  # Transitions from noise to a sample
 
@@ -34,7 +36,8 @@ class Chains(NamedTuple):
     def kernel(self, energy: EnergyFn, *, temperature: float | None = None) -> Langevin:
         """Returns the transition."""
         t = self.temperature if temperature is None else temperature
-        return Langevin(energy, step_size=self.step_size, temperature=t, drift_clip=self.drift_clip, bounds=self.bounds)
+        limits: dict[str, Any] = {"drift_clip": self.drift_clip, "bounds": self.bounds, "walls": self.walls}
+        return Langevin(energy, step_size=self.step_size, temperature=t, **limits)
 
     def record(self, **more: Any) -> Record:
         """Returns the record of a landscape that nobody has trained, or nobody knows how, sampled by these chains.

@@ -22,7 +22,7 @@ from energyscape.doctor.clouds import apart, at_edges, duplicates, nearest_other
 from energyscape.evaluation import acceptance
 from energyscape.noise import noised, normal_like
 from energyscape.samplers import run
-from energyscape.samplers.base import Standing, at, finite
+from energyscape.samplers.base import Standing, at, finite, flat
 
 CHAINS: Final = 64
 """Chains of each probe."""
@@ -112,6 +112,7 @@ def probe(
     if len(data) < FEWEST or (energy is None and slope is None):
         return told
     y = noised(data, level, generator=generator)[0] if level else data
+    y = how.kernel(flat).confined(y) if how else y
     landscape = energy if energy is not None else _surrogate(slope)
     subject = Subject(landscape, energy is not None, data, y, level, temperature, how, generator)
     told = _of_shape(told, subject, noise)._replace(parted=parted(y))
@@ -227,7 +228,8 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
         noisy=_noisy(long, subject.level, subject.temperature) if subject.level else None,
     )
     if subject.known and how.temperature > 0:
-        accept = acceptance(energy, start, step_size=how.step_size, temperature=how.temperature, generator=generator)
+        mala = {"step_size": how.step_size, "temperature": how.temperature, "bounds": how.bounds}
+        accept = acceptance(energy, start, **mala, generator=generator)  # type: ignore[arg-type]
         told = told._replace(accept=accept)
     return told, {"chains": standing, "few": few, "chains, long": long, "quenched": quenched}
 
@@ -254,6 +256,7 @@ def _of_energies(
     if held_out is not None:
         level = subject.level
         unseen = noised(held_out, level, generator=subject.generator)[0] if level else held_out
+        unseen = subject.how.kernel(flat).confined(unseen) if subject.how else unseen
         shown["held-out data"] = energies(subject.energy, unseen)
         told = told._replace(held_out=_rise(shown["held-out data"], of_data, unit))
     return told._replace(energies={name: tuple(each.double().tolist()) for name, each in shown.items()})

@@ -97,6 +97,7 @@ def acceptance(
     step_size: float,
     temperature: float = 1.0,
     steps: int = 10,
+    bounds: tuple[float, float] | None = None,
     generator: Generator | None = None,
 ) -> float:
     r"""Returns the mean acceptance probability of a few steps of `MALA`: a probe of what a step size does here.
@@ -110,6 +111,7 @@ def acceptance(
         step_size: :math:`\eta > 0`, in squared units of ``x``.
         temperature: :math:`T > 0`.
         steps: How many, at least one.
+        bounds: Lowest and highest value of an element of ``x``: the box that chains stay in, if any.
         generator: The stream to draw from.
 
     Raises:
@@ -120,5 +122,6 @@ def acceptance(
         >>> flat
         1.0
     """
-    _, info = run(MALA(energy, step_size=step_size, temperature=temperature), x, steps=steps, generator=generator)
+    kernel = MALA(energy, step_size=step_size, temperature=temperature, bounds=bounds)
+    _, info = run(kernel, x, steps=steps, generator=generator)
     return float(info.accept_prob.mean() / steps)

@@ -181,6 +181,7 @@ def restore(
     steps: int = 200,
     burn_in: int = 50,
     step_size: float | None = None,
+    bounds: tuple[float, float] | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
     r"""Returns the posterior mean :math:`E[x_0 \mid y]` of images before noise of standard deviation ``sigma``.
@@ -204,6 +205,7 @@ def restore(
         steps: Steps of each chain, burn-in included.
         burn_in: Steps before the average begins; where the data are noised, as many of unadjusted chains go before.
         step_size: :math:`\eta`, in squared units of ``y``; none adapts it.
+        bounds: Lowest and highest value of an element of ``x`` that the energy knows, if not all.
         generator: The stream to draw from.
 
     Returns:
@@ -235,8 +237,8 @@ def restore(
         return energy(x) / temperature + (y - x).flatten(1).square().sum(1) / (2 * variance)
 
     guess = variance / y[0].numel() ** (1 / 3)
-    kernel = MALA(posterior, step_size=guess if step_size is None else step_size)
-    x = _settled(posterior, y, level=level, variance=variance, steps=burn_in, generator=generator)
+    kernel = MALA(posterior, step_size=guess if step_size is None else step_size, bounds=bounds)
+    x = _settled(kernel, y, level=level, variance=variance, steps=burn_in, generator=generator)
     kernel, state = _burnt_in(kernel, kernel.init(x), burn_in, adapt=step_size is None, generator=generator)
     total = torch.zeros_like(y)
     for _ in range(steps - burn_in):
@@ -247,7 +249,7 @@ def restore(
 
 
 def _settled(
-    posterior: EnergyFn, y: Tensor, *, level: float, variance: float, steps: int, generator: Generator | None
+    fine: MALA, y: Tensor, *, level: float, variance: float, steps: int, generator: Generator | None
 ) -> Tensor:
     """Returns where unadjusted chains come to from ``y``: far from the data, Metropolis tests can hold chains for ever.
 
@@ -256,7 +258,7 @@ def _settled(
     if not (level > 0 and steps > 0):
         return y
     step_size = 0.25 / (1 / level**2 + 1 / variance)
-    kernel = Langevin(posterior, step_size=step_size, drift_clip=2 * level)
+    kernel = Langevin(fine.energy, step_size=step_size, drift_clip=2 * level, bounds=fine.bounds)
     x: Tensor = run(kernel, y, steps=steps, generator=generator)[0].x
     return x
 
@@ -335,6 +337,7 @@ def inpaint(
         raise ValueError(f"start is of the images' shape {tuple(y.shape)}; it was {tuple(start.shape)}")
     missing = missing.broadcast_to(y.shape)
     known, _ = noised(y, level, generator=generator)
+    known = kernel(flat).confined(known) if kernel else known
     x = 2 * uniform_like(y, generator=generator) - 1 if start is None else start
 
     own = (kernel(flat).temperature if kernel else 0) or temperature  # a descent's is 0: it has no law to put right

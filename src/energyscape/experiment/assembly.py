@@ -5,10 +5,10 @@ import math
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
@@ -22,10 +22,11 @@ from energyscape.files import foreign
 from energyscape.memory import require_memory
 from energyscape.models import MODELS, Denoiser, Energy, EnergyDenoiser
 from energyscape.objectives import OBJECTIVES, Objective, ReplayBuffer
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Treatment, unconfined
 from energyscape.objectives.contrastive import evaluating
 from energyscape.registry import build, construct, schema
 from energyscape.rng import generator_for, global_seed, seed_for
+from energyscape.samplers.base import flat
 from energyscape.samplers.driver import Compile
 from energyscape.training import Fit, Snapshot, averaged
 
@@ -180,8 +181,8 @@ class Experiment:
         """Refuses to be trained where settings do not go together.
 
         Raises:
-            UserError: If the budget cannot be read, the model cannot be compiled, or it is to be told classes that the
-                data have not or that its network has no room for.
+            UserError: If the budget cannot be read, the model cannot be compiled, bounds of chains leave out data, or
+                the model is to be told classes that the data have not or that its network has no room for.
         """
         training, budget, _ = self.training, self.budget, self._compile()
         training.check_machine()
@@ -191,6 +192,7 @@ class Experiment:
                 f"{budget.samples}s for seconds, {budget.samples}k for thousands of samples, or lower train.batch_size"
             )
         self._check_batch()
+        self._check_bounds()
         if not self.objective.conditional:
             return
         labels = self.source.labels if isinstance(self.source, Images) else None
@@ -223,6 +225,21 @@ class Experiment:
         for hook in hooks:
             hook.remove()
         require_memory(3 * 4 * n * sum(sizes), f"train.batch_size {n:,}")  # forward, backward and working copies
+
+    def _check_bounds(self) -> None:
+        kernel = self.sampling.kernel(flat) if isinstance(self.sampling, Sampling) else None
+        boxes = {
+            "objective": self.objective.confined,
+            "sampler": kernel.confined if kernel and kernel.bounds else unconfined,
+        }
+        for section, confined in boxes.items():
+            if confined is not unconfined and not torch.equal(confined(reach := _reach(self.source)), reach):
+                low, high = reach.tolist()
+                fitting = [math.floor(100 * low) / 100, math.ceil(100 * high) / 100]
+                raise UserError(
+                    f"{section}.kernel.bounds leave out data, which reach from {low:g} to {high:g}: "
+                    f"set them to {fitting} or wider"
+                )
 
     def fit(self) -> Fit[Any]:
         """Returns the training run, at its beginning.
@@ -328,6 +345,18 @@ class _Unfilled(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def _reach(source: Law | Images) -> Tensor:
+    """Return the lowest and the highest number in the data, or in many draws of a law."""
+    if isinstance(source, Law):
+        return torch.stack(source.sample(PART, generator=generator_for(0, "reach")).aminmax())
+    parts = [source.floats(slice(i, i + PART)).aminmax() for i in range(0, len(source), PART)]
+    return torch.stack([min(low for low, _ in parts), max(high for _, high in parts)])
+
+
+PART: Final = 4_096
+"""Images that are looked at at a time, and draws of a law."""
 
 
 def seeded(

@@ -238,6 +238,7 @@ def chains_of(experiment: Experiment, *, treated: bool = True, section: str | No
         temperature=0.0 if kernel["name"] == "gd" else kernel.get("kernel", kernel).get("temperature", 1.0),
         drift_clip=kernel.get("drift_clip"),
         bounds=kernel.get("bounds"),
+        walls=kernel.get("walls", "reflect"),
         steps=objective.get("steps", 20) if "kernel" in objective else 20,
         sampler_steps=sampler["steps"],
     )

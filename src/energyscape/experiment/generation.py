@@ -229,6 +229,7 @@ def restored(experiment: Experiment, y: Tensor, *, sigma: float, steps: int = 30
         temperature=objective.temperature,
         steps=steps,
         burn_in=steps // 4,
+        bounds=experiment.chains.kernel(experiment.energy).bounds,
         generator=seeded(experiment, seed, "restore"),
     ).cpu()
     return x.clamp(-1, 1) if len(experiment.shape) == 3 else x

@@ -165,12 +165,12 @@ def _energies_alike(experiment: Experiment, samples: Tensor, clean: Tensor, how:
     """Measures whether samples have the energies of held-out images."""
     device = experiment.training.torch_device
     level, stream = experiment.level, seeded(experiment, seed, "auc", device="cpu")
-    energy = experiment.energy
+    energy, confined = experiment.energy, experiment.objective.confined
     # The energy is that of noised data: samples that were denoised at the end are noised again.
     again = level if experiment.chains.tweedie else 0.0
     with torch.no_grad():
-        e_model = energy(noised(samples, again, generator=stream)[0].to(device)).cpu()
-        e_data = energy(noised(clean, level, generator=stream)[0].to(device)).cpu()
+        e_model = energy(confined(noised(samples, again, generator=stream)[0]).to(device)).cpu()
+        e_data = energy(confined(noised(clean, level, generator=stream)[0]).to(device)).cpu()
     return Figure("AUC of energies", auc(e_model, e_data), None, f"samples above held-out images; 0.5: alike; {how}")
 
 
@@ -285,8 +285,9 @@ def acceptance_probe(experiment: Experiment, *, seed: int | None = None) -> Figu
     step_size = _eta(experiment.recipe.tables["sampler"]["kernel"])
     rate = acceptance(
         experiment.energy,
-        x.to(experiment.training.torch_device),
+        experiment.objective.confined(x).to(experiment.training.torch_device),
         step_size=step_size,
+        bounds=kernel.bounds,
         temperature=kernel.temperature or experiment.objective.temperature,
         generator=seeded(experiment, seed, "probe chains"),
     )

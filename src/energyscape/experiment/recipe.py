@@ -20,6 +20,7 @@ from energyscape.files import foreign, read_bytes, reading
 from energyscape.models import MODELS
 from energyscape.objectives import OBJECTIVES
 from energyscape.registry import Registry, completed, schema
+from energyscape.samplers import KERNELS
 
 CONTEXT: Final = ("shape",)
 """Parameters of components that the experiment gives, not the recipe."""
@@ -130,6 +131,10 @@ class Recipe:
         for section in PLAIN:
             table = self.tables.get(section, {})
             tables[section] = completed(plain(section, table), table, hidden=CONTEXT)
+        box, kernel = tables["objective"].get("kernel", {}), tables["sampler"].get("kernel", {})
+        if "bounds" in box and "bounds" not in kernel and "name" in kernel:  # samples stay where the energy was learned
+            known = schema(KERNELS[kernel["name"]])
+            kernel.update({key: box[key] for key in ("bounds", "walls") if key in box and key in known})
         return Recipe(self.name, tables)
 
     def text(self) -> str:

@@ -64,13 +64,14 @@ def _averaged(
     experiment: Experiment, value: Callable[[Tensor], Tensor], x: Tensor, draws: int, seed: int | None
 ) -> Tensor:
     level, temperature = experiment.level, experiment.objective.temperature
-    generator = seeded(experiment, seed, "noise of scores")
+    generator, confined = seeded(experiment, seed, "noise of scores"), experiment.objective.confined
     many = draws if level > 0 else 1
     parts = []
     for part in x.split(BATCH):
         clean = part.to(experiment.training.torch_device)
         with torch.no_grad():
-            values = [value(noised(clean, level, generator=generator)[0]).double() for _ in range(many)]
+            noisy = (confined(noised(clean, level, generator=generator)[0]) for _ in range(many))
+            values = [value(y).double() for y in noisy]
         parts.append(torch.stack(values).mean(0).cpu() / temperature)
     return torch.cat(parts)
 

@@ -134,17 +134,24 @@ class NoiseMLP(nn.Module):
 class ConvEnergyNet(nn.Module):
     r"""A convolutional network that halves the image until it is at most 4 pixels wide, then reads it all at once.
 
-    Spectral normalisation bounds each layer's Lipschitz constant, and so the energy's slope: chains cannot be thrown
-    far, at the price of a flatter landscape. The bound is one for linear layers only. For a convolution the weight is
-    divided by the largest singular value of the matrix of its output channels times everything else, of which each
-    pixel of the input meets up to :math:`(k / \text{stride})^2` copies: the bound is :math:`k / \text{stride}`, three
-    for the first layer and two for those that halve.
+    Spectral normalisation bounds the Lipschitz constant of each layer but the last: chains cannot be thrown far. The
+    bound is one for linear layers only. For a convolution the weight is divided by the largest singular value of the
+    matrix of its output channels times everything else, of which each pixel of the input meets up to
+    :math:`(k / \text{stride})^2` copies: the bound is :math:`k / \text{stride}`, three for the first layer and two for
+    those that halve. With activations of slope at most :math:`a`, of :math:`n` layers before the last,
+
+    .. math:: |f(x) - f(y)| \le \sqrt d\, \|w\|\, a^n \prod_k b_k\, \|x - y\|.
+
+    The last layer's weight :math:`w` is free, and so the network learns its own scale. It begins at :math:`\sqrt d`
+    for :math:`d` pixels, the length of an image on [-1, 1]: where an energy's scale is :math:`1 / \sigma^2`, the slope
+    of :math:`f` is a denoised image. All layers bounded by one reach no such slope, and chains find no digit.
 
     Args:
         shape: Channels, height and width of one image, from 8×8 to 64×64.
         width: Channels after the first layer; they double at each halving, up to eightfold.
-        spectral_norm: Divide each weight by that singular value. Its power iteration goes on by one step at each
-            forward pass of training, and stands still in evaluation mode.
+        spectral_norm: Divide each weight but the last by that singular value. Its power iteration goes on by one step
+            at each forward pass of training, and stands still in evaluation mode: while weights change, and in their
+            average, a layer exceeds its bound by a few per cent.
         activation: Nonlinearity after each layer.
 
     Raises:
@@ -181,7 +188,9 @@ class ConvEnergyNet(nn.Module):
             inside, height, breadth = outside, height // 2, breadth // 2
         hidden = 4 * width
         layers += [nn.Flatten(), normalised(nn.Linear(inside * height * breadth, hidden)), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, normalised(nn.Linear(hidden, 1, bias=False)))
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1, bias=False))
+        if spectral_norm:
+            self.layers.append(_Scaled(math.sqrt(math.prod(shape))))
         _channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -282,6 +291,17 @@ class _Residual(nn.Module):
         change = self.second(self.activation(self.first(self.activation(h))))
         f: Tensor = self.shortcut(self.pooled(h)) + self.pooled(change)
         return f
+
+
+class _Scaled(nn.Module):
+    """A constant times the input."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
 
 
 def _channels_last(network: nn.Module) -> None:

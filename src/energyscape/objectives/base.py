@@ -2,7 +2,8 @@
 
 import typing
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,9 +12,15 @@ from typing_extensions import TypeVar
 from energyscape.errors import UserError
 from energyscape.models import MODELS
 from energyscape.models.energy import Energy
+from energyscape.noise import noised
 
 Model = TypeVar("Model", bound=nn.Module, default=Energy)
 """The kind of model that an objective trains; `Energy` where none is named."""
+
+
+def unconfined(x: Tensor) -> Tensor:
+    """Return points as they are: without a box."""
+    return x
 
 
 class Loss(NamedTuple):
@@ -93,6 +100,9 @@ class Objective(nn.Module, ABC, Generic[Model]):
     level: float = 0.0
     """Standard deviation of the noise on the data whose law the model learns; 0 where data are taken as they are."""
 
+    confined: Callable[[Tensor], Tensor] = staticmethod(unconfined)
+    """Brings points into the box that the model learns a law on."""
+
     conditional: bool = False
     """Whether the model is told the classes of the data."""
 
@@ -114,6 +124,16 @@ class Objective(nn.Module, ABC, Generic[Model]):
             label: Class of each point, ``(B,)``.
             generator: The stream to draw from.
         """
+
+    @final
+    def noised(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Return data as the model learns them: noised at `level`, and brought into the box of the chains.
+
+        Args:
+            x: Data, ``(B, *)``.
+            generator: The stream to draw from.
+        """
+        return self.confined(noised(x, self.level, generator=generator)[0] if self.level else x)
 
     def check(self, model: nn.Module) -> None:
         """Refuses a model of the wrong kind; asked once, before training.

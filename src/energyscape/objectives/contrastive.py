@@ -19,7 +19,6 @@ from torch import Generator, Tensor, nn
 
 from energyscape.errors import check_count
 from energyscape.models.energy import Energy
-from energyscape.noise import noised
 from energyscape.objectives.base import Loss, Objective, Treatment
 from energyscape.objectives.starts import Start
 from energyscape.samplers.base import KernelFactory, flat, rms, treated
@@ -44,7 +43,8 @@ class ContrastiveDivergence(Objective):
         kernel: The transition, its energy still to come.
         steps: Transitions of each chain a training step.
         data_noise: :math:`\sigma \ge 0`, in units of ``x``: what is learned is the law of noised data, which is smooth
-            where the data lie on a thin set.
+            where the data lie on a thin set. Where the kernel has bounds, noised data are reflected at them or clamped
+            to them as its chains are.
         alpha: :math:`\alpha \ge 0`, in units of one over energy squared.
         regulariser: What :math:`\alpha` holds near zero. ``squared``: every energy, which fights a calibrated one, so
             keep :math:`\alpha` far below the inverse variance of the energies. ``mean``: only the energies' free
@@ -78,7 +78,10 @@ class ContrastiveDivergence(Objective):
             raise ValueError(f"data_noise ≥ 0 and alpha ≥ 0; they were {data_noise} and {alpha}")
         self.start, self.kernel, self.steps, self.compiled = start, kernel, steps, compile
         self.data_noise, self.alpha, self.regulariser = data_noise, alpha, regulariser
-        self.temperature = kernel(flat).temperature
+        made = kernel(flat)
+        self.temperature = made.temperature
+        if made.bounds is not None:
+            self.confined = made.confined
         self._chains: Steps | None = None
         self.treat(Treatment())
 
@@ -89,9 +92,7 @@ class ContrastiveDivergence(Objective):
     def forward(
         self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        clean = x
-        if self.level:
-            x, _ = noised(x, self.level, generator=generator)
+        clean, x = x, self.noised(x, generator=generator)
         y0, handle = self.start.draw(len(x), like=x, generator=generator)
         with evaluating(model):
             point, told = self._steps(model).end(y0, generator=generator)
@@ -142,14 +143,8 @@ class ContrastiveDivergence(Objective):
         return alpha * squares, 2 * alpha * (squares / 2).sqrt()
 
     def purge(self, model: Energy, x: Tensor, *, generator: Generator | None = None) -> int:
-        """Restarts chains whose energy is not finite or farther than ten spreads from that of the data.
-
-        Args:
-            model: What is trained.
-            x: Data, ``(B, *)``.
-            generator: The stream to draw from.
-        """
-        x = noised(x, self.level, generator=generator)[0] if self.level else x
+        """Restarts chains whose energy is not finite or farther than ten spreads from that of the data."""
+        x = self.noised(x, generator=generator)
         with evaluating(model), torch.no_grad():
             of_data = model(x)
             middle, spread = of_data.median(), (of_data - of_data.median()).abs().median() * 1.4826
@@ -161,13 +156,7 @@ FAR: Final = 10.0
 
 
 def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
-    """Returns negatives' energies, clamped so that those far above the data have no gradient.
-
-    Args:
-        e_model: Energies of negatives, ``(C,)``.
-        e_data: Energies of data, ``(B,)``.
-        most: Where far begins, above their median in standard deviations; none clamps nothing.
-    """
+    """Returns negatives' energies, clamped so that those far above the data have no gradient."""
     if most is None:
         return e_model
     e_data = e_data.detach()
@@ -176,12 +165,7 @@ def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
 
 
 def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
-    """Returns what there is to tell of a batch's energies.
-
-    Args:
-        e_data: Energies of data, ``(B,)``.
-        e_model: Energies of negatives, ``(C,)``.
-    """
+    """Returns what there is to tell of a batch's energies."""
     above = torch.heaviside(e_model.detach().unsqueeze(1) - e_data.detach(), e_data.new_full((), 0.5))
     return {
         "energy_data": e_data.mean(),
@@ -197,33 +181,19 @@ def surely_below(std: Tensor, limit: Tensor, n: int) -> Tensor:
     r"""Returns the share of coordinates whose variance is below a limit's by five standard errors of its estimate.
 
     The variance of ``n`` normal numbers has the relative error :math:`\sqrt{2 / n}`; of fewer than fifty none is sure.
-
-    Args:
-        std: Standard deviations, each of ``n`` numbers, ``(*)``.
-        limit: Of the standard deviation.
-        n: How many numbers.
     """
     below: Tensor = std.square() < limit.square() * (1 - 5 * math.sqrt(2 / n))
     return below.to(std.dtype).mean()
 
 
 def at_extremes(x: Tensor, like: Tensor) -> Tensor:
-    """Returns the share of coordinates at or beyond the extremes of other points.
-
-    Args:
-        x: Points, ``(B, *)``.
-        like: The other points, ``(C, *)``.
-    """
+    """Returns the share of coordinates at or beyond the extremes of other points."""
     return ((x <= like.min()) | (x >= like.max())).to(x.dtype).mean()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode inside the block: chains follow one energy, the training step makes the next.
-
-    Args:
-        model: Whose spectral normalisation, say, is not to move on at each of a chain's steps.
-    """
+    """Put a model into evaluation mode inside the block: chains follow one energy, a training step makes the next."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_count, check_positive
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, at, hamiltonian, unadjusted
-from energyscape.samplers.langevin import bounded, check_limits, clipped
+from energyscape.samplers.base import Info, Kernel, Walls, at, hamiltonian, unadjusted
+from energyscape.samplers.langevin import check_limits, clipped
 
 
 class Cooling(NamedTuple):
@@ -36,7 +36,7 @@ class AnnealedLangevin(Kernel[Cooling]):
     r"""Unadjusted Langevin steps at a temperature that falls geometrically, and then stays.
 
     .. math::
-        x_{k+1} = \operatorname{clamp}\bigl(x_k + \operatorname{clip}(\eta\, s(x_k)) + \sqrt{2 \eta T_k}\, z\bigr),
+        x_{k+1} = \operatorname{reflect}\bigl(x_k + \operatorname{clip}(\eta\, s(x_k)) + \sqrt{2 \eta T_k}\, z\bigr),
         \qquad T_k = T_0 (T / T_0)^{\min(k / n, 1)}
 
     It finds low regions from far away; it does not weigh them. Once all :math:`n` steps of the fall are done the kernel
@@ -52,7 +52,9 @@ class AnnealedLangevin(Kernel[Cooling]):
         anneal_steps: Steps :math:`n \ge 1` of the fall.
         temperature: :math:`T > 0`, of step :math:`n` and of all after it.
         drift_clip: Largest absolute value of one element of the drift :math:`\eta\, s`, in units of ``x``.
-        bounds: Lowest and highest value of an element of ``x``, clamped after each step.
+        bounds: Lowest and highest value of an element of ``x``: the box that chains stay in.
+        walls: Steps beyond the box are reflected at its walls, which leaves a law on the box as it is, or clamped to
+            them, which gathers chains on the walls.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -70,6 +72,7 @@ class AnnealedLangevin(Kernel[Cooling]):
     temperature: float = 1.0
     drift_clip: float | None = None
     bounds: tuple[float, float] | None = None
+    walls: Walls = "reflect"
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size, temperature=self.temperature)
@@ -81,7 +84,7 @@ class AnnealedLangevin(Kernel[Cooling]):
             )
 
     def init(self, x: Tensor) -> Cooling:
-        return Cooling(*at(self.energy, x), steps=torch.zeros((), dtype=torch.long, device=x.device))
+        return Cooling(*at(self.energy, self.confined(x)), steps=torch.zeros((), dtype=torch.long, device=x.device))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor]:
         return (normal_like(x, generator=generator),)
@@ -92,6 +95,6 @@ class AnnealedLangevin(Kernel[Cooling]):
         temperature = self.hottest * (self.temperature / self.hottest) ** fallen
         drift = clipped(self.step_size * state.score, self.drift_clip)
         noise = (2 * self.step_size * temperature) ** 0.5 * z
-        new = at(self.energy, bounded(state.x + drift + noise, self.bounds))
+        new = at(self.energy, self.confined(state.x + drift + noise))
         point, info = unadjusted(state, new, drift, noise, hamiltonian(state, temperature**0.5 * z))
         return Cooling(*point, steps=state.steps + 1), info

@@ -8,9 +8,10 @@ it was, and no other chain notices.
 """
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -74,6 +75,9 @@ class Info(NamedTuple):
 State = TypeVar("State", bound=Standing)
 
 
+Walls = Literal["reflect", "clamp"]
+
+
 class Kernel(ABC, Generic[State]):
     """One Markov transition of many chains at once; a frozen value."""
 
@@ -81,6 +85,10 @@ class Kernel(ABC, Generic[State]):
     temperature: float
     adjusted: ClassVar[bool] = False
     """Whether a Metropolis test makes the law exact whatever the step."""
+    bounds: tuple[float, float] | None = None
+    """The box that chains stay in: lowest and highest value of an element of ``x``."""
+    walls: Walls = "reflect"
+    """What its walls do to a step beyond them."""
 
     @abstractmethod
     def init(self, x: Tensor) -> State:
@@ -117,20 +125,46 @@ class Kernel(ABC, Generic[State]):
         """
         return self.move(state, self.draw(state.x, generator=generator))
 
+    def confined(self, x: Tensor) -> Tensor:
+        """Returns positions as chains keep them: mirrored into the box, or clamped to it."""
+        if self.bounds is None:
+            return x
+        return x.clamp(*self.bounds) if self.walls == "clamp" else folded(x, self.bounds)[0]
+
 
 KernelFactory = Callable[[EnergyFn], Kernel[Any]]
 """A kernel whose energy is still to come, such as ``partial(Langevin, step_size=0.1)``."""
 
 
-def at(energy: EnergyFn, x: Tensor) -> Point:
-    """Returns the point at ``x``.
+def at(energy: EnergyFn, x: Tensor, bounds: tuple[float, float] | None = None) -> Point:
+    """Returns the point at ``x``; beyond the walls of a box the energy is its mirror image."""
+    if bounds is None:
+        return Point(x.detach(), *energy_and_score(energy, x))
+    inside, sign = folded(x, bounds)
+    e, s = energy_and_score(energy, inside)
+    return Point(x.detach(), e, sign * s)
 
-    Args:
-        energy: Maps ``(C, *)`` to ``(C,)``.
-        x: Positions, ``(C, *)``.
-    """
-    e, s = energy_and_score(energy, x)
-    return Point(x.detach(), e, s)
+
+def folded(x: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Returns positions mirrored at the walls until they are inside, and -1 where the way there is reversed, else 1."""
+    low, high = bounds
+    way = (x - low).remainder(2 * (high - low))
+    inside = (low + torch.minimum(way, 2 * (high - low) - way)).clamp(low, high)
+    return torch.where((x >= low) & (x <= high), x, inside), torch.where(way <= high - low, 1.0, -1.0).to(x.dtype)
+
+
+def home(point: Point, bounds: tuple[float, float] | None) -> Point:
+    """Returns a point mirrored into the box, its score turned along: a step of mirrored energies ends so."""
+    if bounds is None:
+        return point
+    inside, sign = folded(point.x, bounds)
+    return Point(inside, point.energy, sign * point.score)
+
+
+def check_bounds(bounds: tuple[float, float] | None) -> None:
+    """Raises a `ValueError` unless bounds are finite and hold something."""
+    if bounds is not None and not -math.inf < bounds[0] < bounds[1] < math.inf:
+        raise ValueError(f"bounds are finite, (low, high) with low < high; they were {bounds}")
 
 
 def flat(x: Tensor) -> Tensor:

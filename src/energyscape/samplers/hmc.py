@@ -18,8 +18,8 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_count, check_positive
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, Point, at, expand, hamiltonian, metropolis, rms
-from energyscape.samplers.scale import check_scale, check_shape, pulled, stretched
+from energyscape.samplers.base import Info, Kernel, Point, at, check_bounds, expand, hamiltonian, home, metropolis, rms
+from energyscape.samplers.scale import check_scale, check_shape, pulled, stretched, turns
 
 
 @final
@@ -46,9 +46,12 @@ class HMC(Kernel[Point]):
         scale: :math:`S`, as far as it is known: the standard deviation of each coordinate, of the event's shape
             ``(*)``, or for vectors a lower triangular ``(d, d)``, :math:`S S^\top` the covariance and the inverse mass.
             One when left out.
+        bounds: Lowest and highest value of an element of ``x``: the box that chains stay in. Trajectories follow the
+            energy's mirror image beyond its walls and are mirrored back, which is exact where the scale is no matrix.
 
     Raises:
-        ValueError: If a setting is out of its range, or ``scale`` has not the event's shape or no inverse.
+        ValueError: If a setting is out of its range, or ``scale`` has not the event's shape or no inverse, or is a
+            matrix where there are bounds.
 
     References:
         MCMC using Hamiltonian dynamics (Neal, 2011), section 5.3.2, and 5.4.2.2 for the jitter and 5.4.2.4 for the
@@ -63,6 +66,7 @@ class HMC(Kernel[Point]):
     temperature: float = 1.0
     jitter: float = 0.0
     scale: Tensor | None = None
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size, temperature=self.temperature)
@@ -71,11 +75,14 @@ class HMC(Kernel[Point]):
             raise ValueError(f"jitter is at least 0 and below 1; it was {self.jitter}")
         if self.scale is not None:
             check_scale(self.scale)
+        check_bounds(self.bounds)
 
     def init(self, x: Tensor) -> Point:
         if self.scale is not None:
             check_shape(self.scale, x)
-        return at(self.energy, x)
+            if self.bounds is not None and turns(self.scale, x):
+                raise ValueError("a scale with correlations has no mirror image at bounds: leave either out")
+        return at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
         z, uniform = normal_like(x, generator=generator), x.new_empty(len(x)).uniform_(generator=generator)
@@ -87,50 +94,31 @@ class HMC(Kernel[Point]):
         return self.decide(state, *end, randomness)
 
     def trajectory(self, state: Point, randomness: tuple[Tensor, ...]) -> Iterator[tuple[Point, Tensor]]:
-        """Yields the point and the velocity after each leapfrog step.
-
-        Args:
-            state: Where the chains stand.
-            randomness: What `draw` returned.
-        """
+        """Yields the point and the velocity after each leapfrog step."""
         point, step, v = state, self._step(randomness), self.temperature**0.5 * randomness[0]
         score = pulled(point.score, self.scale)
         for _ in range(self.leapfrog_steps):
             v = v + step / 2 * score
-            point = at(self.energy, point.x + step * stretched(v, self.scale))
+            point = at(self.energy, point.x + step * stretched(v, self.scale), self.bounds)
             score = pulled(point.score, self.scale)
             v = v + step / 2 * score
             yield point, v
 
     def log_ratio(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> Tensor:
-        r"""Returns :math:`-\Delta H / T` of a trajectory, ``(C,)``.
-
-        Args:
-            state: Where it began.
-            new: Where it ended.
-            v: The velocity there.
-            randomness: What `draw` returned.
-        """
+        r"""Returns :math:`-\Delta H / T` of a trajectory, ``(C,)``."""
         v0: Tensor = self.temperature**0.5 * randomness[0]
         # Summed differences: H itself may be large where its change is small.
         change = new.energy - state.energy + ((v - v0) * (v + v0)).flatten(1).sum(1) / 2
         return -change / self.temperature
 
     def decide(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
-        """Returns the state after the Metropolis test of a trajectory, and what there is to tell of it.
-
-        Args:
-            state: Where it began.
-            new: Where it ended.
-            v: The velocity there.
-            randomness: What `draw` returned.
-        """
+        """Returns the state after the Metropolis test of a trajectory, and what there is to tell of it."""
         log_ratio, v0 = self.log_ratio(state, new, v, randomness), self.temperature**0.5 * randomness[0]
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, randomness[1])
         free = self._step(randomness) * self.leapfrog_steps * stretched(v0, self.scale)
         drift = rms(new.x - state.x - free).where(~diverged, 0)
         total = hamiltonian(state, v0)
-        return point, Info(accept_prob, accepted, diverged, drift, rms(free), -log_ratio, total)
+        return home(point, self.bounds), Info(accept_prob, accepted, diverged, drift, rms(free), -log_ratio, total)
 
     def _step(self, randomness: tuple[Tensor, ...]) -> float | Tensor:
         """Returns the length of a leapfrog step, for each chain where these differ."""

@@ -19,7 +19,19 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_positive
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, Point, at, hamiltonian, metropolis, rms, unadjusted
+from energyscape.samplers.base import (
+    Info,
+    Kernel,
+    Point,
+    Walls,
+    at,
+    check_bounds,
+    hamiltonian,
+    home,
+    metropolis,
+    rms,
+    unadjusted,
+)
 
 
 @final
@@ -27,10 +39,10 @@ from energyscape.samplers.base import Info, Kernel, Point, at, hamiltonian, metr
 class Langevin(Kernel[Point]):
     r"""Unadjusted Langevin algorithm (ULA), the negative phase of most energy-based models (there called SGLD).
 
-    .. math:: x' = \operatorname{clamp}\bigl(x + \operatorname{clip}(\eta\, s(x)) + \sqrt{2 \eta T}\, z\bigr)
+    .. math:: x' = \operatorname{reflect}\bigl(x + \operatorname{clip}(\eta\, s(x)) + \sqrt{2 \eta T}\, z\bigr)
 
     It samples a *biased* law: on :math:`N(0, v)` at :math:`T = 1` its stationary variance is
-    :math:`v / (1 - \eta / 2v)`, and it is unstable where :math:`\eta \ge 2v`. Clip and bounds bias it further; `MALA`
+    :math:`v / (1 - \eta / 2v)`, and it is unstable where :math:`\eta \ge 2v`. Clips and clamps bias it further; `MALA`
     has no bias.
 
     Args:
@@ -38,7 +50,9 @@ class Langevin(Kernel[Point]):
         step_size: :math:`\eta > 0`, in squared units of ``x``.
         temperature: :math:`T \ge 0`; 0 is gradient descent.
         drift_clip: Largest absolute value of one element of the drift :math:`\eta\, s`, in units of ``x``.
-        bounds: Lowest and highest value of an element of ``x``, clamped after each step.
+        bounds: Lowest and highest value of an element of ``x``: the box that chains stay in.
+        walls: Steps beyond the box are reflected at its walls, which leaves a law on the box as it is, or clamped to
+            them, which gathers chains on the walls.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -61,6 +75,7 @@ class Langevin(Kernel[Point]):
     temperature: float = 1.0
     drift_clip: float | None = None
     bounds: tuple[float, float] | None = None
+    walls: Walls = "reflect"
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size)
@@ -69,7 +84,7 @@ class Langevin(Kernel[Point]):
             raise ValueError(f"temperature is at least 0; it was {self.temperature}")
 
     def init(self, x: Tensor) -> Point:
-        return at(self.energy, x)
+        return at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor]:
         return (normal_like(x, generator=generator),)
@@ -78,7 +93,7 @@ class Langevin(Kernel[Point]):
         (z,) = randomness
         drift = clipped(self.step_size * state.score, self.drift_clip)
         noise = (2 * self.step_size * self.temperature) ** 0.5 * z
-        new = at(self.energy, bounded(state.x + drift + noise, self.bounds))
+        new = at(self.energy, self.confined(state.x + drift + noise))
         return unadjusted(state, new, drift, noise, hamiltonian(state, self.temperature**0.5 * z))
 
 
@@ -96,9 +111,10 @@ class MALA(Kernel[Point]):
         energy: Maps ``(C, *)`` to ``(C,)``.
         step_size: :math:`\eta > 0`, in squared units of ``x``.
         temperature: :math:`T > 0`.
+        bounds: Lowest and highest value of an element of ``x``: the box that chains stay in.
 
     Raises:
-        ValueError: If ``step_size`` or ``temperature`` is not positive.
+        ValueError: If a setting is out of its range.
 
     References:
         Exponential convergence of Langevin distributions and their discrete approximations
@@ -110,12 +126,14 @@ class MALA(Kernel[Point]):
     _: KW_ONLY
     step_size: float
     temperature: float = 1.0
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size, temperature=self.temperature)
+        check_bounds(self.bounds)
 
     def init(self, x: Tensor) -> Point:
-        return at(self.energy, x)
+        return at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         return normal_like(x, generator=generator), x.new_empty(len(x)).uniform_(generator=generator)
@@ -124,11 +142,13 @@ class MALA(Kernel[Point]):
         z, uniform = randomness
         drift = self.step_size * state.score
         noise = (2 * self.step_size * self.temperature) ** 0.5 * z
-        new = at(self.energy, state.x + drift + noise)
+        new = at(self.energy, state.x + drift + noise, self.bounds)
         log_ratio = (state.energy - new.energy) / self.temperature + self._log_q(new, state) - self._log_q(state, new)
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, uniform)
         total = hamiltonian(state, self.temperature**0.5 * z)
-        return point, Info(accept_prob, accepted, diverged, rms(drift), rms(noise), -log_ratio, total)
+        return home(point, self.bounds), Info(
+            accept_prob, accepted, diverged, rms(drift), rms(noise), -log_ratio, total
+        )
 
     def _log_q(self, here: Point, there: Point) -> Tensor:
         """Returns the log density of proposing ``there`` from ``here``, up to a constant."""
@@ -168,6 +188,7 @@ class GradientDescent(Kernel[Point]):
     step_size: float
     drift_clip: float | None = None
     bounds: tuple[float, float] | None = None
+    walls: Walls = field(default="clamp", init=False)
     temperature: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -175,30 +196,24 @@ class GradientDescent(Kernel[Point]):
         check_limits(self.drift_clip, self.bounds)
 
     def init(self, x: Tensor) -> Point:
-        return at(self.energy, x)
+        return at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
         return ()
 
     def move(self, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
         drift = clipped(self.step_size * state.score, self.drift_clip)
-        new = at(self.energy, bounded(state.x + drift, self.bounds))
+        new = at(self.energy, self.confined(state.x + drift))
         return unadjusted(state, new, drift, torch.zeros_like(drift), state.energy)
 
 
 def clipped(drift: Tensor, limit: float | None) -> Tensor:
-    """Return a drift whose elements are cut off at an absolute value."""
+    """Return a drift whose elements are cut off at an absolute value, if any."""
     return drift if limit is None else drift.clamp(-limit, limit)
 
 
-def bounded(x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
-    """Return positions clamped into a box."""
-    return x if bounds is None else x.clamp(*bounds)
-
-
 def check_limits(drift_clip: float | None, bounds: tuple[float, float] | None) -> None:
-    """Raise a clear error unless a clip is positive and bounds hold something."""
+    """Raise a `ValueError` unless a clip is positive and bounds hold something."""
     if drift_clip is not None:
         check_positive(drift_clip=drift_clip)
-    if bounds is not None and not -math.inf < bounds[0] < bounds[1] < math.inf:
-        raise ValueError(f"bounds are (low, high) with low < high; they were {bounds}")
+    check_bounds(bounds)

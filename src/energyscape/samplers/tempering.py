@@ -56,8 +56,8 @@ class ParallelTempering(Kernel[Replicas]):
 
     Level :math:`r` steps in units of :math:`\sqrt{\tau_r}`, that is on :math:`y = x / \sqrt{\tau_r}` with the energy
     :math:`E(\sqrt{\tau_r}\, y) / \tau_r`. On a normal law that is the same problem at every level, so one step size is
-    right for all. The inner kernel's bounds and clips are in the same units. What its state has besides the position,
-    energy and score stays at its level in an exchange.
+    right for all. The inner kernel's clips are in the same units. What its state has besides the position, energy and
+    score stays at its level in an exchange.
 
     A chain costs as many gradients a step as there are levels. `exchange_rates` tells whether there are enough: below
     about 0.2 anywhere, replicas do not get through. Chains start with all their replicas at one place, which is the
@@ -71,7 +71,7 @@ class ParallelTempering(Kernel[Replicas]):
 
     Raises:
         UserError: If the factors do not rise from 1, or the inner kernel is itself one of replicas, or has no
-            temperature.
+            temperature, or has bounds.
 
     Examples:
         >>> from functools import partial
@@ -102,6 +102,8 @@ class ParallelTempering(Kernel[Replicas]):
         inner = self.kernel(flat)
         if isinstance(inner, ParallelTempering) or not inner.temperature > 0:
             raise UserError(f"the inner kernel is one of single chains at a temperature above 0; it was {inner}")
+        if inner.bounds is not None:
+            raise UserError("replicas step in units of their levels, where a box has other bounds: leave bounds out")
         object.__setattr__(self, "temperature", inner.temperature)
 
     def init(self, x: Tensor) -> Replicas:

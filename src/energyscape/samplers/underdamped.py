@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_positive
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, at, expand, finite, hamiltonian, rms, where
+from energyscape.samplers.base import Info, Kernel, at, check_bounds, expand, finite, folded, hamiltonian, rms, where
 
 
 class Moving(NamedTuple):
@@ -61,6 +61,7 @@ class UnderdampedLangevin(Kernel[Moving]):
             :math:`1 / \gamma`. Large friction is `Langevin` of :math:`\eta = h^2 / 2` with the mean of two successive
             :math:`z` for its noise.
         temperature: :math:`T \ge 0`; 0 is descent with momentum.
+        bounds: Lowest and highest value of an element of ``x``: the box that chains stay in, whose walls reflect them.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -76,14 +77,16 @@ class UnderdampedLangevin(Kernel[Moving]):
     step_size: float
     friction: float = 1.0
     temperature: float = 1.0
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size, friction=self.friction)
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is at least 0; it was {self.temperature}")
+        check_bounds(self.bounds)
 
     def init(self, x: Tensor) -> Moving:
-        return Moving(*at(self.energy, x), velocity=torch.zeros_like(x))
+        return Moving(*at(self.energy, self.confined(x)), velocity=torch.zeros_like(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor]:
         return (normal_like(x, generator=generator),)
@@ -95,10 +98,13 @@ class UnderdampedLangevin(Kernel[Moving]):
         v = state.velocity + half * state.score
         x = state.x + half * v
         v = c * v + kick
-        new = at(self.energy, x + half * v)
+        new = at(self.energy, x + half * v, self.bounds)
         v = v + half * new.score
         accepted = finite(new) & v.isfinite().flatten(1).all(1)
         end = Moving(*where(accepted, new, state), torch.where(expand(accepted, v), v, -state.velocity))
+        if self.bounds is not None:
+            inside, sign = folded(end.x, self.bounds)
+            end = Moving(inside, end.energy, sign * end.score, sign * end.velocity)
         noise = half * kick
         drift = rms(new.x - state.x - noise).where(accepted, 0)
         accept_prob = accepted.to(x.dtype)

@@ -139,6 +139,7 @@ def warmup(
             f"a scale that is a matrix is for HMC on vectors of at most {WIDEST} dimensions; "
             f"it was {type(kernel).__name__} on points of shape {tuple(x.shape[1:])}: leave dense out"
         )
+    dense = dense if kernel.bounds is None else False  # correlations have no mirror image
     state = kernel.init(x)
     if not bool(finite(state).any()):
         raise UserError("no chain starts where energy and score are finite: start elsewhere")
