@@ -151,8 +151,7 @@ class Run:
     def recipe(self) -> Recipe:
         """Returns the recipe that the run was made from."""
         with reading(self.recipe_path, "a recipe"):
-            text = read_bytes(self.recipe_path).decode()
-        return Recipe(self.path.name, parsed(text, str(self.recipe_path)))
+            return Recipe(self.path.name, parsed(read_bytes(self.recipe_path).decode(), str(self.recipe_path)))
 
     def shape(self) -> tuple[int, ...]:
         """Returns the shape of one data point."""

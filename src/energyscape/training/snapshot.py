@@ -172,18 +172,18 @@ class Refuge(NamedTuple):
 
 
 def _check_kinds(here: Any, there: Any, place: str) -> None:
-    """Raise an error unless what is in both trees is of one kind; what is None in one of them may be anything."""
+    """Raise an error unless what is in both trees is of one kind, and what is in a list; None may be anything."""
     if here is None or there is None:
         return
     kind = next(each for each in (dict, list | tuple, Tensor, int | float, str) if isinstance(there, each))
     if not isinstance(here, kind):
         raise TypeError(f"{place.strip('.')} is a {type(here).__name__}")
     if isinstance(here, dict):
-        for key in here.keys() & there.keys():
-            _check_kinds(here[key], there[key], f"{place}.{key}")
+        for key, each in here.items():
+            _check_kinds(each, there.get(key, each), f"{place}.{key}")
     elif isinstance(here, list | tuple):
-        for index, (one, other) in enumerate(zip(here, there, strict=False)):
-            _check_kinds(one, other, f"{place}.{index}")
+        for index, each in enumerate(here):
+            _check_kinds(each, there[index] if index < len(there) else here[0], f"{place}.{index}")
 
 
 def _mapped(thing: Any) -> Any:
