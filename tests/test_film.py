@@ -107,7 +107,7 @@ def test_mistakes(tmp_path, capsys):
         lines,
         [
             "ending in .gif or .mp4",
-            "cannot be read as a frame",
+            "expected a frame of a film",
             "--train.frames 40",
             "which this model has not",
             "frames are 0",

@@ -9,7 +9,6 @@ same frames as one that was not.
 import io
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.files import write_points
 from energyscape.experiment.generation import energies_on_grid, generate
-from energyscape.files import write_whole
+from energyscape.files import reading, write_whole
 from energyscape.objectives.contrastive import evaluating
 from energyscape.training import Fit
 
@@ -106,8 +105,8 @@ def kept_frames(folder: Path) -> list[Frame]:
 
 
 def _read(path: Path) -> Frame:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
-            return Frame(int(kept["seen"]), kept["energy"], kept["x"], float(kept["progress"]))
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a frame ({error}): delete it") from None
+    with reading(path, "a frame of a film; delete it"), open(path, "rb") as file, np.load(file) as kept:
+        frame = Frame(int(kept["seen"]), kept["energy"], kept["x"], float(kept["progress"]))
+        if frame.energy.shape != (SIDE, SIDE) or frame.x.shape[1:] != (2,) or frame.x.dtype.kind != "f":
+            raise ValueError("its arrays have other shapes")
+    return frame

@@ -63,25 +63,13 @@ NOTES: Final = {"verdict": "", "guard": "", "reason": "", "action": "", "outcome
 @final
 @dataclass(frozen=True)
 class Run:
-    """A run's directory.
-
-    Args:
-        path: The directory.
-    """
+    """A run's directory."""
 
     path: Path
 
     @staticmethod
     def create(path: Path, experiment: Experiment) -> "Run":
-        """Returns the directory of a run, made where it does not exist.
-
-        Args:
-            path: The directory.
-            experiment: What is to be trained there.
-
-        Raises:
-            UserError: If settings do not go together, or the directory holds another run or cannot be written.
-        """
+        """Return the directory of a run, made where it does not exist; refuse one that holds something else."""
         run, recipe = Run(path), experiment.recipe
         experiment.check()  # a mistake is told before anything is written
         if run.recipe_path.exists():
@@ -112,14 +100,7 @@ class Run:
 
     @staticmethod
     def open(path: Path) -> "Run":
-        """Returns an existing run.
-
-        Args:
-            path: Its directory.
-
-        Raises:
-            UserError: If there is no run.
-        """
+        """Return an existing run, or raise a UserError that names its neighbours."""
         run = Run(path)
         if not run.recipe_path.is_file():
             folder = path.parent if path.parent.is_dir() else Path()
@@ -149,26 +130,19 @@ class Run:
         return self.path / "frames"
 
     def recipe(self) -> Recipe:
-        """Returns the recipe that the run was made from."""
+        """Return the recipe that the run was made from."""
         with reading(self.recipe_path, "a recipe"):
             return Recipe(self.path.name, parsed(read_bytes(self.recipe_path).decode(), str(self.recipe_path)))
 
     def shape(self) -> tuple[int, ...]:
-        """Returns the shape of one data point."""
+        """Return the shape of one data point."""
         shape = self._facts().get("shape")
         if not isinstance(shape, list) or not shape or not all(type(each) is int and each > 0 for each in shape):
             raise UserError(f"{self.path / 'run.json'}: expected {EXPECTED}; its shape is {str(shape)[:100]}")
         return tuple(shape)
 
     def changed_conditions(self, experiment: Experiment) -> list[str]:
-        """Returns what is not as it was when the run began, so that the same bits cannot be promised.
-
-        Args:
-            experiment: That is to go on.
-
-        Raises:
-            UserError: If the run cannot go on at all, because its random streams are another kind of device's.
-        """
+        """Return what has changed since the run began, so that its bits will differ; refuse another kind of device."""
         now = conditions(experiment)
         facts = {key: each if each == now.get(key) else str(each)[:40] for key, each in self._facts().items()}
         if facts.get("device", now["device"]) != now["device"]:
@@ -182,22 +156,19 @@ class Run:
         return read_json(self.path / "run.json", EXPECTED)
 
     def checkpoints(self) -> list[Path]:
-        """Returns the checkpoints' files, the oldest first."""
+        """Return the checkpoints' files, the oldest first."""
         digits, folder = "[0-9]" * 12, self.path / "checkpoints"
         return sorted(each for mark in ("", INTERRUPTED) for each in folder.glob(f"{digits}{mark}.safetensors"))
 
     def latest(self) -> Snapshot | None:
-        """Returns the newest checkpoint that is whole, or none where there is no checkpoint yet.
-
-        Raises:
-            UserError: If no checkpoint is whole.
-        """
+        """Return the newest checkpoint that is whole, or None before the first; raise a UserError if none is whole."""
         faults: list[str] = []
         for path in reversed(self.checkpoints()):
             try:
                 snapshot = Snapshot.load(path)
-                if bad := snapshot.broken():
-                    raise UserError(f"{path}: {bad} holds numbers that are not finite")
+                with foreign(str(path)):
+                    if bad := snapshot.broken():
+                        raise ValueError(f"{bad} holds numbers that are not finite")
             except UserError as error:
                 faults.append(str(error))
                 continue
@@ -212,12 +183,7 @@ class Run:
         return None
 
     def refuge(self, snapshot: Snapshot, *, beginning: Snapshot) -> Refuge:
-        """Returns where rollbacks go from a checkpoint.
-
-        Args:
-            snapshot: The checkpoint.
-            beginning: What the run began with, of which there is no file.
-        """
+        """Return where rollbacks go from a checkpoint; the run's beginning has no file."""
 
         def kept(samples: int | None) -> Snapshot | None:
             if not samples:
@@ -234,13 +200,7 @@ class Run:
         return self.path / "checkpoints" / f"{samples:012d}{mark}.safetensors"
 
     def keep(self, snapshot: Snapshot, *, refuge: Refuge, interrupted: bool = False) -> Path:
-        """Writes a checkpoint, and removes the oldest ones and those that rollbacks have given up.
-
-        Args:
-            snapshot: Of the run; every number in it is finite.
-            refuge: Where rollbacks go from there.
-            interrupted: Whether the user stopped the run here, between two regular checkpoints.
-        """
+        """Write a checkpoint, regular or of an interruption, and remove those that are not needed any more."""
         earlier = None if refuge.earlier is None else refuge.earlier.samples
         path = self._checkpoint(snapshot.samples, INTERRUPTED if interrupted else "")
         kept = Snapshot({**snapshot.tree, "refuge": [refuge.good.samples, earlier, refuge.doubtful]})
@@ -249,11 +209,7 @@ class Run:
         return path
 
     def prune(self, newest: Snapshot) -> None:
-        """Removes the checkpoints that are not needed any more, also after a kill between writing and removing.
-
-        Args:
-            newest: The checkpoint that was written last.
-        """
+        """Remove the oldest checkpoints before the newest, and those that rollbacks have given up."""
         _, earlier, _ = newest.tree.get("refuge", (None, None, False))
         files = [each for each in self.checkpoints() if int(each.name[:12]) <= newest.samples]
         regular = [each for each in files if INTERRUPTED not in each.name]
@@ -266,14 +222,7 @@ class Run:
                     old.unlink()
 
     def experiment(self, changes: Mapping[str, str] | None = None) -> Experiment:
-        """Returns the run's objects with what was learned so far, to use them.
-
-        Args:
-            changes: Settings of ``[sampler]`` that replace the recipe's, ``sampler.setting`` to TOML text.
-
-        Raises:
-            UserError: If nothing has been learned yet, or a change is of what was learned.
-        """
+        """Return the run's objects with what they have learned, and with changes of ``[sampler]`` as TOML text."""
         snapshot = self.latest()
         if snapshot is None:
             raise UserError(f"{self.path} has no checkpoint yet: train it first, with `energyscape train`")
@@ -285,7 +234,7 @@ class Run:
         return experiment
 
     def metrics(self) -> dict[str, list[float]]:
-        """Returns the metrics as columns."""
+        """Return the metrics as columns."""
         columns: dict[str, list[float]] = {}
         for row in read_lines(self.metrics_path):
             for name, value in row.items():
@@ -293,16 +242,12 @@ class Run:
         return columns
 
     def interventions(self) -> list[dict[str, Any]]:
-        """Returns what the guards did."""
+        """Return what the guards did."""
         return [{**NOTES, **row} for row in read_lines(self.interventions_path)]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from training in the directory, inside the block.
-
-        Raises:
-            UserError: If another process does.
-        """
+        """Keep other processes from training in the directory, inside the block."""
         with open_to_append(self.path / ".lock") as file:
             if not lock(file.fileno()):
                 raise UserError(f"{self.path}: another process is training there: wait for it or choose --out")
@@ -311,11 +256,7 @@ class Run:
 
 
 def conditions(experiment: Experiment) -> dict[str, Any]:
-    """Returns what a run's bits depend on besides its recipe.
-
-    Args:
-        experiment: Of the run.
-    """
+    """Return what a run's bits depend on besides its recipe."""
     device = experiment.training.torch_device.type
     return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device}
 
@@ -325,12 +266,7 @@ class Journal(AbstractContextManager["Journal"]):
     """Appends reports to a run's metrics and interventions.
 
     Nothing in a line depends on the time of day or the machine's speed, so that a run that was killed and resumed has
-    the same files as one that was not.
-
-    Args:
-        run: Whose.
-        every: Steps between two lines of the metrics.
-        samples: Where the run stands; lines of later steps are cut off, because those steps will be taken again.
+    the same files as one that was not. Lines of steps that will be taken again are cut off.
     """
 
     def __init__(self, run: Run, *, every: int, samples: int) -> None:
@@ -343,19 +279,10 @@ class Journal(AbstractContextManager["Journal"]):
         self._interventions = open_to_append(run.interventions_path)
 
     def write(self, report: Report) -> None:
-        """Appends a report where it is due.
-
-        Args:
-            report: Of one step.
-        """
+        """Append a report where it is due."""
         if report.step % self.every == 0:
-            numbers = {
-                "step": report.step,
-                "samples": report.samples,
-                "loss": report.loss,
-                "grad_norm": report.grad_norm,
-            }
-            _append(self._metrics, {**numbers, **report.facts})
+            clock = {"step": report.step, "samples": report.samples}
+            _append(self._metrics, {**clock, "loss": report.loss, "grad_norm": report.grad_norm, **report.facts})
         if report.verdict != Verdict.GO:
             what = {"step": report.step, "samples": report.samples, "verdict": report.verdict.name}
             why = {"guard": report.guard, "reason": report.reason, "action": report.action, "outcome": report.outcome}
@@ -393,14 +320,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-    """Opens a file to append to, unbuffered.
-
-    Args:
-        path: The file.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """Open a file to append to, unbuffered, or raise a UserError."""
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for its reader
             raise OSError(errno.EINVAL, "it is no regular file")

@@ -18,13 +18,6 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
 
     Use it in a ``with`` statement and iterate over it to train; stop iterating and call `keep` to stop early without
     losing a step. No other process can train in the directory meanwhile.
-
-    Args:
-        run: The directory.
-        experiment: The run's objects, as new.
-
-    Raises:
-        UserError: If the checkpoint is damaged or of another recipe, or the directory cannot be written.
     """
 
     def __init__(self, run: Run, experiment: Experiment) -> None:

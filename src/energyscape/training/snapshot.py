@@ -80,11 +80,12 @@ class Snapshot:
         tensors: dict[str, Tensor] = {}
         skeleton = json.dumps(_skeleton(self.tree, "", tensors))
         # One entry only: safetensors writes several in any order, and equal snapshots are to be equal files.
-        content = memoryview(to_bytes(tensors, metadata={FORMAT: "0" * DIGEST + skeleton}))
-        before, after = _around_digest(content)
+        content = to_bytes(tensors, metadata={FORMAT: "0" * DIGEST + skeleton})
+        digest = _digest(memoryview(content))
         with whole(path) as file:
-            for piece in (before, _digest(before, after), after):
-                file.write(piece)
+            file.write(content)
+            file.seek(_start(memoryview(content)))
+            file.write(digest)
 
     @staticmethod
     def load(path: Path) -> "Snapshot":
@@ -102,7 +103,8 @@ class Snapshot:
             skeleton = metadata.get(FORMAT, "")
             if skeleton:
                 with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    _check(skeleton[:DIGEST], content)
+                    if _digest(memoryview(content)) != skeleton[:DIGEST].encode():
+                        raise ValueError("its digest is that of other bytes")
             elif UNSEALED in metadata:
                 note(f"{path.parent}: checkpoints of an earlier version have no digest, damage goes unnoticed")
             else:
@@ -121,27 +123,19 @@ def note(text: str) -> None:
     logging.getLogger("energyscape").warning("energyscape: %s", text)
 
 
-def _around_digest(content: memoryview) -> tuple[memoryview, memoryview]:
-    """Return what comes before the digest in a file, and what comes after it."""
+def _start(content: memoryview) -> int:
+    """Return where the digest is in a file."""
     header = bytes(content[: 8 + int.from_bytes(content[:8], "little")])
-    start = header.index(b'"%s":"' % FORMAT.encode()) + len(FORMAT) + 4
-    return content[:start], content[start + DIGEST :]
+    return header.index(b'"%s":"' % FORMAT.encode()) + len(FORMAT) + 4
 
 
-def _digest(*pieces: memoryview) -> bytes:
-    digest = hashlib.sha256()
-    for each in pieces:
-        digest.update(each)
+def _digest(content: memoryview) -> bytes:
+    """Return the digest of all bytes but its own."""
+    start = _start(content)
+    with content, content[:start] as before, content[start + DIGEST :] as after:
+        digest = hashlib.sha256(before)
+        digest.update(after)
     return digest.hexdigest().encode()
-
-
-def _check(expected: str, content: mmap.mmap) -> None:
-    """Raise an error unless the digest is that of all other bytes."""
-    with memoryview(content) as view:
-        before, after = _around_digest(view)
-        with before, after:
-            if _digest(before, after).decode() != expected:
-                raise ValueError("its digest is that of other bytes")
 
 
 class Refuge(NamedTuple):
