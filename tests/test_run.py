@@ -438,7 +438,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(tmp_path, caplog):
 
 def test_metrics_are_json_also_when_a_number_is_not_finite(tmp_path):
     run, experiment = opened(tmp_path)
-    experiment.source = torch.full((100, 2), torch.nan)
+    experiment.source = torch.tensor([[torch.nan, 0.0]] * 100)
     with Session(run, experiment) as session:
         assert len(list(itertools.islice(session, 4))) == 4
     lines = run.metrics_path.read_text().splitlines()

@@ -190,17 +190,16 @@ def evaluate(
         json: Print JSON instead of a table.
         seed: Of the chains; the run's when left out.
     """
-    from json import dumps
-
     from energyscape.experiment import Run
     from energyscape.experiment.measures import measure
+    from energyscape.files import as_json
 
     opened = Run.open(run)
     with working("measuring"):
         experiment = opened.experiment()
         figures = measure(experiment, n=n, steps=steps, inception_weights=inception_weights, seed=seed)
     if json:
-        print(dumps({figure.name: figure._asdict() for figure in figures}, indent=2))
+        print(as_json({figure.name: figure._asdict() for figure in figures}, indent=2))
         return 0
     from rich.console import Console
     from rich.table import Table

@@ -74,13 +74,9 @@ def print_text(told: Any, subject: str) -> None:
 
 def print_json(told: Any, subject: str, status: int) -> None:
     """Prints an examination for machines; what is not finite is null."""
-    from json import dumps
-    from math import isfinite
-
-    def clean(numbers: dict[str, float | None]) -> dict[str, float | None]:
-        return {name: each if each is not None and isfinite(each) else None for name, each in numbers.items()}
+    from energyscape.files import as_json
 
     probes = {name: each for name, each in told.probes._asdict().items() if name != "energies"}
-    findings = [each._asdict() | {"numbers": clean(each.numbers)} for each in told.findings]
+    findings = [each._asdict() for each in told.findings]
     state = ("healthy", "findings", "unclear")[status]
-    print(dumps({"subject": subject, "status": state, "findings": findings, "probes": clean(probes)}, indent=2))
+    print(as_json({"subject": subject, "status": state, "findings": findings, "probes": probes}, indent=2))

@@ -4,7 +4,6 @@ A cell writes what it reached beside whatever else it leaves, so that the same c
 is missing.
 """
 
-import json
 import math
 import multiprocessing
 import signal
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from energyscape import __version__
 from energyscape.errors import UserError
-from energyscape.files import write_whole
+from energyscape.files import as_json, read_json, write_whole
 
 Told = TypeVar("Told")
 """What a cell reaches: a named tuple of numbers and strings that can say itself, ``said()``."""
@@ -38,9 +37,9 @@ class Cell(ABC, Generic[Told]):
     def score(self) -> Told | None:
         """Return what the cell reached before, or none."""
         try:
-            kept = json.loads((self.folder / SCORE).read_text(encoding="utf-8"))
+            kept = read_json(self.folder / SCORE, "a score")
             values = {name: math.nan if kept[name] is None else kept[name] for name in self.told._fields}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError):
             return None
         reached: Told = self.told(**values)
         return reached if kept.get("energyscape") == __version__ else None
@@ -50,11 +49,8 @@ class Cell(ABC, Generic[Told]):
         score = self.score()
         if score is None and (score := self.work(stopping)) is not None:
             told: Any = score
-            clean = {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in told._asdict().items()
-            }
-            write_whole(self.folder / SCORE, json.dumps({"energyscape": __version__, **clean}).encode())
+            text = as_json({"energyscape": __version__, **told._asdict()})
+            write_whole(self.folder / SCORE, text.encode())
         return score
 
 
