@@ -2,12 +2,13 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, Parameter
 
 from energyscape.cli import catalogue, compare, doctor, export, inpaint, score  # noqa: F401 (they add their commands)
 from energyscape.cli.terminal import RunFolder, Settings, app, complain, interruptible, say, working
@@ -36,6 +37,8 @@ def train(recipe: str, /, *settings: Settings, seed: int | None = None, out: Pat
     run = Run.create(out or Path("runs") / name, experiment)
     for each in () if run.checkpoints() else forewarned(experiment):
         complain(f"warning: {each.cause} ({each.evidence}): {each.remedy}")
+    if experiment.objective.conditional and (names := run.classes()):
+        say(f"{run.path}: classes {', '.join(f'{index} {each!r}' for index, each in enumerate(names[:100]))}")
     return carry_on(run, experiment)
 
 
@@ -87,7 +90,7 @@ def sample(
     out: Path | None = None,
     start: Literal["noise", "data", "buffer"] = "noise",
     steps: int | None = None,
-    label: int | None = None,
+    label: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     seed: int | None = None,
 ) -> int:
     """Generate from a trained run.
@@ -100,7 +103,8 @@ def sample(
             film of the chains); RUN/samples.png when left out.
         start: Where chains begin.
         steps: Steps of each chain or of the solver; the recipe's when left out.
-        label: Class of all samples, of a run that has learned classes; each class in turn when left out.
+        label: Class of all samples, its name or else its number, of a run that has learned classes; each class in turn
+            when left out.
         seed: Of the chains; the run's when left out.
     """
     from energyscape.experiment import Run, overrides_from
@@ -115,6 +119,7 @@ def sample(
     moving = path.suffix.lower() in FILMS
     check_film(path, experiment) if moving else check_writable(path, experiment.shape)
     steps = experiment.sampling.steps if steps is None else steps
+    index, what = opened.label(label)
     diverged = drawn = 0
 
     def followed(batches: Iterable[Generated]) -> Iterator[Generated]:
@@ -126,7 +131,7 @@ def sample(
 
     with working("sampling") as tell:
         shown = {"shown": min(n, 300), "frames": 60} if moving else {"shown": 0}
-        batches = followed(generating(experiment, n, start=start, steps=steps, label=label, seed=seed, **shown))
+        batches = followed(generating(experiment, n, start=start, steps=steps, label=index, seed=seed, **shown))
         if moving:
             write_film(path, experiment, joined(batches))
         else:
@@ -134,7 +139,7 @@ def sample(
     if diverged:
         rejected = "proposals were not finite and were rejected" if experiment.has_chains else "samples are not finite"
         complain(f"{diverged} {rejected}")
-    say(f"{n} samples from {start}, {steps} steps: {path}")
+    say(f"{n} samples{what} from {start}, {steps} steps: {path}")
     return 0
 
 
@@ -160,7 +165,7 @@ def denoise(
     experiment = opened.experiment()
     path = out or noisy.with_stem(f"{noisy.stem}-restored")
     check_writable(path, experiment.shape)
-    y = read_points(noisy, experiment.shape)
+    y = read_points(noisy, experiment.shape, extent=opened.extent(), sigma=sigma)
     with working("restoring"):
         x = restored(experiment, y, sigma=sigma, steps=steps, seed=seed)
     write_points(path, x)
@@ -263,6 +268,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     # Threads that wait for work sleep: spinning ones starve whatever else runs, and each other when cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.showwarning = lambda message, *_: complain(str(message))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -23,14 +23,14 @@ def inpaint(
     Args:
         run: The run's folder, of images.
         picture: The image, without noise (.png, .jpg, .npy, .npz).
-        mask: A picture or an array of the same size: white (above mid-grey) is missing, black is known.
+        mask: A picture or an array of the same size: white (or true, or 1) is missing, black is known.
         out: Where to write the completions; beside the picture, with -completed in its name, when left out.
         n: How many draws.
         steps: Steps of each chain; those of the recipe's sampler when left out.
         seed: Of the chains; the run's when left out.
     """
     from energyscape.experiment import Run
-    from energyscape.experiment.files import check_writable, read_points, write_points
+    from energyscape.experiment.files import check_writable, read_mask, read_points, write_points
     from energyscape.experiment.generation import completed
 
     opened = Run.open(run)
@@ -39,10 +39,9 @@ def inpaint(
         raise UserError(f"{run}: inpainting is for runs of images; this run's points have shape {experiment.shape}")
     path = out or picture.with_name(f"{picture.stem}-completed.png")
     check_writable(path, experiment.shape)
-    y, where = read_points(picture, experiment.shape), read_points(mask, experiment.shape)
-    if len(y) != 1 or len(where) != 1:
-        raise UserError(f"expected one image and one mask; {picture} holds {len(y)} and {mask} holds {len(where)}")
-    missing = (where > 0).any(1, keepdim=True)  # a pixel is missing in all its channels
+    y, missing = read_points(picture, experiment.shape, extent=opened.extent()), read_mask(mask, experiment.shape)
+    if len(y) != 1:
+        raise UserError(f"expected one image; {picture} holds {len(y)}")
     with working("completing"):
         x = completed(experiment, y, missing, n=n, steps=steps, seed=seed)
     write_points(path, x[:, 0])

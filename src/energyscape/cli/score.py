@@ -27,8 +27,9 @@ def score(
     from energyscape.files import write_whole
 
     check_table(out, draws)
-    experiment = Run.open(run).experiment()
-    x = read_points(data, experiment.shape)
+    opened = Run.open(run)
+    experiment = opened.experiment()
+    x = read_points(data, experiment.shape, extent=opened.extent())
     with working("scoring"):
         scored = quantiles(experiment, x, draws=draws, seed=seed)
     write_whole(out, score_table(scored).encode())

@@ -90,6 +90,13 @@ class Images:
         """Shape of one image, ``(C, H, W)``."""
         return tuple(self.pixels.shape[1:])
 
+    @property
+    def extent(self) -> tuple[float, float]:
+        """What 99 % of the images are darker than somewhere, and brighter than somewhere, on [-1, 1]."""
+        flat = self.pixels.flatten(1)
+        ends = np.quantile(flat.amin(1).cpu(), 0.99), np.quantile(flat.amax(1).cpu(), 0.01)
+        return float(2 * ends[0] / self.white - 1), float(2 * ends[1] / self.white - 1)
+
     def floats(self, index: Tensor | slice | None = None) -> Tensor:
         """Returns images as numbers from -1 (black) to 1 (white).
 

@@ -195,10 +195,11 @@ class Experiment:
         self._check_bounds()
         if not self.objective.conditional:
             return
-        labels = self.source.labels if isinstance(self.source, Images) else None
+        images = self.source if isinstance(self.source, Images) else None
+        labels = None if images is None else images.labels
         room = self.model.classes if isinstance(self.model, Denoiser) else 0
-        there = 0 if labels is None else int(labels.max()) + 1
-        if not there or room < there:
+        there = 0 if images is None or labels is None else len(images.classes) or int(labels.max()) + 1
+        if not there or room != there:
             raise UserError(
                 f"objective.label_dropout tells the model classes: the data have {there}, the network was made for "
                 f"{room}. Give its setting classes = {there}, or label_dropout = 'none'"

@@ -21,6 +21,7 @@ from typing import IO, Any, Final, final
 import torch
 
 from energyscape import __version__
+from energyscape.data import Images, Law
 from energyscape.errors import UserError, nearest
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.recipe import Recipe, parsed
@@ -94,8 +95,8 @@ class Run:
 
     def _write(self, experiment: Experiment) -> None:
         """Write what the run is."""
-        facts = {"energyscape": __version__, "shape": experiment.shape, **conditions(experiment)}
-        write_whole(self.path / "run.json", as_json(facts).encode())
+        facts = {"energyscape": __version__, "shape": experiment.shape, **described(experiment.source)}
+        write_whole(self.path / "run.json", as_json(facts | conditions(experiment)).encode())
         write_whole(self.recipe_path, experiment.recipe.text().encode())
 
     @staticmethod
@@ -140,6 +141,32 @@ class Run:
         if not isinstance(shape, list) or not shape or not all(type(each) is int and each > 0 for each in shape):
             raise UserError(f"{self.path / 'run.json'}: expected {EXPECTED}; its shape is {str(shape)[:100]}")
         return tuple(shape)
+
+    def extent(self) -> tuple[float, float] | None:
+        """Return the extent of the training images, where the run has recorded it."""
+        match self._facts().get("extent"):
+            case [float(low), float(high)]:
+                return low, high
+        return None
+
+    def classes(self) -> tuple[str, ...]:
+        """Return what the classes of the data are called, where the run has recorded it."""
+        names = self._facts().get("classes")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    def label(self, name: str | None) -> tuple[int | None, str]:
+        """Return the number of a class, given its name or else its number, and how a message says so."""
+        names = self.classes()
+        if name is None:
+            return None, ""
+        if name in names:
+            return names.index(name), f" of class {name!r} (number {names.index(name)})"
+        try:
+            number = int(name)
+        except ValueError:
+            there = f"; its classes are {', '.join(map(repr, names[:20]))}" if names else ""
+            raise UserError(f"--label is the name or the number of a class; it was {name[:40]!r}{there}") from None
+        return number, f" of class {names[number]!r} (number {number})" if 0 <= number < len(names) else ""
 
     def changed_conditions(self, experiment: Experiment) -> list[str]:
         """Return what has changed since the run began, so that its bits will differ; refuse another kind of device."""
@@ -253,6 +280,11 @@ class Run:
                 raise UserError(f"{self.path}: another process is training there: wait for it or choose --out")
             clear_orphans(self.path)
             yield
+
+
+def described(source: Law | Images) -> dict[str, Any]:
+    """Return what of the data is needed to use a run without them."""
+    return {"classes": source.classes, "extent": source.extent} if isinstance(source, Images) else {}
 
 
 def conditions(experiment: Experiment) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from energyscape.errors import check_count
+from energyscape.errors import UserError, check_count
 
 silu = nn.functional.silu
 frequencies = 32
@@ -32,7 +32,8 @@ class Conditioning(nn.Module):
         classes: Number of classes; 0 for a network that takes no label.
 
     Raises:
-        ValueError: If ``classes`` is negative; on a call, if there is a label and the network has no classes.
+        ValueError: If ``classes`` is negative; on a call, if there is a label and the network has no classes,
+            or not that one.
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -47,13 +48,27 @@ class Conditioning(nn.Module):
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         if label is not None and self.label is None:
             raise ValueError("the network was made without classes and takes no label")
+        # Only the CPU knows the labels without waiting for them; elsewhere the embedding's own check fails.
+        if label is not None and label.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_labels(label, self.classes)
         k = torch.linspace(math.log(8), math.log(1e-3), frequencies, dtype=noise.dtype, device=noise.device)
         angle = k.exp() * noise.unsqueeze(1)
         e = self.first(torch.cat([angle.cos(), angle.sin()], 1))
         if self.label is not None:
             none = torch.full_like(noise, self.classes, dtype=torch.int64)
-            e = e + self.label(none if label is None else label.where(label >= 0, none))
+            # The number after the last class is that of none: it is kept from being asked for as a class.
+            beyond = None if label is None else label + (label >= self.classes)
+            e = e + self.label(none if beyond is None else beyond.where(beyond != -1, none))
         return silu(self.last(silu(e)))
+
+
+def check_labels(label: Tensor, classes: int) -> None:
+    """Raise an error unless every label is a class from 0, or -1 for none."""
+    if len(label) and not -1 <= int(label.min()) <= int(label.max()) < classes:
+        raise UserError(
+            f"labels are 0 to {classes - 1} for {classes} classes, or -1 for none; they go from {int(label.min())} to "
+            f"{int(label.max())}: count classes from 0, or make the network with more"
+        )
 
 
 class Block(nn.Module):
