@@ -1,12 +1,20 @@
 """The scoreboards."""
 
+import contextlib
 import csv
 import dataclasses
 import itertools
 import json
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import types
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +39,7 @@ from energyscape.experiment.comparison import (
     samplers,
 )
 from energyscape.experiment.comparison.board import as_csv, mean_and_error
+from energyscape.experiment.comparison.contest import Cell
 from energyscape.experiment.comparison.methods import STD, Score, failures, matrix, table
 from energyscape.experiment.comparison.samplers import TUNED, modes_wrong
 from energyscape.models import GaussianMixture
@@ -325,3 +334,41 @@ def test_shares_of_modes_are_compared_by_total_variation():
 def test_a_budget_of_samplers_is_a_time():
     with pytest.raises(UserError, match="a time"):
         plan_samplers("moons", which="all", seeds=1, budget="3 epochs", folder=None)
+
+
+def test_a_signal_to_all_processes_of_a_comparison_keeps_what_is_finished_and_leaves_none(tmp_path):
+    words = ["moons", "--objectives", "dsm,ssm", "--seeds", "2", "--budget", "60cpu-s", "--jobs", "2"]
+    command = [sys.executable, "-m", "energyscape", "compare", *words, "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for _ in range(3_000):
+        time.sleep(0.1)
+        if list(tmp_path.rglob("metrics.jsonl")):
+            break
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "4 runs of 60cpu-s each, together about 4.0 minutes, 2 side by side" in err
+    assert "stopped with 0 of 4 done; the same command goes on" in out
+    assert list(tmp_path.rglob("*.interrupted.safetensors"))
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(600):  # multiprocessing's own tracker ends a moment later
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        pytest.fail("a process is left")
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path):
+    cells = [Killed(tmp_path / str(place)) for place in range(2)]
+    with pytest.raises(UserError, match="a process of the comparison was killed"):
+        list(contest(cells, jobs=2))
+
+
+@dataclass(frozen=True)
+class Killed(Cell):
+    folder: Path
+
+    def work(self, stopping):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,10 +1,16 @@
 """Settings are refused where they would break later, with their name; using a run needs less than training it."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from energyscape.cli.terminal import complain, say
+from energyscape.display import TrainingDisplay
 from energyscape.errors import UserError, nearest
 from energyscape.experiment import Experiment, Recipe
 from energyscape.experiment.recipe import overrides_from, read_toml
@@ -13,6 +19,8 @@ from energyscape.models import MLP, ConvEnergyNet
 from energyscape.objectives import ContrastiveDivergence, Data, ReplayBuffer
 from energyscape.registry import Samples, convert
 from energyscape.samplers import MALA, Langevin
+from energyscape.training import Report
+from energyscape.training.guards import NOTHING
 
 HUGE = "9" * 400
 DEEP = "[" * 3_000
@@ -170,3 +178,46 @@ def test_an_unknown_option_is_called_that():
 def test_constructors_have_limits_too(thunk):
     with pytest.raises(ValueError, match=r"is at most|is positive and finite"):
         thunk()
+
+
+def test_a_second_signal_ends_the_longest_operation(tmp_path):
+    code = (
+        "import ctypes, threading, os, signal, time\n"
+        "from energyscape.cli.terminal import interruptible\n"
+        "twice = lambda: [(time.sleep(1), os.kill(os.getpid(), signal.SIGINT)) for _ in range(2)]\n"
+        "threading.Thread(target=twice).start()\n"
+        "with interruptible(lambda: 'kept'): [ctypes.CDLL(None).sleep(60) for _ in range(60)]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 130
+    assert "a second signal ends at once" in done.stderr
+    assert done.stderr.endswith("energyscape: ended at once; kept\n")
+
+
+def test_control_characters_are_shown_not_obeyed(capsys):
+    complain("a\x1b[31m\tb\udcff\n c é")
+    say("d\x07\ne")
+    out, err = capsys.readouterr()
+    assert err == "energyscape: a\\x1b[31m b\\udcff c é\n"
+    assert out == "d\\x07\ne\n"
+
+
+def test_lists_name_the_choices_and_are_plain_text(cli):
+    status, _, err = cli("list")
+    assert (status, "recipes, datasets" in err) == (2, True)
+    for what in ("datasets", "objectives", "solvers", "levels"):
+        assert not set("`") & set(cli("list", what)[1]), what
+
+
+def test_progress_and_the_price_of_a_long_run_are_shown_early(capsys):
+    experiment = Experiment(Recipe.named("8gaussians-dsm", {"train.budget": "900M"}))
+    fit = SimpleNamespace(progress=0.0, samples=0)
+    with TrainingDisplay(SimpleNamespace(fit=fit, experiment=experiment)) as display:
+        assert "the first step …" in capsys.readouterr().err
+        display._begun -= 60
+        display._shown -= 60
+        fit.progress = 256 / 900e6
+        report = Report(1, 256, 0.0, 0.0, {}, NOTHING)
+        list(display.follow([report]))
+    err = capsys.readouterr().err
+    assert re.search("about 58,[0-9]{3} hours are left on", err)  # 60 s for 256 of 900M samples, and a moment

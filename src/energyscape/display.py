@@ -16,6 +16,9 @@ from energyscape.training import Report, Verdict
 QUIET_SECONDS = 15.0
 """Between two lines where there is no terminal."""
 
+LONG_SECONDS = 2 * 3600.0
+"""What a run may take without a warning."""
+
 MARKED_SECONDS = 0.25
 """Between two marks that a speed may be measured from."""
 
@@ -34,13 +37,20 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
         self.live = (
             Live(console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
         )
-        self._begun = self._shown = time.monotonic()
+        self._begun = time.monotonic()
+        self._shown = self._begun - QUIET_SECONDS + 5  # a first line soon
+        self._warned = False
         self._first = session.fit.progress, session.fit.samples
         self._marks = deque([(self._begun, session.fit.samples)])
 
     def __enter__(self) -> Self:
+        training = self.session.experiment.training
+        begins = f"training on {training.torch_device}, {training.batch_size:,} samples a step: the first step …"
         if self.live:
             self.live.start()
+            self.live.update(begins)
+        else:
+            self.console.print(begins, highlight=False, soft_wrap=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,9 +86,17 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
         progress, _ = self._first
         done = self.session.fit.progress
         left = seconds * (1 - done) / max(done - progress, 1e-9)
+        if left > LONG_SECONDS and not self._warned:
+            self._warned = True
+            device = self.session.experiment.training.torch_device
+            self.console.print(
+                f"about {left / 3600:,.0f} hours are left on {device}; --train.budget 1h and another --out take one",
+                style="yellow",
+                soft_wrap=True,
+            )
         cells = {
             "done": f"{done:.0%}",
-            "left": f"{int(left) // 60}:{int(left) % 60:02d}",
+            "left": f"{left / 3600:,.1f} h" if left > LONG_SECONDS else f"{int(left) // 60}:{int(left) % 60:02d}",
             "samples": f"{report.samples:,}",
             "samples/s": f"{self.speed:,.0f}",
             "loss": f"{report.loss:.3f}",

@@ -43,21 +43,17 @@ def train(recipe: str, /, *settings: Settings, seed: int | None = None, out: Pat
 
 
 def carry_on(run: Any, experiment: Any) -> int:
-    """Trains a run from where it is to its end, or to where somebody stops it.
-
-    Args:
-        run: Its directory.
-        experiment: Its objects, as new.
-
-    Returns:
-        The exit status.
-    """
+    """Train a run from where it is until it ends or is stopped, and return the exit status."""
     from energyscape.display import TrainingDisplay
     from energyscape.experiment import Session
     from energyscape.experiment.efficiency import efficiency
     from energyscape.training import Verdict
 
-    with interruptible() as interrupted, Session(run, experiment) as session:
+    def place() -> str:
+        last = [each.name for each in run.checkpoints()][-1:] or ["the beginning"]
+        return f"{run.path}: the same command goes on from {last[0]}"
+
+    with interruptible(place) as interrupted, Session(run, experiment) as session:
         if session.finished:
             say(f"{run.path} is finished ({session.fit.samples:,} samples). Next: energyscape report {run.path}")
             return 0

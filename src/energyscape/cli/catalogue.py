@@ -1,8 +1,10 @@
 """What there is: recipes, data sets and components, with their settings."""
 
-from typing import Literal
+import re
+from typing import Literal, get_args
 
 from energyscape.cli.terminal import app
+from energyscape.errors import UserError
 
 What = Literal[
     "recipes",
@@ -22,12 +24,14 @@ What = Literal[
 
 
 @app.command(name="list")
-def list_(what: What, /) -> int:
+def list_(what: What | None = None, /) -> int:
     """List what there is, with its settings.
 
     Args:
         what: Which family.
     """
+    if what is None:
+        raise UserError(f"list needs one of {', '.join(get_args(What))}")
     from inspect import getdoc
 
     from rich.console import Console
@@ -67,6 +71,7 @@ def list_(what: What, /) -> int:
     for name, component in registry.items():
         fields = [field for field in schema(component).values() if field.name not in (*CONTEXT, *registry.late)]
         settings = ", ".join(each.name if each.required else f"{each.name}={each.default}" for each in fields)
-        table.add_row(name, (getdoc(component) or "").split("\n")[0], settings)
+        plain = re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", (getdoc(component) or "").split("\n")[0])
+        table.add_row(name, plain, settings)
     console.print(table)
     return 0

@@ -41,34 +41,36 @@ def compare(
 
     if objectives is not None and samplers is not None:
         raise UserError("compare either --objectives or --samplers: the one trains, the other samples what is known")
+    if not 1 <= seeds <= 1_000:
+        raise UserError(f"seeds is at {'least 1' if seeds < 1 else 'most 1,000'}; it was {seeds}")
     names, told = laws_named(laws), overrides_from(settings)
     if samplers is not None:
         if len(names) != 1:
             raise UserError(f"samplers are compared on the landscape of one law; there were {len(names)}")
         cells = plan_samplers(names[0], which=samplers, seeds=seeds, budget=budget, folder=out, settings=told)
-        scores = contested(cells, jobs)
+        scores = contested(cells, jobs, budget)
         return 130 if scores is None else boards(write_samplers(cells, scores))
     which = "all" if objectives is None else objectives
     trainings = plan(names, which=which, seeds=seeds, budget=budget, folder=out, settings=told)
-    reached = contested(trainings, jobs)
+    reached = contested(trainings, jobs, budget)
     return 130 if reached is None else boards(write_methods(trainings, reached, out=out, command=command_line()))
 
 
-def contested(cells: Any, jobs: int | None) -> Any:
-    """Runs the cells of a comparison and says what each reached.
-
-    Args:
-        cells: What there is to do.
-        jobs: How many side by side.
-
-    Returns:
-        The scores in the order of the cells, or none if somebody stopped it.
-    """
+def contested(cells: Any, jobs: int | None, budget: str) -> Any:
+    """Run the cells of a comparison, say what they cost and reach, and return their scores, or none if stopped."""
     from energyscape.experiment.comparison import contest
+    from energyscape.experiment.settings import Budget
 
     scores: list[Any] = [None] * len(cells)
-    with interruptible() as interrupted, working(f"{len(cells)} runs"):
-        side_by_side = jobs or os.cpu_count() or 1
+    side_by_side = (os.cpu_count() or 1) if jobs is None else jobs
+    seconds, left = Budget.parse(budget, epoch=1).seconds, sum(each.score() is None for each in cells)
+    if left and side_by_side > 0:
+        cost = "" if seconds is None else f", together about {seconds * left / 60:,.1f} minutes"
+        print(f"{left} runs of {budget} each{cost}, {side_by_side} side by side", file=sys.stderr, flush=True)
+    with (
+        interruptible(lambda: "the same command goes on, and finished runs are kept") as interrupted,
+        working(f"{len(cells)} runs"),
+    ):
         for done, (place, score) in enumerate(contest(cells, jobs=side_by_side, stopping=interrupted), 1):
             scores[place] = score
             print(f"{done} of {len(cells)}: {score.said()}", file=sys.stderr, flush=True)

@@ -1,11 +1,14 @@
 """What every command shares: the application itself, the terminal, Ctrl-C."""
 
+import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -23,20 +26,40 @@ RunFolder = Annotated[Path, Parameter(name="RUN")]
 
 
 @contextmanager
-def interruptible() -> Iterator[Any]:
-    """Makes Ctrl-C and SIGTERM a question that the block asks between two steps; a second Ctrl-C ends at once."""
-    asked = False
+def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], bool]]:
+    """Make Ctrl-C and SIGTERM a question that the block asks between two steps; a second signal ends the process.
 
-    def note(*_: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
+    A thread reads the signals, because the main thread may spend a minute inside one operation of a large network.
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    Args:
+        kept: Says from where the same command goes on.
+    """
+    asked, (reader, writer) = threading.Event(), socket.socketpair()
+    writer.setblocking(False)
+
+    def watch() -> None:
+        while number := reader.recv(1)[0]:
+            if number not in old:
+                continue
+            if asked.is_set():
+                complain(f"ended at once; {kept()}")
+                os.write(2, b"\x1b[?25h" if sys.stderr.isatty() else b"")  # the cursor, which a live display hides
+                os._exit(130)
+            asked.set()
+            complain("stopping after this step; a second signal ends at once")
+
+    old = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
-        yield lambda: asked
+        yield asked.is_set
     finally:
+        signal.set_wakeup_fd(before)
+        writer.send(b"\0")
+        watcher.join()
+        reader.close()
+        writer.close()
         for number, handler in old.items():
             signal.signal(number, handler)
 
@@ -55,18 +78,15 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 
 
 def say(text: str) -> None:
-    """Prints one line for people.
-
-    Args:
-        text: The line.
-    """
-    print(text, flush=True)
+    """Print text for people."""
+    print(visible(text), flush=True)
 
 
 def complain(text: str) -> None:
-    """Prints one line of what went wrong, on stderr.
+    """Print one line of what went wrong, on stderr."""
+    print(f"energyscape: {visible(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
-    Args:
-        text: The line.
-    """
-    print(f"energyscape: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+def visible(text: str) -> str:
+    """Return text whose control characters, which a file's name may hold, are escaped."""
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)

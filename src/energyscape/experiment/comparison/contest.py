@@ -6,10 +6,13 @@ is missing.
 
 import math
 import multiprocessing
+import os
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -21,6 +24,7 @@ Told = TypeVar("Told")
 """What a cell reaches: a named tuple of numbers and strings that can say itself, ``said()``."""
 
 SCORE: Final = "score.json"
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Cell(ABC, Generic[Told]):
@@ -73,8 +77,12 @@ def contest(
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     # A task would not take the event along: it reaches a process only when that begins.
-    with ProcessPoolExecutor(min(jobs, len(cells)), context, _begin, (stop,)) as pool:
-        open_ = {pool.submit(_result, cell): place for place, cell in enumerate(cells)}
+    with ProcessPoolExecutor(min(jobs, len(cells), 64), context, _begin, (stop,)) as pool:
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a process that begins would die of them
+        try:
+            open_ = {pool.submit(_result, cell): place for place, cell in enumerate(cells)}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
         try:
             while open_:
                 if stopping() and not stop.is_set():
@@ -84,6 +92,11 @@ def contest(
                     place, told = open_.pop(future), future.result()
                     if told is not None:
                         yield place, told
+        except BrokenProcessPool:
+            raise UserError(
+                "a process of the comparison was killed, perhaps for lack of memory; finished runs are kept: give the "
+                "same command again, with fewer --jobs"
+            ) from None
         finally:
             stop.set()
 
@@ -92,10 +105,20 @@ _stop: Any = None
 
 
 def _begin(stop: Any) -> None:
-    """Make a worker process ready: whether to stop is the first process's to say, not Ctrl-C's."""
+    """Prepare a worker: the first process says when to stop, not a signal, and the worker ends with it."""
     global _stop  # noqa: PLW0603 - a process's only memory between its initialiser and its tasks
     _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _result(cell: Cell[Told]) -> Told | None:
