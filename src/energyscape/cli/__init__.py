@@ -116,6 +116,8 @@ def sample(
     check_film(path, experiment) if moving else check_writable(path, experiment.shape)
     steps = experiment.sampling.steps if steps is None else steps
     index, what = opened.label(label)
+    if label and label.isdecimal() and int(label) != index:
+        complain(f"--label {label} is the name of a class here, not its number:{what}")
     diverged = drawn = 0
 
     def followed(batches: Iterable[Generated]) -> Iterator[Generated]:

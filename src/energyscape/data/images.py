@@ -186,7 +186,7 @@ def image_folder(*, root: str, size: int, channels: int = 3, split: str = "train
     if (brightest := int(pixels.max())) < DARK:
         warnings.warn(
             f"{folder}: no pixel of {len(pixels):,} images is brighter than {brightest}, and white is 255, so that all "
-            "are nearly black: if they were saved with another white, save them with 255",
+            "are nearly black: if their white is another, save them as PNG or JPEG with 255 for white",
             stacklevel=2,
         )
     return Images(pixels, None if labels is None else labels[index], name=folder.resolve().name, classes=classes)
