@@ -206,8 +206,8 @@ CASES = {
         (record(temperature=None, noise=0.79 * 0.03125**0.5), PROBES),
         (record(temperature=None, noise=0.81 * 0.03125**0.5), PROBES),
     ),
-    # √(2 η 3) / 0.6 = 0.1 at η = 0.0006.
-    "short_step": ((record(step_size=0.00059), PROBES), (record(step_size=0.00061), PROBES)),
+    # √(2 η 3) / 0.6 = 0.3 at η = 0.0054.
+    "short_step": ((record(step_size=0.0053), PROBES), (record(step_size=0.0055), PROBES)),
     "small_batch": (
         (record(batch_size=16, gap=[3.7 * each for each in columns()["gap"]]), PROBES),
         (record(batch_size=17, gap=[3.7 * each for each in columns()["gap"]]), PROBES),
@@ -311,6 +311,8 @@ CASES = {
     "memorised": ((record(), at(held_out=2.1)), (record(), at(held_out=1.9))),
     "tight_bounds": ((record(), at(cut=0.021)), (record(), at(cut=0.019))),
     "far_start": ((record(), at(away=5.1)), (record(), at(away=4.9))),
+    "mirrored_data": ((record(flips=True), at(mirrored=1.16)), (record(flips=True), at(mirrored=1.14))),
+    "mirrored_data that are not": ((record(flips=True), at(mirrored=2.0)), (record(flips=False), at(mirrored=2.0))),
     "strong_noise": ((record(data_noise=0.56), PROBES), (record(data_noise=0.54), PROBES)),
     "tight_reference": ((record(reference_std=0.124), PROBES), (record(reference_std=0.126), PROBES)),
     "wide_reference": ((record(reference_std=6.1), PROBES), (record(reference_std=5.9), PROBES)),
@@ -826,7 +828,8 @@ HOSTILE = {
     "long_step of the sampler": ["--sampler.kernel.step_size", "1.0"],
     "short_step": ["--objective.kernel.step_size", "1e-7"],
     "short_step of the sampler": ["--sampler.kernel.step_size", "1e-7"],
-    "short_step that is one": ["--sampler.steps", "1"],
+    "short_step that is one": ["--objective.steps", "1"],
+    "short_step that is one in generation": ["--sampler.steps", "1"],
     "tight_drift_clip": ["--objective.kernel.drift_clip", "1e-6"],
     "tight_bounds": ["--objective.kernel.bounds", "[0.0, 1.0]"],
     "tight_bounds of the sampler": ["--sampler.kernel.bounds", "[-0.1, 0.1]"],
@@ -837,6 +840,7 @@ HOSTILE = {
     "large_buffer": ["--objective.start.capacity", "1000000"],
     "strong_regulariser": ["--objective.alpha", "1.0"],
     "degenerate_data": ["--objective.data_noise", "0.0"],
+    "mirrored_data": ["--train.flips", "true"],
     "strong_noise": ["--objective.data_noise", "5.0"],
     "noise_kept": ["--sampler.tweedie", "false"],
     "tight_reference": ["--model.reference_std", "0.01"],
@@ -860,6 +864,20 @@ def planned(recipe, *settings):
 def test_settings_that_spoil_a_run_are_named_before_it(name):
     budget = [] if "--train.batch_size" in HOSTILE[name] else ["--train.warmup", "3000"]
     assert planned("digits-pcd", "--train.budget", "30k", *budget, *HOSTILE[name])[0] == name.split()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_settings_that_spoil_a_run_are_named_first_after_it(name, tmp_path, capsys):
+    """Twenty seconds each; the budget ends within the warm-up, which comes last of all causes."""
+    status, _, err = call(
+        capsys, "train", "digits-pcd", "--train.budget", "30k", *HOSTILE[name], "--out", tmp_path / "run"
+    )
+    assert "warning" in err
+    assert status in (0, 1)
+    status, out, _ = call(capsys, "doctor", tmp_path / "run", "--json")
+    assert status == 1
+    assert json.loads(out)["findings"][0]["rule"] == name.split()[0]
 
 
 HARMLESS = {

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from energyscape.doctor.finding import Finding, diverged, growth, rate, volley
+from energyscape.doctor.finding import Finding, diverged, growth, rate, stopped, volley
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record, autocorrelation, jitter, median, over
 
@@ -242,6 +242,7 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
     high = record.learning_rate > MOST_RATE
     told = {"growth": growth(record), "volley": volley(record), "autocorrelation": rho}
     words = [
+        *stopped(record),
         f"Adam moves every weight by up to {record.learning_rate:g} a step, and they begin at about 0.1"
         if high
         else "",

@@ -65,6 +65,11 @@ def volley(record: Record) -> float | None:
     return max(norms) / usual if usual else None
 
 
+def stopped(record: Record) -> list[str]:
+    """Returns why guards stopped the run, if they did."""
+    return [f"guards stopped it: {each['reason']}" for each in record.interventions if each["verdict"] == "STOP"]
+
+
 def diverged(record: Record) -> bool:
     """Whether guards stopped the run, or numbers ended, grew without end or exploded.
 
@@ -74,8 +79,7 @@ def diverged(record: Record) -> bool:
     rho = autocorrelation(record.last("gap"))
     shape = record.last("gap")
     drifting = rho is not None and rho > 0.9 and abs(shape[-1]) > 10 * max(abs(shape[0]), 1e-12)
-    stopped = any(each.get("verdict") == "STOP" for each in record.interventions)
-    return stopped or ended or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
+    return bool(stopped(record)) or ended or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
 
 
 def calibrated(record: Record) -> bool:

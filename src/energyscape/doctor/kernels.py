@@ -94,8 +94,8 @@ def _overshooting(record: Record, probes: Probes) -> _Step | None:
 def short_step(record: Record, probes: Probes) -> Finding | None:
     r"""Steps that are too short or too few for chains to get anywhere (row 5).
 
-    In :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the model; warn below 0.1
-    of the data's standard deviation in training, 0.7 in generation, which begins at noise. Act below half of that,
+    In :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the model; warn below 0.3
+    of the data's standard deviation in training, 0.7 in generation, which begins at noise. Act below 0.05 and 0.35,
     where also :math:`\Delta E_{\text{long}} < -3`, or where the run has diverged.
     """
     eta, k = record.step_size, record.steps if record.chains == "objective" else record.sampler_steps
@@ -103,7 +103,7 @@ def short_step(record: Record, probes: Probes) -> Finding | None:
     if eta is None or k is None or width is None or record.kernel not in ("langevin", "mala"):
         return None
     reach = math.sqrt(2 * eta * k) / width
-    least = 0.1 if record.chains == "objective" else 0.7
+    least, lost = (0.3, 0.05) if record.chains == "objective" else (0.7, 0.35)
     if reach >= least or (record.now("accept_prob") or 1) < 0.9:
         return None
     moved = over(record.began("move"), record.began("data_std"))
@@ -117,7 +117,7 @@ def short_step(record: Record, probes: Probes) -> Finding | None:
     )
     return Finding(
         "short_step",
-        "act" if reach < least / 2 or (probes.long or 0) < -3 or diverged(record) else "warn",
+        "act" if reach < lost or (probes.long or 0) < -3 or diverged(record) else "warn",
         "chains hardly move, and lie where the energy was low some time ago",
         evidence,
         "the chains' steps are too few" if few else f"the chains' step (η = {eta:g}) is too small",

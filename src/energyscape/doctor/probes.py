@@ -65,6 +65,7 @@ class Probes(NamedTuple):
     spread: Answer = None  # s_E, in units of energy
     cut: Answer = None  # Share of the data's coordinates beyond the bounds of chains
     away: Answer = None  # RMS distance of noise from the data's mean, over that of the data
+    mirrored: Answer = None  # Median distance of mirrored images to the nearest data, over that of other data
     moved: Answer = None  # Distance of the weights from their initial values over the norm of those
     held_out: Answer = None  # Energy of held-out less that of training data, both noised alike, in s_E
     kinks: Answer = None  # Spread of the exact curvature uᵀ∇²E u over its size; 0 for networks of straight pieces
@@ -161,6 +162,11 @@ def _of_data(data: Tensor, level: float, how: Chains | None, noise: Tensor | Non
     told = told._replace(
         clean_std=float(clean.mean().sqrt()), size=float(data[good].flatten(1).double().square().sum(1).mean().sqrt())
     )
+    if data.ndim == 4:
+        x, y = data[good].flatten(1), data[good].flip(-1).flatten(1)
+        told = told._replace(
+            mirrored=float(torch.cdist(y, x).amin(1).median() / nearest_other(x).median().clamp(1e-12))
+        )
     if how is not None:
         limit = min(math.sqrt(2 * how.step_size), spread / 4)
         low, high = how.bounds or (-math.inf, math.inf)

@@ -52,6 +52,7 @@ class Record:
     regulariser: str | None = None
     budget: int | None = None  # samples; none for a budget of time
     batch_size: int | None = None
+    flips: bool | None = None
     learning_rate: float | None = None  # at its highest
     warmup: int | None = None
     decay: str | None = None

@@ -97,6 +97,13 @@ LIMITS = {
             f"--{r.chains}.start.{'fresh.' * (r.start == 'buffer')}high 1.0"
         ),
     ),
+    "mirrored_data": Limit(
+        lambda r, p: p.mirrored if r.flips else None,
+        (0.0, 1.15),
+        "mirrored images are {} times as far from the data as other data are",
+        "mirroring makes images that the data do not hold, such as mirrored digits",
+        lambda *_: "--train.flips false",
+    ),
     "strong_noise": Limit(
         lambda r, p: over(r.data_noise, p.clean_std),
         (0.0, 1.0),

@@ -7,7 +7,7 @@ up, whatever the energies' scale.
 import math
 import statistics
 
-from energyscape.doctor.finding import Finding, calibrated, diverged, flag, growth, rate, volley
+from energyscape.doctor.finding import Finding, calibrated, diverged, flag, growth, rate, stopped, volley
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record, autocorrelation, jitter, over
 from energyscape.doctor.settings import STILL
@@ -49,14 +49,13 @@ def divergence(record: Record, probes: Probes) -> Finding | None:
     act = diverged(record) or (probes.sound is not None and probes.sound < 1 and probes.finite == 1)
     if not act and not ((norms or 0) > 10 and (grown or 0) > 100):
         return None
-    stopped = [each["reason"] for each in record.interventions if each["verdict"] == "STOP"]
     told = [
         f"{record.lost()} of {record.lines} lines are not finite" if record.lost() else "",
         f"{1 - (probes.sound or 0):.0%} of the data have no finite energy" if (probes.sound or 0) < 1 else "",
         f"gap and spread are {grown:.3g} times their smallest" if grown is not None else "",
         f"gradient norms reach {norms:.3g} times their median" if norms is not None else "",
     ]
-    told = stopped + (told if probes.sound is not None else [told[0], *told[2:]])
+    told = stopped(record) + (told if probes.sound is not None else [told[0], *told[2:]])
     return Finding(
         "divergence",
         "act" if act else "warn",

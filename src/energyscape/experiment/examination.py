@@ -30,7 +30,7 @@ from energyscape.samplers import KERNELS
 POINTS: Final = 512
 """Data points that probes look at; all of them are looked at for numbers that are not finite."""
 
-TRAINED: Final = ("batch_size", "learning_rate", "warmup", "decay", "beta1", "beta2", "clip", "log_every")
+TRAINED: Final = ("batch_size", "flips", "learning_rate", "warmup", "decay", "beta1", "beta2", "clip", "log_every")
 """Settings of the training that rules look at."""
 
 LEAPFROG: Final = ("hmc", "underdamped")
@@ -209,7 +209,7 @@ def ask(experiment: Experiment, *, learned: bool = True, seed: int | None = None
         generator=generator,
     )
     # What the data are good for is asked of the recipe, not of what guards have made of it.
-    asked = {name: getattr(before, name) for name in ("data_std", "narrowest", "degenerate", "cut", "away")}
+    asked = {name: getattr(before, name) for name in ("data_std", "narrowest", "degenerate", "cut", "away", "mirrored")}
     return probes._replace(worst_mode=_worst_mode(experiment), **asked)
 
 
