@@ -319,6 +319,10 @@ CASES = {
     # 16 times 0.25 squared is 1.
     "output_scale": ((record(scale=16 * 0.019), PROBES), (record(scale=16 * 0.021), PROBES)),
     "output_scale that is large": ((record(scale=16 * 51.0), PROBES), (record(scale=16 * 49.0), PROBES)),
+    "bounded_slope": (
+        (record(spectral_norm=True, scale=16 * 0.24), PROBES),
+        (record(spectral_norm=True, scale=16 * 0.26), PROBES),
+    ),
     "small_network": ((record(width=3), PROBES), (record(width=4), PROBES)),
     # One step's noise has a deviation of √(2 / 64).
     "tight_drift_clip": (
@@ -847,6 +851,12 @@ HOSTILE = {
     "wide_reference": ["--model.reference_std", "100.0"],
     "output_scale": ["--model.scale", "1e-6"],
     "output_scale that is large": ["--model.scale", "1e6"],
+    "bounded_slope": [
+        "--model.network",
+        '{ name = "conv", width = 8, spectral_norm = true }',
+        "--model.scale",
+        "1.0",
+    ],
     "small_network": ["--model.network.width", "1"],
     "tight_guards": ["--guard.gradient_factor", "1.01"],
 }
@@ -891,6 +901,8 @@ HARMLESS = {
     "longer steps": ["--objective.kernel.step_size", "0.0203"],
     "shorter steps": ["--objective.kernel.step_size", "0.0109"],
     "longer steps of the sampler": ["--sampler.kernel.step_size", "0.0203"],
+    "bounded slope": ["--model.network", '{ name = "conv", width = 8, spectral_norm = true }'],
+    "box of the data": ["--objective.kernel.bounds", "[-1.0, 1.0]"],
     "no average": ["--train.ema_half_life", "none"],
     "no clip": ["--train.clip", "none"],
     "cosine": ["--train.decay", "cosine"],

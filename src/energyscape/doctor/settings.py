@@ -132,6 +132,13 @@ LIMITS = {
         "the scale of the network's output does not fit the data",
         lambda r, p: f"--model.scale {1 / (r.reference_std or p.data_std or 1) ** 2:.2g}",
     ),
+    "bounded_slope": Limit(
+        lambda r, p: _scale(r, p) if r.spectral_norm else None,
+        (0.25, math.inf),
+        "the network's slope is bounded (spectral_norm), and its scale {} times the inverse variance of the reference",
+        "energies of temperature 1 are out of the bounded network's reach, and chains stay where the reference is low",
+        lambda r, p: f"--model.scale {1 / (r.reference_std or p.data_std or 1) ** 2:.2g}",
+    ),
     "small_network": Limit(
         lambda r, _: None if r.width is None else float(r.width),
         (4.0, math.inf),

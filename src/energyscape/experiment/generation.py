@@ -68,21 +68,7 @@ def generating(
     frames: int = 9,
     seed: int | None = None,
 ) -> Iterator[Generated]:
-    """Draws samples with the recipe's sampler; yields them batch by batch, so that any number fits into memory.
-
-    Args:
-        experiment: With what was learned.
-        n: How many samples.
-        start: Where chains begin: the recipe's noise, the training data, or the replay buffer.
-        steps: Transitions; the recipe's when left out.
-        label: Class of all samples, or of each, ``(n,)``; for denoisers that know classes.
-        shown: Chains of the first batch whose path is kept.
-        frames: Points of the path, spread evenly in the logarithm of the step.
-        seed: Of the chains; the run's when left out.
-
-    Raises:
-        UserError: If ``n`` or ``steps`` is not positive, or the run has no buffer.
-    """
+    """Draws samples with the recipe's sampler; yields them batch by batch, so that any number fits into memory."""
     steps = experiment.sampling.steps if steps is None else steps
     if n < 1 or steps < 1:
         raise UserError(f"the numbers of samples and of steps are at least 1; they were {n} and {steps}")
@@ -162,24 +148,12 @@ def _in_buffer(experiment: Experiment, n: int, seed: int | None) -> Tensor:
 
 
 def draw_data(source: Law | Images, n: int, *, generator: torch.Generator) -> Tensor:
-    """Returns data drawn at random, without replacement as far as there are any.
-
-    Args:
-        source: A law or images.
-        n: How many.
-        generator: The stream to draw from.
-    """
+    """Returns data drawn at random, without replacement as far as there are any."""
     return next(drawing_data(source, [n], generator=generator))
 
 
 def drawing_data(source: Law | Images, sizes: Sequence[int], *, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yields data drawn at random, without replacement as far as there are any.
-
-    Args:
-        source: A law or images.
-        sizes: How many each time.
-        generator: The stream to draw from.
-    """
+    """Yields data drawn at random, without replacement as far as there are any."""
     if isinstance(source, Law):
         yield from (source.sample(many, generator=generator) for many in sizes)
         return

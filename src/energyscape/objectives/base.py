@@ -178,12 +178,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
 
 
 def lazily_shaped(module: nn.Module, *names: str) -> None:
-    """Lets a module load buffers whose shape it learns only from the first batch of data.
-
-    Args:
-        module: Whose state is loaded, into buffers of the shape of what is loaded.
-        names: Of those buffers.
-    """
+    """Lets a module load buffers whose shape it learns only from the first batch of data."""
 
     def make_room(owner: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         for name in names:

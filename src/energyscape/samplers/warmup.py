@@ -162,16 +162,7 @@ def _tuned(
     generator: Generator | None,
     step: Step | None = None,
 ) -> tuple[Tunable, Point, float]:
-    """Runs chains while the step size is set, and returns the kernel, the chains and their mean acceptance.
-
-    Args:
-        kernel: With the step size to begin at.
-        state: Where the chains stand.
-        steps: How many.
-        target: Acceptance that is sought.
-        generator: The stream to draw from.
-        step: Takes a step of a kernel; the kernel's own when left out.
-    """
+    """Runs chains while the step size is set, and returns the kernel, the chains and their mean acceptance."""
     search = DualAveraging(_plausible(kernel, state, generator), target=target)
     told, alive = [], finite(state)
     for _ in range(steps):
@@ -215,9 +206,6 @@ class DualAveraging:
         0.05, which is for one chain, whose acceptance is noise: from the mean of many it sends the step to and fro over
         the edge where acceptance falls, and what settles between the two is accepted too often (0.77 where 0.7 was
         sought, on a law of three dimensions).
-
-        Args:
-            accept_prob: What the last step size came to.
         """
         self._t += 1
         self._shortfall += self.target - accept_prob
@@ -232,16 +220,7 @@ class DualAveraging:
 def _travelled(
     kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
 ) -> Adapted:
-    """Sets scale and length window by window, and the step size alone in what is left.
-
-    Args:
-        kernel: With the settings to begin at.
-        state: Where the chains stand.
-        steps: In all.
-        target: Acceptance that is sought.
-        dense: Whether the scale is a matrix, if that is not left to the chains.
-        generator: The stream to draw from.
-    """
+    """Sets scale and length window by window, and the step size alone in what is left."""
     given = kernel.jitter
     for share in WINDOWS:
         jitter = given or (GENTLE if kernel.leapfrog_steps <= 2 * SHORT else JITTER)
@@ -259,16 +238,7 @@ def _travelled(
 def _surveyed(
     kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
 ) -> tuple[HMC, Point]:
-    """Runs a window; returns the kernel with a new step, scale and length, and the chains.
-
-    Args:
-        kernel: With trajectories twice as long as the best so far.
-        state: Where the chains stand.
-        steps: Of the window.
-        target: Acceptance that is sought.
-        dense: Whether the scale is a matrix, if that is not left to the chains.
-        generator: The stream to draw from.
-    """
+    """Runs a window; returns the kernel with a new step, scale and length, and the chains."""
     survey = Survey(state, kernel, skip=steps // 2, dense=dense, generator=generator)
     kernel, state, _ = _tuned(kernel, state, steps, target=target, generator=generator, step=survey.step)
     twice = min(2 * survey.length(), LONGEST)
