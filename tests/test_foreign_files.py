@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import pickle
 import struct
 import tracemalloc
 import zipfile
@@ -11,6 +12,8 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from energyscape.data import cifar10, image_folder, mnist
 from energyscape.data.arrays import read_array
@@ -219,3 +222,65 @@ def test_pipes_devices_and_folders_are_refused_at_once(tmp_path):
 def test_roots_that_are_none(root):
     for load in (mnist, cifar10, lambda root: image_folder(root=root, size=8)):
         one_line(lambda load=load: load(root=root))
+
+
+# Any bytes at all
+
+
+def packed(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, x=array)
+    return content.getvalue()
+
+
+def picture(kind: str, **options) -> bytes:
+    content = io.BytesIO()
+    PIL.Image.fromarray(np.arange(64, 256, dtype=np.uint8).reshape(8, 8, 3)).save(content, kind, **options)
+    return content.getvalue()
+
+
+IDX = b"\0\0\x08\x03" + struct.pack(">III", 2, 3, 4) + bytes(24)
+BATCH = pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1, 2]})
+WHOLE = {
+    ".npy": (
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }".ljust(117) + b"\n", bytes(24)),
+        read_array,
+    ),
+    ".npz": (packed(np.zeros((3, 2))), read_array),
+    ".csv": (b"a,b\n1,2\n3,4e5\n", read_array),
+    ".idx": (IDX, lambda path: read_idx(path, dimensions=3)),
+    ".gz": (gzip.compress(IDX), lambda path: read_idx(path, dimensions=3)),
+    ".pickle": (BATCH, lambda path: unpickled(path.read_bytes(), str(path))),
+    **{
+        f".{kind}": (picture(kind.upper()), lambda path: open_picture(path, 3))
+        for kind in ("png", "jpeg", "webp", "bmp", "tiff", "gif", "ppm")
+    },
+}
+EDIT = st.tuples(
+    st.integers(0, 4000), st.integers(0, 8), st.binary(max_size=8) | st.sampled_from([b"\xff" * 4, b"9" * 20])
+)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_any_bytes_are_read_or_refused_in_one_line(tmp_path, kind):
+    content, read = WHOLE[kind]
+    path = tmp_path / f"x{kind}"
+    path.write_bytes(content)
+    read(path)
+
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(EDIT, min_size=1, max_size=3), st.integers(0, 4000))
+    def check(edits, end):
+        changed = bytearray(content)
+        for place, length, new in edits:
+            start = place % len(content)
+            changed[start : start + length] = new
+        path.write_bytes(changed if end % 3 else changed[: end % len(content)])
+        try:
+            read(path)
+        except UserError as error:
+            said.append(str(error))
+
+    said: list[str] = []
+    check()
+    assert not any("\n" in each for each in said)
