@@ -136,6 +136,23 @@ def test_report_is_one_file_without_network(cli, digits, plane):
         assert "[objective]" in text
 
 
+def test_a_run_that_a_guard_stopped_says_why_and_how_to_go_on(cli):
+    nervous = ["--guard.gradient_factor", "1.01", "--guard.rollbacks", "0", "--train.budget", "64k", "--out", "run"]
+    command = ["train", "8gaussians-pcd", *PLANE, *nervous]
+    status, out, err = cli(*command)
+    why = err.splitlines()[-1]
+    assert status == 1
+    assert "run: a guard stopped the training at sample" in why
+    assert "the learning rate 0.003 is too high, try 0.0009" in why
+    assert "To go on: energyscape train run/recipe.toml --train.learning_rate 0.0009 --out run-again" in why
+    assert "finished" not in out
+    assert cli(*command) == (1, "", f"{why}\n")  # no step is taken again
+    for words in (["sample", "run", "--n", "4"], ["report", "run"]):
+        status, _, err = cli(*words)
+        assert (status, err.splitlines()[0]) == (0, why)
+    assert "A guard stopped the training" in Path("run/report.html").read_text()
+
+
 def test_interrupted_sampling_says_so_and_leaves_nothing(cli, plane, monkeypatch):
     def broken(experiment, n, **_):
         yield Generated(torch.zeros(500, 2), torch.zeros(1, 0, 2), [0, 20], 0)

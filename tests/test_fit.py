@@ -526,11 +526,23 @@ def test_going_back_undoes_a_rollbacks_smaller_rate():
     run = a_run("pcd", "law")
     next(run)
     kept = run.snapshot()
+    list(itertools.islice(run, 11))  # beyond the first snapshot to roll back to
     next(iter(run.model.parameters())).data.fill_(math.nan)
     list(run)
     assert run.treatment.rate < 1
     run.restore(kept)
     assert (run.treatment.rate, run.rolled_back, run.step) == (1.0, 0, 1)
+
+
+def test_a_run_that_stopped_goes_on_from_a_snapshot():
+    run = a_run("pcd", "law")
+    next(run)
+    kept = run.snapshot()
+    next(iter(run.model.parameters())).data.fill_(math.nan)
+    *_, last = run
+    assert last.verdict == Verdict.STOP
+    run.restore(kept)
+    assert next(run).verdict == Verdict.GO
 
 
 def test_the_good_snapshot_is_renewed_every_so_many_samples():

@@ -31,7 +31,7 @@ from energyscape.training import (
     averaged,
     fit,
 )
-from energyscape.training.guards import usual
+from energyscape.training.guards import Remedies, usual
 
 
 def report(loss=1.0, grad_norm=1.0, **facts):
@@ -99,6 +99,10 @@ def test_energies_that_run_away_are_told_by_gap_and_spread():
     told = guard.look(report(gap=-250.0, spread=0.0))
     assert told.verdict == Verdict.ROLLBACK
     assert "are 201, 100 times" in told.reason
+    assert told.treatment == Treatment(rate=0.3)
+    held = RunawayEnergies(factor=100, window=1)
+    told = [held.look(report(gap=gap, spread=0.0, penalty=1e-3)) for gap in (1.0, 101.0)][1]
+    assert told.treatment == Treatment(rate=0.3, alpha=3.0)
     assert verdicts(guard, [report(), report(gap=1.0), report(gap=math.nan, spread=1.0)] * 3) == ["GO"] * 9
 
 
@@ -235,13 +239,22 @@ def test_a_few_chains_far_above_all_others_are_undone():
 
 
 def test_a_regulariser_that_outweighs_the_likelihood_is_weakened():
-    guard = StrongRegulariser(window=3)
-    assert verdicts(guard, [report(pull=0.99)] * 9) == ["GO"] * 9
-    told = [guard.look(report(pull=25.0)) for _ in range(2)][1]  # two of the last three
+    guard, energies = StrongRegulariser(window=3), {"energy_data": -99.0, "spread": 1.0}
+    assert verdicts(guard, [report(pull=0.99, **energies)] * 9) == ["GO"] * 9
+    told = [guard.look(report(pull=25.0, **energies)) for _ in range(2)][1]  # two of the last three
     assert (told.verdict, told.treatment, told.purge) == (Verdict.REMEDY, Treatment(alpha=pytest.approx(0.004)), True)
     assert "pulls at energies 25 times as hard as the likelihood" in told.reason
-    assert guard.look(report(pull=25.0)).verdict == Verdict.GO  # it waits for a whole window
+    assert guard.look(report(pull=25.0, **energies)).verdict == Verdict.GO  # it waits for a whole window
     assert verdicts(guard, [report()] * 9) == ["GO"] * 9  # no such objective
+
+
+def test_a_regulariser_that_outweighs_the_likelihood_late_is_raised():
+    """Energies whose mean is 101 times their spread have drifted: a weaker regulariser would let them go on."""
+    drifted = report(pull=25.0, energy_data=-101.0, spread=1.0)
+    guard = StrongRegulariser(window=3)
+    told = [guard.look(drifted) for _ in range(3)][2]
+    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(alpha=10.0), True)
+    assert "energies have drifted to -101, and spread by 1" in told.reason
 
 
 @pytest.mark.parametrize("regulariser", ["squared", "mean"])
@@ -310,6 +323,57 @@ def test_treatments_of_older_checkpoints_are_read():
     assert Treatment.of({}) == Treatment()
 
 
+STEP, SLOW, HALF = Treatment(step=0.1), Treatment(rate=0.3), Treatment(rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "force"),
+    [
+        ([STEP, STEP], Treatment(step=0.01)),
+        ([STEP, STEP, STEP], Treatment(rate=0.3)),  # two cuts of the step in vain: they are undone, the rate falls
+        ([STEP, STEP, STEP, STEP], Treatment(rate=0.03)),
+        ([SLOW], Treatment(rate=0.3)),
+        ([SLOW, SLOW, SLOW], Treatment(rate=0.003)),  # by more where it fell in vain
+        ([HALF, SLOW], Treatment(rate=0.05)),
+        ([STEP, SLOW, STEP], Treatment(rate=0.3, step=0.1)),
+        ([STEP, SLOW, STEP, STEP], Treatment(rate=0.03)),
+        ([Treatment(alpha=0.1), Treatment(trim=10.0), STEP], Treatment(rate=0.3)),
+        ([Treatment(rate=0.3, alpha=3.0)] * 2, Treatment(rate=0.03, alpha=9.0)),
+    ],
+)
+def test_what_did_not_help_is_undone_before_the_next_is_tried(proposed, force):
+    remedies = Remedies()
+    for each in proposed:
+        remedies = remedies.more(each)
+    total, base = remedies.on(Treatment()), Treatment(rate=0.5, step=2.0, alpha=4.0, data_noise=0.1)
+    assert total == Treatment(*(pytest.approx(each) for each in force))
+    assert remedies.on(base) == base.then(total)
+
+
+def test_only_rollbacks_in_vain_count():
+    """A new snapshot between two troubles is progress; steps that guards skip are none."""
+    far = Troubled(*range(496, 10_000, 512))
+    run = training(snapshot_every=160, samples=496 + 512 * 3, rollbacks=1, guards=[far])
+    assert [each.verdict for each in run].count(Verdict.ROLLBACK) == run.rolled_back == 4
+    near = Troubled(*range(496, 10_000, 128))
+    run = training(snapshot_every=160, samples=496 + 512 * 3, rollbacks=1, guards=[near])
+    assert [each.verdict for each in run if each.verdict] == [Verdict.ROLLBACK, Verdict.STOP]
+
+
+def test_a_rollback_takes_back_the_samples_of_the_warm_up():
+    seen = []
+    far = Troubled(96, 224, 240)
+
+    def schedule(progress, samples):
+        seen.append(samples)
+        return 1.0
+
+    run = training(snapshot_every=160, samples=320, guards=[far], schedule=schedule)
+    list(run)
+    assert seen == [*range(0, 96, 16), *range(0, 128, 16), 0, *range(0, 80, 16)]
+    assert run.age == 80
+
+
 def test_chains_that_stand_still_are_found_in_training():
     """From noise, steps far too large for a landscape that has become steep: all are refused, and the run says so."""
     model = cases.Quadratic(1e6)
@@ -319,7 +383,7 @@ def test_chains_that_stand_still_are_found_in_training():
     told = list(fit(model, objective, data, optimiser, samples=16 * 1_000, rollbacks=2))[-1]
     assert told.verdict == Verdict.STOP
     assert "chains stand still: 0.00%" in told.reason
-    assert "stopped after 2 rollbacks" in told.reason
+    assert "2 rollbacks in vain, stopped at the beginning" in told.reason
 
 
 @pytest.mark.parametrize(
@@ -346,6 +410,7 @@ def test_guards_go_on_from_their_state(make):
         "auc": 0.5 if isinstance(make(), RunawayChains) else 1.0,
         "penalty": 1.0,
         "pull": 2.0,
+        "energy_data": 1.0,
         "degenerate": 0.5,
         "spread": 1.0,
     }
@@ -522,13 +587,16 @@ def test_repeated_failure_stops_the_run_at_the_last_good_snapshot(where, rollbac
     told = list(itertools.islice(run, 200))
     assert [each.verdict for each in told].count(Verdict.ROLLBACK) == rollbacks
     assert told[-1].verdict == Verdict.STOP
-    assert f"after {rollbacks} rollbacks" in told[-1].reason
+    assert f"{rollbacks} rollbacks in vain, stopped at " in told[-1].reason
     assert [each.verdict for each in told].count(Verdict.STOP) == 1
     assert run.stopped
     assert next(run, None) is None
     assert run.snapshot().broken() == run.good.broken() == ""
     assert same(learned(run.snapshot()), learned(run.good))
-    assert run.treatment.rate == pytest.approx(0.3**rollbacks)
+    # A run that goes on from there has the settings of its snapshot. The next to try: × 0.3, then × 0.1 each time.
+    assert run.treatment == Treatment()
+    assert told[-1].after.rate == pytest.approx(0.3 * 0.1**rollbacks)
+    assert told[-1].reason.endswith(f"the learning rate 0.1 is too high, try {0.03 * 0.1**rollbacks:.1g}")
 
 
 def test_a_quiet_run_has_the_same_bits_with_and_without_guards():
@@ -620,12 +688,13 @@ class Troubled(Guard):
 @pytest.mark.parametrize(
     ("trouble", "back"),
     [
-        # A snapshot each 160 samples, the first of all at 0: trouble that comes once more goes to the one before.
+        # A snapshot each 160 samples that the weights have learned from, the first of all at 0: trouble that comes
+        # once more goes to the one before.
         ([496], [480]),
         ([496, 512], [480, 320]),
         ([496, 512, 528, 544], [480, 320, 320, 320]),
-        ([496, 512, 656, 672, 688], [480, 320, 640, 320, 320]),
-        ([496, 656, 672], [480, 640, 480]),
+        ([496, 512, 688, 704, 720], [480, 320, 672, 320, 320]),
+        ([496, 672, 688], [480, 656, 480]),
         ([16, 32], [0, 0]),
         ([176, 192, 208], [160, 0, 0]),
     ],
@@ -771,7 +840,7 @@ def test_a_step_far_too_long_is_mended_in_training():
         told = list(fit(model, objective, data, optimiser, samples=64 * 600, guards=guards))
         ends.append((float(model.p.detach()), [each for each in told if each.verdict]))
     (_, lost), (guarded, told) = ends
-    assert lost[-1].reason == "not finite: model.p"
+    assert lost[-1].reason.startswith("not finite: model.p; 0 rollbacks in vain, stopped at the beginning")
     assert told[0].verdict == Verdict.ROLLBACK
     assert "the chains' step is unstable" in told[0].reason
     # Then η = 0.16, and the law's variance 1 / p (1 − η p / 2) is that of the data at p = 1.09.

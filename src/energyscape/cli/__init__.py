@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import CycloptsError, Parameter
 
 from energyscape.cli import catalogue, compare, doctor, export, inpaint, score  # noqa: F401 (they add their commands)
-from energyscape.cli.terminal import RunFolder, Settings, app, complain, interruptible, say, working
+from energyscape.cli.terminal import RunFolder, Settings, app, complain, interruptible, open_run, say, working
 from energyscape.errors import UserError
 
 
@@ -49,6 +49,10 @@ def carry_on(run: Any, experiment: Any) -> int:
     from energyscape.experiment.efficiency import efficiency
     from energyscape.training import Verdict
 
+    if why := run.stopped():
+        complain(why)
+        return 1
+
     def place() -> str:
         last = [each.name for each in run.checkpoints()][-1:] or ["the beginning"]
         return f"{run.path}: the same command goes on from {last[0]}"
@@ -70,7 +74,7 @@ def carry_on(run: Any, experiment: Any) -> int:
                     say(f"{run.path}: stopped at sample {report.samples:,}; the same command goes on from {where}")
                     return 130
     if report is not None and report.verdict == Verdict.STOP:
-        complain(f"{run.path}: {report.reason} (see {run.interventions_path.name})")
+        complain(run.stopped())
         return 1
     say(str(efficiency(experiment, speed=display.speed)))
     say(f"{run.path}: finished. Next: energyscape sample {run.path}, energyscape report {run.path}")
@@ -103,13 +107,13 @@ def sample(
             when left out.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.experiment import Run, overrides_from
+    from energyscape.experiment import overrides_from
     from energyscape.experiment.files import check_writable, write_batches
     from energyscape.experiment.film import FILMS, check_film, write_film
     from energyscape.experiment.generation import generating
     from energyscape.experiment.solving import Generated, joined
 
-    opened = Run.open(run)
+    opened = open_run(run)
     experiment = opened.experiment(overrides_from(settings))
     path = out or opened.path / "samples.png"
     moving = path.suffix.lower() in FILMS
@@ -155,11 +159,10 @@ def denoise(
         steps: Steps of the posterior's chains.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.experiment import Run
     from energyscape.experiment.files import check_writable, read_points, write_points
     from energyscape.experiment.generation import restored
 
-    opened = Run.open(run)
+    opened = open_run(run)
     experiment = opened.experiment()
     path = out or noisy.with_stem(f"{noisy.stem}-restored")
     check_writable(path, experiment.shape)
@@ -193,11 +196,10 @@ def evaluate(
         json: Print JSON instead of a table.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.experiment import Run
     from energyscape.experiment.measures import measure
     from energyscape.files import as_json
 
-    opened = Run.open(run)
+    opened = open_run(run)
     with working("measuring"):
         experiment = opened.experiment()
         figures = measure(experiment, n=n, steps=steps, inception_weights=inception_weights, seed=seed)
@@ -223,11 +225,10 @@ def report(run: RunFolder, /, *, out: Path | None = None, seed: int | None = Non
         out: Where to write; RUN/report.html when left out.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.experiment import Run
     from energyscape.experiment.story import story
     from energyscape.files import write_whole
 
-    opened = Run.open(run)
+    opened = open_run(run)
     path = out or opened.path / "report.html"
     with working("measuring and drawing"):
         page = story(opened, seed=seed)
@@ -245,11 +246,10 @@ def animate(run: RunFolder, /, *, out: Path | None = None, fps: float = 8.0) -> 
         out: Where to write: .gif, or .mp4 where there is ffmpeg; RUN/training.gif when left out.
         fps: Frames a second.
     """
-    from energyscape.experiment import Run
     from energyscape.experiment.film import check_film, training_film
     from energyscape.plotting import save_animation
 
-    opened = Run.open(run)
+    opened = open_run(run)
     path = out or opened.path / "training.gif"
     check_film(path, opened.experiment())
     with working("drawing"):

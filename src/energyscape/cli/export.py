@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from energyscape.cli.terminal import RunFolder, app, say, working
+from energyscape.cli.terminal import RunFolder, app, open_run, say, working
 
 
 @app.command
@@ -15,10 +15,9 @@ def export(run: RunFolder, /, *, to: Path) -> int:
             folder, which `energyscape.from_pretrained` reads.
     """
     from energyscape.exchange import save_pretrained, to_onnx
-    from energyscape.experiment import Run
     from energyscape.models import Denoiser, EnergyDenoiser
 
-    opened = Run.open(run)
+    opened = open_run(run)
     experiment = opened.experiment()
     with working("writing"):
         if to.suffix == ".onnx":

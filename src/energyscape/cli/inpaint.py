@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from energyscape.cli.terminal import RunFolder, app, say, working
+from energyscape.cli.terminal import RunFolder, app, open_run, say, working
 from energyscape.errors import UserError
 
 
@@ -29,11 +29,10 @@ def inpaint(
         steps: Steps of each chain; those of the recipe's sampler when left out.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.experiment import Run
     from energyscape.experiment.files import check_writable, read_mask, read_points, write_points
     from energyscape.experiment.generation import completed
 
-    opened = Run.open(run)
+    opened = open_run(run)
     experiment = opened.experiment()
     if len(experiment.shape) != 3:
         raise UserError(f"{run}: inpainting is for runs of images; this run's points have shape {experiment.shape}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from energyscape.cli.terminal import RunFolder, app, complain, say, working
+from energyscape.cli.terminal import RunFolder, app, complain, open_run, say, working
 
 
 @app.command
@@ -21,13 +21,12 @@ def score(
         draws: Draws of the noise for each point.
         seed: Of the noise; the run's when left out.
     """
-    from energyscape.experiment import Run
     from energyscape.experiment.files import read_points
     from energyscape.experiment.scoring import check_table, quantiles, score_table
     from energyscape.files import write_whole
 
     check_table(out, draws)
-    opened = Run.open(run)
+    opened = open_run(run)
     experiment = opened.experiment()
     x = read_points(data, experiment.shape, extent=opened.extent())
     with working("scoring"):

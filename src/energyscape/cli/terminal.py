@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -75,6 +75,16 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status(f"{what} …") as status:
         yield lambda far: status.update(f"{what}, {far} …")
+
+
+def open_run(path: Path) -> Any:
+    """Open a run, and warn where a guard has stopped its training."""
+    from energyscape.experiment import Run
+
+    run = Run.open(path)
+    if why := run.stopped():
+        complain(why)
+    return run
 
 
 def say(text: str) -> None:

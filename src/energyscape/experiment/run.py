@@ -272,6 +272,22 @@ class Run:
         """Return what the guards did."""
         return [{**NOTES, **row} for row in read_lines(self.interventions_path)]
 
+    def stopped(self) -> str:
+        """Return why a guard stopped the training and how to go on; nothing of a run that was not stopped."""
+        last = (self.interventions() or [{"samples": 0, **NOTES}])[-1]
+        gone_on = any(each.name[:12] > f"{last['samples']:012d}" for each in self.checkpoints())
+        if last["verdict"] != Verdict.STOP.name or gone_on:
+            return ""
+        match last, self.recipe().tables:
+            case {"remedy": {"rate": float(factor)}}, {"train": {"learning_rate": (int() | float()) as rate}}:
+                change = f" --train.learning_rate {factor * rate:.1g}"
+            case _:
+                change = ""
+        return (
+            f"{self.path}: a guard stopped the training at sample {last['samples']:,}: {last['reason']}. "
+            f"To go on: energyscape train {self.recipe_path}{change} --out {self.path}-again"
+        )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training in the directory, inside the block."""

@@ -46,8 +46,11 @@ def story(run: Run, *, seed: int | None = None) -> str:
     measured = Section("What was measured", "", table=table)
     tables = experiment.recipe.tables
     subtitle = f"{tables['objective']['name']} on {tables['data']['name']}, seed {experiment.training.seed}"
+    stop = [Section("A guard stopped the training", why)] if (why := run.stopped()) else []
     return page(
-        run.path.name, [measured, *sections, *_course(run), examined(run, seed=seed), _recipe(run)], subtitle=subtitle
+        run.path.name,
+        [*stop, measured, *sections, *_course(run), examined(run, seed=seed), _recipe(run)],
+        subtitle=subtitle,
     )
 
 

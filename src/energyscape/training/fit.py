@@ -21,11 +21,11 @@ from energyscape.memory import keep_freed
 from energyscape.objectives.base import Loss, Model, Objective, Treatment
 from energyscape.rng import Streams, global_seed, seed_for
 from energyscape.samplers.driver import Compile
-from energyscape.training.guards import GO, NOTHING, SLOWER, Guard, Judgement, Report, Verdict, usual
+from energyscape.training.guards import GO, NOTHING, SLOWER, Guard, Judgement, Remedies, Report, Verdict, usual
 from energyscape.training.snapshot import Refuge, Snapshot
 
 Schedule = Callable[[float, int], float]
-"""Maps progress in [0, 1] and samples seen to a factor on the learning rate."""
+"""Maps progress in [0, 1] and samples learned from to a factor on the learning rate; a rollback takes samples back."""
 
 
 @final
@@ -48,7 +48,7 @@ class Fit(Iterator[Report], Generic[Model]):
         average: Kept up with the weights; see `averaged`.
         guards: Look at every step; those of `guards.usual` when left out, none when empty.
         snapshot_every: Samples between snapshots to roll back to.
-        rollbacks: How many before the run stops.
+        rollbacks: How many in vain, without a new snapshot between them, before the run stops.
         seed: Of the streams that the objective draws from.
         autocast: The dtype of products and convolutions; that of the weights when left out.
         compile: Whether to compile the model, which the objective may differentiate once only: yes, no, or
@@ -94,11 +94,13 @@ class Fit(Iterator[Report], Generic[Model]):
         self.compile, self._called, self._pace = compile, model, list[tuple[float, float]]()
         device = next((each.device for each in model.parameters()), torch.device("cpu"))
         self.streams = Streams(seed, device=device)
-        self.step = self.samples = self.rolled_back = self.spoiled = 0
+        self.step = self.samples = self.age = self.rolled_back = self.spoiled = 0
         self.seconds, self.stopped, self._due = 0.0, False, False
         self._latest: tuple[Report, Tensor] | None = None
         self.treatment = NOTHING
         """What guards have changed so far, on top of the settings."""
+        self.remedies = Remedies()
+        """What rollbacks to the good snapshot have tried."""
         # An optimiser that was fitted with before remembers where its rates began, as with torch's own schedulers.
         self._rates = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
         self._batches = iter(data)
@@ -141,13 +143,16 @@ class Fit(Iterator[Report], Generic[Model]):
         loss, grad_norm = self._fast_gradient(x, label) if self._latest else self._first_gradient(x, label)
         self.step += 1
         self.samples += len(x)
+        before = self.age
         report = self._acted(self._report(loss, grad_norm), x)
         self.seconds += self.clock() - begun
-        self._due |= self.samples // self.snapshot_every > (self.samples - len(x)) // self.snapshot_every
+        self._due |= self.age // self.snapshot_every > before // self.snapshot_every
         if report.verdict != Verdict.STOP and (self.progress >= 1 or (self._due and self.calm)):
             kept = self._keep(report, x)
             report = kept if kept.verdict > report.verdict else report
-        self.stopped = report.verdict == Verdict.STOP
+        if report.verdict == Verdict.STOP:
+            self.stopped, end = True, self.snapshot()
+            self.refuge = self.refuge if end.broken() else self.refuge.kept(end)
         self._latest = report, x
         return report
 
@@ -192,10 +197,11 @@ class Fit(Iterator[Report], Generic[Model]):
             return self._rolled_back(report, judgement, x)
         if judgement.verdict <= Verdict.REMEDY:
             self.optimiser.step()
+            self.age += len(x)
             if self.average is not None:
                 self.average.update_parameters(self.model)
         if judgement.verdict == Verdict.REMEDY:
-            report = self._treated(report, judgement, x)
+            report = self._treated(report, self.treatment.then(judgement.treatment), judgement, x)
         return report._replace(verdict=judgement.verdict, reason=judgement.reason)
 
     def _spoiled(self, report: Report, x: Tensor) -> Judgement | None:
@@ -238,8 +244,10 @@ class Fit(Iterator[Report], Generic[Model]):
                 "clock": {
                     "step": self.step,
                     "samples": self.samples,
+                    "age": self.age,
                     "position": self.data.position if isinstance(self.data, Batches) else None,
                     "treatment": self.treatment._asdict(),
+                    "tried": [each._asdict() for each in self.remedies.tried],
                     "rolled_back": self.rolled_back,
                     "spoiled": self.spoiled,
                     "due": self._due,
@@ -266,9 +274,10 @@ class Fit(Iterator[Report], Generic[Model]):
         clock = tree["clock"]
         self.step, self.samples = clock["step"], clock["samples"]
         self.rolled_back, self.spoiled, self.seconds = clock["rolled_back"], clock.get("spoiled", 0), clock["seconds"]
-        self._due = clock["due"]
+        self._due, self.stopped = clock["due"], False
         self.treatment = Treatment.of(clock.get("treatment", {}))
         self.objective.treat(self.treatment)
+        self.remedies = Remedies(tuple(map(Treatment.of, clock.get("tried", ()))))
         self.streams.restore(tree["streams"])
         self._restore_learned(tree)
         self.refuge = refuge or Refuge(snapshot)
@@ -276,6 +285,7 @@ class Fit(Iterator[Report], Generic[Model]):
             self.data.seek(clock["position"])
 
     def _restore_learned(self, tree: dict[str, Any]) -> None:
+        self.age = tree["clock"].get("age", tree["clock"]["samples"])
         self.model.load_state_dict(tree["model"])
         if self.average is not None:
             self.average.load_state_dict(tree["average"])
@@ -291,7 +301,7 @@ class Fit(Iterator[Report], Generic[Model]):
             ) from None
 
     def _set_rate(self) -> None:
-        factor = self.treatment.rate * (1.0 if self.schedule is None else self.schedule(self.progress, self.samples))
+        factor = self.treatment.rate * (1.0 if self.schedule is None else self.schedule(self.progress, self.age))
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
@@ -349,39 +359,51 @@ class Fit(Iterator[Report], Generic[Model]):
 
     def _keep(self, report: Report, x: Tensor) -> Report:
         """Takes a snapshot; rolls back first where a number is not finite or the run ends in trouble."""
-        self._due = False
+        self._due, remedies, self.remedies = False, self.remedies, Remedies()
         snapshot = self.snapshot()
         broken = snapshot.broken()
         if not broken and self.calm:
             self.refuge = self.refuge.kept(snapshot)
             return report
+        self.remedies = remedies
         reason = f"not finite: {broken}" if broken else "training ended in trouble"
         name = next((type(each).__name__ for each in self.guards if not each.calm), "Finite")
         report = self._rolled_back(report._replace(guard=name), Judgement(Verdict.ROLLBACK, reason, SLOWER), x)
-        if self.progress >= 1:
+        if self.progress >= 1 and report.verdict != Verdict.STOP:
             self.refuge = self.refuge.kept(self.snapshot())
         return report
 
     def _rolled_back(self, report: Report, judgement: Judgement, x: Tensor) -> Report:
-        """Restores what was learned; clocks and random streams move on, so that the same trouble is not met again."""
+        """Restore what was learned; clocks and random streams move on, so that the same trouble is not met again."""
         self.rolled_back += 1
-        self.refuge = self.refuge.returned()
-        self._restore_learned(self.good.copy())
-        outcome = f"back to sample {self.good.samples:,}"
-        if self.rolled_back > self.rollbacks:
-            reason = f"{judgement.reason}; stopped after {self.rollbacks} rollbacks, at the last good snapshot"
-            return report._replace(verdict=Verdict.STOP, reason=reason, outcome=outcome)
-        report = self._treated(report, judgement, x)
-        return report._replace(verdict=Verdict.ROLLBACK, reason=judgement.reason, outcome=outcome)
+        self.refuge, self._due = self.refuge.returned(), False
+        tree = self.good.copy()
+        self._restore_learned(tree)
+        base, vain = Treatment.of(tree["clock"].get("treatment", {})), len(self.remedies.tried)
+        self.remedies = self.remedies.more(judgement.treatment)
+        report = report._replace(reason=judgement.reason, outcome=f"back to sample {self.good.samples:,}")
+        if vain < self.rollbacks and not (self.progress >= 1 and self.age == 0):
+            return self._treated(report, self.remedies.on(base), judgement, x)._replace(verdict=Verdict.ROLLBACK)
+        after, self.remedies, self.treatment = self.remedies.on(base), Remedies(), base
+        self.objective.treat(base)
+        where = "the last good snapshot" if self.age else "the beginning, for nothing better was reached"
+        rate, slower = max(self._rates), f"{max(self._rates) * after.rate:.1g}"
+        cause = (
+            f"the learning rate {rate:g} is too high, try {slower}"
+            if after.rate < base.rate
+            else "try " + ", ".join(after.words(base))
+        )
+        reason = f"{report.reason}; {vain} rollbacks in vain, stopped at {where}: {cause}"
+        return report._replace(verdict=Verdict.STOP, reason=reason, after=after)
 
-    def _treated(self, report: Report, judgement: Judgement, x: Tensor) -> Report:
-        """Apply a remedy and return the report of it."""
-        before, self.treatment = self.treatment, self.treatment.then(judgement.treatment)
-        self.objective.treat(self.treatment)
-        action = self.treatment.words(before)
+    def _treated(self, report: Report, treatment: Treatment, judgement: Judgement, x: Tensor) -> Report:
+        """Change the treatment and return the report of it."""
+        before, self.treatment = self.treatment, treatment
+        self.objective.treat(treatment)
+        action = treatment.words(before)
         if judgement.purge and (purged := self.objective.purge(self.model, x, generator=self.streams["objective"])):
             action.append(f"restarted {purged:,} diverged chains")
-        return report._replace(action=", ".join(action), after=self.treatment)
+        return report._replace(action=", ".join(action), after=treatment)
 
 
 MOST_SPOILED: Final = 20

@@ -9,6 +9,7 @@ from energyscape.training.guards.chains import (
     StrongRegulariser,
 )
 from energyscape.training.guards.numbers import Finite, GradientNorm, RunawayEnergies
+from energyscape.training.guards.remedies import Remedies
 from energyscape.training.guards.steps import StandingChains, StepSize
 
 
@@ -19,14 +20,7 @@ def usual(
     energy_factor: float = 10_000.0,
     least_acceptance: float = 0.02,
 ) -> list[Guard]:
-    """Returns one of each guard.
-
-    Args:
-        patience: Steps in a row with numbers that are not finite before a rollback; see `Finite`.
-        gradient_factor: How many times the usual gradient norm is too much; see `GradientNorm`.
-        energy_factor: How many times the smallest energies are too much; see `RunawayEnergies`.
-        least_acceptance: Acceptance probability below which chains stand still; see `StandingChains`.
-    """
+    """Returns one of each guard."""
     return [
         Finite(patience=patience),
         GradientNorm(factor=gradient_factor),
@@ -52,6 +46,7 @@ __all__ = [
     "Guard",
     "Judgement",
     "LostChains",
+    "Remedies",
     "Report",
     "RunawayChains",
     "RunawayEnergies",

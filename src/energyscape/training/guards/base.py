@@ -90,11 +90,7 @@ class Guard(ABC):
 
     @abstractmethod
     def look(self, report: Report) -> Judgement:
-        """Returns a judgement on one step.
-
-        Args:
-            report: What the step told; its own verdict is not yet set.
-        """
+        """Returns a judgement on one step."""
 
     @property
     @abstractmethod
@@ -107,8 +103,4 @@ class Guard(ABC):
 
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` returned.
-
-        Args:
-            state: What the guard remembered.
-        """
+        """Takes back what `state` returned."""

@@ -20,10 +20,6 @@ class LostChains(Guard):
     :math:`P(E^- > E^+)` hovers about one half while chains keep up, whatever the scale of the energies. The remedy
     follows the evidence: where the regulariser weighs more than the gap, it is what holds the two apart, and is cut to
     a tenth; else energies change faster than chains can follow, and the learning rate is lowered.
-
-    Args:
-        most: The probability that is too much.
-        window: Steps in the median.
     """
 
     def __init__(self, *, most: float = 0.98, window: int = 100) -> None:
@@ -64,10 +60,6 @@ class RunawayChains(Guard):
     before anything else is wrong. From then on negatives that are farther than ten such deviations above the data have
     no part in the gradient: no draw of the model is there, and a slower rate only postpones them. If chains run away
     again, the rate is lowered too.
-
-    Args:
-        most: The negatives' spread over that of the data which is too much.
-        window: Steps in the medians.
     """
 
     def __init__(self, *, most: float = 20.0, window: int = 50) -> None:
@@ -99,26 +91,27 @@ class RunawayChains(Guard):
 
 @final
 class StrongRegulariser(Guard):
-    r"""Weakens a regulariser that pulls at energies more than the likelihood does.
+    r"""Weaken a regulariser that pulls at energies more than the likelihood does, or strengthen one that came late.
 
-    The likelihood's derivative by an energy is 1 in size; the regulariser's is told as ``pull``. Above 1 it turns the
-    sign of what is learned. It is then cut to where the pull would be a tenth.
-
-    Args:
-        most: The pull that is too much.
-        window: Steps in the median.
+    The likelihood's derivative by an energy is 1 in size, the regulariser's is the fact ``pull``. Above 1 it turns the
+    sign of what is learned, and is cut to where the pull is a tenth. Energies whose mean is far greater than their
+    spread have drifted instead: training goes back, and a regulariser ten times as strong holds their mean.
     """
 
     calm = True
 
-    def __init__(self, *, most: float = 1.0, window: int = 50) -> None:
-        self.most = most
-        self.window = Window("pull", size=window)
+    def __init__(self, *, most: float = 1.0, drift: float = 100.0, window: int = 50) -> None:
+        self.most, self.drift = most, drift
+        self.window = Window("pull", "energy_data", "spread", size=window)
 
     def look(self, report: Report) -> Judgement:
         if not self.window.add(report.facts) or (pull := self.window.median("pull")) <= self.most:
             return GO
+        mean, spread = self.window.median("energy_data"), self.window.median("spread")
         self.window.clear()
+        if abs(mean) > self.drift * spread:
+            what = f"energies have drifted to {mean:.3g}, and spread by {spread:.3g}"
+            return Judgement(Verdict.ROLLBACK, what, Treatment(alpha=10.0), purge=True)
         what = f"the regulariser pulls at energies {pull:.3g} times as hard as the likelihood"
         return Judgement(Verdict.REMEDY, what, Treatment(alpha=float(f"{0.1 / pull:.1g}")), purge=True)
 
@@ -131,12 +124,7 @@ class StrongRegulariser(Guard):
 
 @final
 class CollapsedChains(Guard):
-    """Rolls back when chains that were spread like the data have come together in one place.
-
-    Args:
-        least: Standard deviation of the negatives over that of the data below which they have collapsed.
-        window: Steps in the medians.
-    """
+    """Rolls back when chains that were spread like the data have come together in one place."""
 
     def __init__(self, *, least: float = 0.1, window: int = 100) -> None:
         self.least = least
@@ -175,10 +163,6 @@ class DegenerateData(Guard):
     would have to be a wall that no chain with :math:`\sqrt{2 \eta T}` of noise a step can stand at, and the gap falls
     for ever. The data are then noised at :math:`\sqrt 2` times the chain's own noise, and what is learned is the law of
     noised data.
-
-    Args:
-        most: Share of the coordinates that vary less than a step's noise.
-        window: Steps in the median.
 
     References:
         On the anatomy of MCMC-based maximum likelihood learning of energy-based models (Nijkamp et al., 2020),

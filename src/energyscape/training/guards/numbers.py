@@ -13,9 +13,6 @@ from energyscape.training.guards.base import GO, SLOWER, Guard, Judgement, Repor
 class Finite(Guard):
     """Skips a step whose loss or gradient is not finite, and rolls back when it happens again and again.
 
-    Args:
-        patience: Consecutive bad steps that make a rollback.
-
     Examples:
         >>> Finite().look(Report(1, 64, math.nan, 1.0, {})).verdict.name
         'SKIP'
@@ -97,15 +94,11 @@ class GradientNorm(Guard):
 
 @final
 class RunawayEnergies(Guard):
-    r"""Rolls back when energies have grown out of all proportion: nothing holds them any more.
+    r"""Roll back when energies have grown out of all proportion, lower the rate, and raise the regulariser if any.
 
     Watched is :math:`|\bar E^- - \bar E^+| + \operatorname{std} E^+`, the gap and the spread that objectives tell, by
     the median over a window, and compared with the smallest such median so far. Learned landscapes grow a hundredfold
     at most; one whose chains have lost it grows until its numbers end.
-
-    Args:
-        factor: How many times the smallest is too much.
-        window: Steps in the median.
     """
 
     def __init__(self, *, factor: float = 10_000.0, window: int = 50) -> None:
@@ -128,7 +121,7 @@ class RunawayEnergies(Guard):
         return Judgement(
             Verdict.ROLLBACK,
             f"energies run away: their gap and spread are {now:.3g}, {now / self.least:.0f} times what they were",
-            SLOWER,
+            SLOWER._replace(alpha=3.0 if report.facts.get("penalty") else 1.0),
             purge=True,
         )
 

@@ -31,10 +31,6 @@ class StandingChains(Guard):
 
     Negatives that do not move are no draws of the model, and its energy can rise under them without end. Chains of an
     unadjusted kernel always move; what they are worth is another question.
-
-    Args:
-        least: Mean acceptance probability below which chains stand still, over the window.
-        window: Steps in the mean.
     """
 
     def __init__(self, *, least: float = 0.02, window: int = 100) -> None:

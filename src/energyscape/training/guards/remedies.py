@@ -1,0 +1,46 @@
+"""What rollbacks have tried since the last good snapshot, and what to try next."""
+
+from typing import Final, NamedTuple, final
+
+from energyscape.objectives.base import Treatment
+from energyscape.training.guards.base import SLOWER
+
+CUTS: Final = 2
+"""Remedies other than the learning rate that are tried in vain before the rate falls."""
+
+FURTHER: Final = 0.1
+"""Factor on a learning rate that has fallen in vain."""
+
+
+@final
+class Remedies(NamedTuple):
+    """Remedies in vain: after each of them trouble returned before the run had a new good snapshot.
+
+    Args:
+        tried: The remedies, in order.
+    """
+
+    tried: tuple[Treatment, ...] = ()
+
+    def more(self, proposed: Treatment) -> "Remedies":
+        """Return these remedies and the next: the one proposed, or a lower learning rate after two that did not help.
+
+        Examples:
+            >>> cut = Treatment(step=0.1)
+            >>> [each.rate for each in Remedies().more(cut).more(cut).more(cut).more(cut).tried]
+            [1.0, 1.0, 0.3, 0.1]
+        """
+        falls = [each.rate != 1 for each in self.tried]
+        if proposed.rate == 1 and falls.count(False) >= CUTS:
+            proposed = SLOWER
+        if proposed.rate != 1 and any(falls):
+            proposed = proposed._replace(rate=FURTHER)
+        return Remedies((*self.tried, proposed))
+
+    def on(self, base: Treatment) -> Treatment:
+        """Return the treatment in force: lower rates add up, what was tried before one of them is undone."""
+        total = base
+        for each in self.tried:
+            base = base.then(each) if each.rate != 1 else base
+            total = base if each.rate != 1 else total.then(each)
+        return total
