@@ -67,7 +67,7 @@ def from_pretrained(folder: str | Path) -> Energy | Denoiser:
     place = Path(folder)
     config = read_json(place / "config.json", WHAT)
     if config.get("format") != FORMAT:
-        raise UserError(f"{place / 'config.json'}: expected {WHAT}; its format is {config.get('format')!r}")
+        raise UserError(f"{place / 'config.json'}: expected {WHAT}; its format is {str(config.get('format'))[:40]!r}")
     path = place / "model.safetensors"
     tensors, _ = read_tensors(path, "a whole safetensors file")
     for name, each in tensors.items():
