@@ -21,7 +21,10 @@ LINE: Final = 1 << 24
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Read an array of any shape and kind; what it should hold is for the caller to check."""
+    """Return the array of an NPY or NPZ file (named ``x``, or the only one), or the numbers of a CSV table, float64.
+
+    A table's first line may be names. What the array should hold is for the caller to check.
+    """
     suffix = path.suffix.lower()
     if suffix not in ARRAYS:
         raise UserError(f"{path}: expected one of {', '.join(ARRAYS)}; it is {suffix or 'without a suffix'}")

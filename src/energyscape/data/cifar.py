@@ -42,15 +42,7 @@ Records = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Layout(NamedTuple):
-    """One of the two forms in which the set is published.
-
-    Args:
-        folder: What the batches lie in.
-        archive: The file that holds that folder.
-        known: What the archive is recognised by.
-        suffix: Of a batch's name.
-        parse: Makes a batch of a file's content and its name.
-    """
+    """One of the two forms in which the set is published: where batches lie, and how one is read."""
 
     folder: str
     archive: str

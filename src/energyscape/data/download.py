@@ -50,7 +50,7 @@ def learned_folder(name: str) -> Path:
 
 
 def download(name: str, folder: str | Path, *, mirrors: Sequence[str], known: Sum, timeout: float = TIMEOUT) -> Path:
-    """Fetch a file into a folder."""
+    """Fetch a file into a folder from the first mirror that serves it; raise `DownloadError` if none does."""
     faults = []
     for mirror in mirrors:
         try:

@@ -247,15 +247,7 @@ def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
 
 
 def open_picture(path: Path, channels: int) -> "Image":
-    """Return an image file turned upright, 16 bits brought down to 8, what is transparent made white.
-
-    Args:
-        path: A file of one of `FORMATS`.
-        channels: 1 for grey, 3 for colour.
-
-    Raises:
-        UserError: If it cannot be read, or is too large.
-    """
+    """Return an image file turned upright, 16 bits brought down to 8, on white where it is transparent."""
     import PIL.Image
     import PIL.ImageOps
 

@@ -24,12 +24,7 @@ ROWS: Final = 1000
 
 
 class Shards(NamedTuple):
-    """The files of a split.
-
-    Args:
-        paths: Those that are there, in order.
-        missing: The names of those that are not.
-    """
+    """The files of a split that are there, in order, and the names of those that are not."""
 
     paths: list[Path]
     missing: list[str]

@@ -20,12 +20,7 @@ from energyscape.errors import UserError
 class Published:
     """A data set in MNIST's four idx files: where it is published, and what its files are recognised by.
 
-    Args:
-        name: Its name here and in the cache.
-        mirrors: Addresses that a file's name is appended to.
-        files: File name to size and SHA-256 sum.
-        folder: Where torchvision keeps them, in ``raw``.
-        classes: What label 0, …, 9 is called.
+    Files go by their names without ``-ubyte.gz``; ``folder`` is where torchvision keeps them, in ``raw``.
     """
 
     name: str
@@ -44,16 +39,10 @@ PUBLISHED = {
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
         files={
-            "train-images-idx3-ubyte.gz": Sum(
-                9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-            ),
-            "train-labels-idx1-ubyte.gz": Sum(
-                28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-            ),
-            "t10k-images-idx3-ubyte.gz": Sum(
-                1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-            ),
-            "t10k-labels-idx1-ubyte.gz": Sum(4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+            "train-images-idx3": Sum(9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+            "train-labels-idx1": Sum(28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+            "t10k-images-idx3": Sum(1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+            "t10k-labels-idx1": Sum(4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
         },
         classes=tuple("0123456789"),
     ),
@@ -65,16 +54,10 @@ PUBLISHED = {
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
         ),
         files={
-            "train-images-idx3-ubyte.gz": Sum(
-                26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
-            ),
-            "train-labels-idx1-ubyte.gz": Sum(
-                29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
-            ),
-            "t10k-images-idx3-ubyte.gz": Sum(
-                4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
-            ),
-            "t10k-labels-idx1-ubyte.gz": Sum(5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+            "train-images-idx3": Sum(26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+            "train-labels-idx1": Sum(29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+            "t10k-images-idx3": Sum(4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+            "t10k-labels-idx1": Sum(5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
         },
         classes=("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
@@ -83,16 +66,10 @@ PUBLISHED = {
         folder="KMNIST",
         mirrors=("https://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
         files={
-            "train-images-idx3-ubyte.gz": Sum(
-                18_165_135, "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4"
-            ),
-            "train-labels-idx1-ubyte.gz": Sum(
-                29_497, "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17"
-            ),
-            "t10k-images-idx3-ubyte.gz": Sum(
-                3_041_136, "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5"
-            ),
-            "t10k-labels-idx1-ubyte.gz": Sum(5_120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
+            "train-images-idx3": Sum(18_165_135, "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4"),
+            "train-labels-idx1": Sum(29_497, "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17"),
+            "t10k-images-idx3": Sum(3_041_136, "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5"),
+            "t10k-labels-idx1": Sum(5_120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c"),
         },
         classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     ),
@@ -200,7 +177,7 @@ def _fetch(published: Published, name: str, folder: Path, names: Sequence[str], 
     if not fetch:
         raise UserError(f"{lacks} and download is off: turn it on, or {remedy}")
     try:
-        return download(name, folder, mirrors=published.mirrors, known=published.files[name])
+        return download(name, folder, mirrors=published.mirrors, known=published.files[name.removesuffix("-ubyte.gz")])
     except DownloadError as error:
         raise UserError(f"{lacks} and downloading it failed ({error}): check the network, or {remedy}") from error
 

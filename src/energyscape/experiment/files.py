@@ -33,19 +33,7 @@ def read_points(
     Pixels of pictures and of arrays of bytes are scaled from 0 … 255; arrays of floats are taken as they are. Images
     on another scale are refused; where they may be on another, a warning says so.
 
-    Args:
-        path: A picture, an NPY or NPZ array (NPZ: the array named ``x``, or the only one) or a CSV table, whose first
-            line may be names.
-        shape: Shape of one point.
-        extent: Of the images that the model was trained on, as `Images.extent` has it.
-        sigma: Standard deviation of the noise that the file's images are expected to have.
-
-    Returns:
-        Points, ``(n, *shape)``, float32.
-
-    Raises:
-        UserError: If the file is missing, damaged, of another kind or scale, not finite, or its points have another
-            shape.
+    ``extent`` is that of the images that the model was trained on, ``sigma`` the noise that the file's are to have.
     """
     array = _raw(path, shape)
     if len(shape) == 3 and array.dtype == np.uint8:
@@ -134,17 +122,9 @@ def write_points(path: Path, x: Tensor) -> None:
 
 
 def write_batches(path: Path, batches: Iterable[Tensor], *, shape: tuple[int, ...]) -> None:
-    """Writes points or images batch by batch; the file appears whole or not at all.
+    """Write points or images, all of a shape ``(n, *)``; the file appears whole or not at all.
 
     Arrays and tables are written as the batches come, of which one at a time is kept; a picture needs all of them.
-
-    Args:
-        path: With the suffix of a picture (a grid of images, a scatter plot of points) or of an array.
-        batches: Points, each ``(B, *)``.
-        shape: Of all of them, ``(n, *)``.
-
-    Raises:
-        UserError: If the suffix is unknown or the file cannot be written.
     """
     check_writable(path, shape[1:])
     suffix, points = path.suffix.lower(), len(shape) == 2

@@ -31,32 +31,12 @@ BATCH = 500
 
 
 def energies(experiment: Experiment, x: Tensor, *, draws: int = DRAWS, seed: int | None = None) -> Tensor:
-    """Returns energies over temperature, averaged over draws of the noise that the model was trained with.
-
-    Args:
-        experiment: With what was learned.
-        x: Points without noise, ``(n, *)``.
-        draws: Of the noise, at least one; a model that was trained without noise needs one only.
-        seed: Of the noise; the run's when left out.
-
-    Returns:
-        float64, ``(n,)``.
-    """
+    """Return energies over temperature, ``(n,)`` in float64, averaged over draws of the noise of the training."""
     return _averaged(experiment, experiment.energy, x, draws, seed)
 
 
 def slopes(experiment: Experiment, x: Tensor, *, draws: int = DRAWS, seed: int | None = None) -> Tensor:
-    r"""Returns :math:`\|\nabla E\| / T`, averaged likewise: large where mass is far below.
-
-    Args:
-        experiment: With what was learned.
-        x: Points without noise, ``(n, *)``.
-        draws: Of the noise, at least one.
-        seed: Of the noise; the run's when left out.
-
-    Returns:
-        float64, ``(n,)``.
-    """
+    r"""Return :math:`\|\nabla E\| / T`, averaged likewise: large where mass is far below."""
     return _averaged(experiment, lambda y: score(experiment.energy, y).flatten(1).norm(dim=1), x, draws, seed)
 
 
@@ -77,13 +57,7 @@ def _averaged(
 
 
 class Scored(NamedTuple):
-    """Energies of given points, and how they stand among known ones.
-
-    Args:
-        energy: Averaged, over temperature, ``(n,)``.
-        quantile: Share of the known points whose energy is no higher, ``(n,)``; NaN where an energy is.
-        among: What the known points are, in words.
-    """
+    """Energies of points over temperature, the share of known points below each (or NaN), and which those are."""
 
     energy: Tensor
     quantile: Tensor
@@ -91,14 +65,7 @@ class Scored(NamedTuple):
 
 
 def quantiles(experiment: Experiment, x: Tensor, *, draws: int = DRAWS, seed: int | None = None) -> Scored:
-    """Returns energies of points and their quantiles among held-out data, or training data where none are held out.
-
-    Args:
-        experiment: With what was learned.
-        x: Points without noise, ``(n, *)``.
-        draws: Of the noise, for each point.
-        seed: Of the noise and the choice of data; the run's when left out.
-    """
+    """Return energies of points and their quantiles among held-out data, or training data where none are held out."""
     held = isinstance(experiment.source, Law) or experiment.recipe.tables["data"].get("split", "train") == "train"
     source = experiment.held_out if held else experiment.source
     many = KNOWN if isinstance(source, Law) else min(KNOWN, len(source))
@@ -112,10 +79,7 @@ def quantiles(experiment: Experiment, x: Tensor, *, draws: int = DRAWS, seed: in
 
 
 def score_table(scored: Scored) -> str:
-    """Returns scores as a table with commas.
-
-    Args:
-        scored: Of points in their order.
+    """Return scores as a table with commas.
 
     Examples:
         >>> print(score_table(Scored(torch.tensor([1.5]), torch.tensor([0.25]), "100 images")), end="")
@@ -128,15 +92,7 @@ def score_table(scored: Scored) -> str:
 
 
 def check_table(path: Path, draws: int) -> None:
-    """Raises before any work is done if a table of scores could not be made.
-
-    Args:
-        path: Where it will be.
-        draws: Of the noise.
-
-    Raises:
-        UserError: If the suffix is not .csv, the folder is none, or there is to be no draw.
-    """
+    """Raise an error before any work is done if a table of scores could not be made."""
     if path.suffix.lower() != ".csv" or path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
         raise UserError(f"{path}: scores are a table: expected the name of a file that ends in .csv")
     if draws < 1:
