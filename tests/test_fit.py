@@ -37,7 +37,9 @@ from energyscape.objectives import (
     LogNormal,
     Mixture,
     Noise,
+    NoiseContrastiveScoreMatching,
     ReplayBuffer,
+    Weighted,
 )
 from energyscape.objectives.base import Loss, Objective
 from energyscape.rng import global_seed
@@ -426,6 +428,7 @@ RESUMED = {
         Mixture(ReplayBuffer(64, fresh=Data()), Noise()), functools.partial(HMC, step_size=0.1), steps=1
     ),
     "dsm": lambda: DenoisingScoreMatching(sigma=0.3),
+    "sum": lambda: Weighted((NoiseContrastiveScoreMatching(), RESUMED["mixed"]()), last_weights=(0.5, 2.0)),
 }
 
 SOURCES = {

@@ -301,7 +301,7 @@ def blind_to_weights(record: Record, probes: Probes) -> Finding | None:
         "some modes have too much of the mass and others too little",
         f"the mass of one mode is off by a factor of {probes.worst_mode:.3g}",
         "scores and short chains see the shape of modes, and not how the mass is shared between them",
-        "--objective.name msdsm --model.name energy-denoiser, or --objective.name nce, or a longer --train.budget",
+        "--objective.name nce-ssm, or a longer --train.budget",
         {"worst_mode": probes.worst_mode},
     )
 
