@@ -147,7 +147,7 @@ def test_the_loss_is_the_contrast_and_the_weighted_scores():
     objective = NoiseContrastiveScoreMatching(weight=0.7, share=0.3).double()
     loss = objective(model, x, generator=cases.generator(2))
     stream = cases.generator(2)
-    contrast = NoiseContrastiveEstimation(noise="mixture", spread=1.5).double()
+    contrast = NoiseContrastiveEstimation(noise="mixture", spread=1.5, ratio=3).double()
     masses = contrast(model, x, generator=stream).value
     shapes = SlicedScoreMatchingVR()(model, x[:60], generator=stream).value
     by_hand = masses + 0.7 * narrow_variance(x) * shapes

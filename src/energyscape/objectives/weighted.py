@@ -104,7 +104,7 @@ class NoiseContrastiveScoreMatching(Objective):
 
     Args:
         noise: The noise's law, as in `NoiseContrastiveEstimation`.
-        ratio: Noise points for each data point.
+        ratio: Noise points for each data point; more of them steady the masses and edges.
         spread: Factor on the normal law's standard deviations and on the box's sides.
         weight: :math:`w \ge 0`, of the score's part.
         share: Share of a batch that the score's part looks at, above 0 and at most 1; its second derivatives cost about
@@ -125,7 +125,7 @@ class NoiseContrastiveScoreMatching(Objective):
         self,
         *,
         noise: NoiseLaw = "mixture",
-        ratio: int = 1,
+        ratio: int = 3,
         spread: float = 1.5,
         weight: float = 1.0,
         share: float = 0.25,
