@@ -107,8 +107,7 @@ class NoiseContrastiveScoreMatching(Objective):
         ratio: Noise points for each data point; more of them steady the masses and edges.
         spread: Factor on the normal law's standard deviations and on the box's sides.
         weight: :math:`w \ge 0`, of the score's part.
-        share: Share of a batch that the score's part looks at, above 0 and at most 1; its second derivatives cost about
-            four times what the contrast of as many points does.
+        share: Share of a batch that the score's part, whose second derivatives cost most, looks at: in (0, 1].
 
     Raises:
         ValueError: If ``noise`` is unknown or a number is out of its range.
@@ -157,15 +156,9 @@ def total(losses: Sequence[Loss], weights: Sequence[float | Tensor]) -> Loss:
 
 
 def narrow_variance(x: Tensor, *, points: int = 512) -> Tensor:
-    r"""Return :math:`d / E\| \nabla \log \hat p(x) \|^2`, the harmonic kind of variance that narrow places rule.
+    r"""Return :math:`d / E\| \nabla \log \hat p(x) \|^2`: about :math:`s^2` of one normal island or of many.
 
-    Of a normal law :math:`N(0, s^2 I)` it is about :math:`s^2`, of many such islands :math:`s^2` too, not what
-    lies between them. The density at a point is that of all others, blurred by
-
-    .. math:: h^2 = \tfrac1d \operatorname{mean}_i \sum_{j \ne i} r_{ij}(h)\, \|x_i - x_j\|^2,
-
-    under which points left out in turn are likeliest, :math:`r_{ij}` the share of :math:`j` in the density at
-    :math:`x_i`.
+    The density at a point is that of all others, blurred so that points left out in turn are likeliest.
     """
     x = x.detach()[:points].flatten(1)
     n, d = x.shape
