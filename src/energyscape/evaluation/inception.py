@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Final, NamedTuple, final
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d, relu
 
 from energyscape.errors import UserError
+from energyscape.files import read_tensors, reading
 
 SIDE: Final = 299
 
@@ -227,16 +227,13 @@ def read_inception(path: Path) -> Inception:
     Raises:
         UserError: If the file is missing, damaged, or holds another network's weights.
     """
-    try:
+    what = f"the weights {FILE}, or the same as safetensors"
+    with reading(path, what):
         if path.suffix == ".safetensors":
-            weights = load_file(path)
+            weights = read_tensors(path, what)[0]
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; expected the weights {FILE}") from None
-    except Exception:  # whatever the reader trips over: it raises a dozen kinds
-        raise UserError(f"{path}: expected the weights {FILE}, or the same as safetensors; it cannot be read") from None
     network = Inception()
     wanted = {name: tuple(each.shape) for name, each in network.state_dict().items() if "num_batches" not in name}
     wrong = [name for name, shape in wanted.items() if shapes.get(name) != shape]

@@ -7,8 +7,6 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from matplotlib.figure import Figure as Picture
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Generator, Tensor
 from torch.nn.utils import get_total_norm
 
@@ -23,6 +21,7 @@ from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.generation import draw_data
 from energyscape.experiment.recipe import Recipe
 from energyscape.experiment.run import Run
+from energyscape.files import read_tensors
 from energyscape.objectives import ContrastiveDivergence, DiffusionRecoveryLikelihood, Noise, ReplayBuffer
 from energyscape.report import Section
 from energyscape.samplers import KERNELS
@@ -77,7 +76,7 @@ def examine_energy(weights: Path, recipe: Recipe, *, seed: int | None = None) ->
     """Examines an energy that no run of ours has left, by probes alone."""
     experiment = Experiment(recipe)
     try:
-        experiment.model.load_state_dict(_read(weights))
+        experiment.model.load_state_dict(read_tensors(weights, "weights (.safetensors)")[0])
     except RuntimeError as error:
         what = " ".join(str(error).split())[:200]
         raise UserError(f"{weights}: expected the weights of the model of {recipe.name!r}: {what}") from None
@@ -295,12 +294,3 @@ def _worst_mode(experiment: Experiment) -> float | None:
     off = shares / mode_masses(law, lambda x: -law.log_prob(x))
     worst = float(torch.maximum(off, 1 / off.clamp(min=1e-12)).max())
     return worst if math.isfinite(worst) else None
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; expected weights (.safetensors)") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: expected a safetensors file, whole: {error}") from None

@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from energyscape import plotting
 from energyscape.calculus import EnergyFn
 from energyscape.data import LAWS, Law
+from energyscape.data.arrays import read_array
 from energyscape.errors import UserError, nearest
 from energyscape.evaluation import diagnose, mmd, mode_masses
 from energyscape.experiment.comparison.board import Row, board, mean_and_error, shown, shown_with_error
@@ -292,7 +293,7 @@ def sampler_multiples(cells: Sequence[SamplerCell], scores: Sequence[SamplerScor
             f"MMD² {shown(score.mmd)}",
             exact,
             grid,
-            np.load(cell.folder / "draws.npy", allow_pickle=False),
+            read_array(cell.folder / "draws.npy"),
         )
         for cell, score in firsts
     ]
