@@ -360,6 +360,29 @@ def test_only_rollbacks_in_vain_count():
     assert [each.verdict for each in run if each.verdict] == [Verdict.ROLLBACK, Verdict.STOP]
 
 
+class Uneasy(Guard):
+    """Is not calm until its rollback, at 192 samples."""
+
+    calm = False
+
+    def look(self, report):
+        self.calm = report.samples >= 192
+        return Judgement(Verdict.ROLLBACK, "trouble") if report.samples == 192 else Judgement(Verdict.GO)
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+def test_a_snapshot_that_was_due_before_a_rollback_is_not_taken_after_it():
+    """It was due at 160 samples; a step after trouble nothing says that trouble does not return."""
+    run = training(snapshot_every=160, samples=400, guards=[Uneasy()])
+    kept = [run.good.samples for _ in run]
+    assert kept[: 352 // 16] == [0] * 21 + [352]  # 160 samples after the rollback
+
+
 def test_a_rollback_takes_back_the_samples_of_the_warm_up():
     seen = []
     far = Troubled(96, 224, 240)
