@@ -18,7 +18,7 @@ COMMANDS = [
     ("train digits-pcd --train.budget 20k --objective.start.capacity 256 --out run", "is finished"),
     ("sample run --n 16 --steps 20 --out samples.png", "16 samples"),
     ("denoise run noisy.npy --sigma 0.4 --steps 20 --out restored.npy", "4 restored"),
-    ("inpaint run clean.npy --mask mask.npy --n 2 --out completed.npy", "missing"),
+    ("inpaint run image.npy --mask mask.npy --n 2 --out completed.npy", "missing"),
     ("score run clean.npy --out scores.csv", "scores.csv"),
     ("evaluate run --n 50 --steps 20 --json", "recognised"),
     ("evaluate run --n 50 --steps 20", "recognised"),
@@ -52,6 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         rng = np.random.default_rng(0)
+        np.save("image.npy", rng.uniform(-1, 1, (1, 8, 8)).astype(np.float32))
         np.save("clean.npy", rng.uniform(-1, 1, (4, 1, 8, 8)).astype(np.float32))
         np.save("noisy.npy", rng.normal(0, 0.5, (4, 1, 8, 8)).clip(-1, 1).astype(np.float32))
         np.save("mask.npy", np.repeat([False, True], 32).reshape(8, 8))
