@@ -592,5 +592,5 @@ def test_recipes_build_data_by_name(tmp_path):
 def test_every_setting_is_described(name):
     fields = schema(DATASETS[name])
     assert all(field.doc for field in fields.values())
-    known = (str, int, float, bool, str | None, float | None, Law)
+    known = (str, int, float, bool, str | None, float | None, Law, tuple[float, float, float, float])
     assert all(field.annotation in known for field in fields.values())
