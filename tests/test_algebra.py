@@ -264,7 +264,8 @@ def test_every_chain_has_a_test_of_its_own():
     """A sum over the batch in the Metropolis ratio would accept all or none."""
     levels = ComposedLevels(Product(), ring(), blobs())
     kernel = functools.partial(MALA, step_size=1.0)
-    rests = descend(levels, 0.1 * cases.normal(200, 2), sigmas=[1.0], kernel=kernel, steps=5)
+    x, g = 0.1 * cases.normal(200, 2), cases.generator()
+    rests = descend(levels, x, sigmas=[1.0], kernel=kernel, steps=5, generator=g)
     assert all(20 < int(each.info.accepted.sum()) < 195 for each in rests)
 
 

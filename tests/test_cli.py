@@ -211,7 +211,9 @@ def test_mistakes_in_words(cli, plane):
 def test_mistakes_in_files(cli, digits, plane):
     refused(cli("denoise", digits, "none.png", "--sigma", 0.3), "there is no such file")
     Path("text.png").write_text("hello")
-    refused(cli("denoise", digits, "text.png", "--sigma", 0.3), "text.png: expected a readable PNG or JPEG image")
+    refused(
+        cli("denoise", digits, "text.png", "--sigma", 0.3), "text.png: expected a readable PNG, JPEG or other image"
+    )
     Image.new("L", (9, 9)).save("nine.png")
     refused(cli("denoise", digits, "nine.png", "--sigma", 0.3), "8×8", "9×9")
     np.save("flat.npy", np.zeros((3, 7)))

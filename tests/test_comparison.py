@@ -204,7 +204,7 @@ def test_standard_errors_are_those_of_the_mean():
 
 @pytest.mark.parametrize(("value", "edge"), [(math.nan, 0.0), (math.inf, 0.0), (0.1, 0.5)])
 def test_a_kl_that_is_not_to_be_believed_is_a_failure_with_a_reason(tmp_path, monkeypatch, value, edge):
-    (cell,) = small("8gaussians", which="dsm", seeds=1, budget="300", folder=tmp_path)
+    (cell,) = small("8gaussians", which="dsm", seeds=1, budget="600", folder=tmp_path)
     monkeypatch.setattr(methods, "kl", lambda *_, **__: Divergence(value, 0.0, edge))
     reached = cell.work(lambda: False)
     assert ("not finite" if edge == 0 else "50.0% of the mass") in reached.failed

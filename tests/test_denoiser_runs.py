@@ -187,9 +187,9 @@ def test_the_commands_of_a_run_with_classes(cli, digits):
         "sample", digits, "--n", "6", "--label", "3", "--out", "x.npy", "--sampler.solver.name", "heun"
     )
     assert status == 0
-    assert "6 samples from noise, 4 steps" in out
+    assert "6 samples of class '3' (number 3) from noise, 4 steps" in out
     assert np.load("x.npy").shape == (6, 1, 8, 8)
-    np.save("noisy.npy", np.load("x.npy") + 0.3)
+    np.save("noisy.npy", np.load("x.npy") + 0.3 * np.random.default_rng(0).standard_normal((6, 1, 8, 8)))
     assert cli("denoise", digits, "noisy.npy", "--sigma", "0.3", "--out", "clean.npy")[0] == 0
     assert np.abs(np.load("clean.npy")).max() <= 1
     status, out, err = cli("evaluate", digits, "--n", "40", "--json")
@@ -356,7 +356,8 @@ def test_without_tensorboard_installed_one_line_says_so(cli, tmp_path, monkeypat
 
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     status, _, err = cli("train", "digits-ncsn", *TINY, "--train.tensorboard", "true", "--out", tmp_path / "run")
-    assert (status, "pip install 'energyscape[tensorboard]'" in err, err.count("\n")) == (2, True, 1)
+    assert (status, "pip install 'energyscape[tensorboard]'" in err.splitlines()[-1]) == (2, True)
+    assert "Traceback" not in err
 
 
 def test_a_run_is_exported_as_a_folder_and_as_onnx(cli, digits):

@@ -52,7 +52,10 @@ def test_speed_is_that_of_the_second_half_since_training_went_on(monkeypatch):
     """A slow step of 20 seconds, in which something was compiled, and then ten of one second each."""
     clock = [10.0]
     monkeypatch.setattr("energyscape.display.time.monotonic", lambda: clock[0])
-    session = SimpleNamespace(fit=SimpleNamespace(progress=0.5, samples=1_000))
+    training = SimpleNamespace(torch_device="cpu", batch_size=50)
+    session = SimpleNamespace(
+        fit=SimpleNamespace(progress=0.5, samples=1_000), experiment=SimpleNamespace(training=training)
+    )
     display = TrainingDisplay(session)
 
     def reports():

@@ -416,8 +416,8 @@ def test_a_resumed_run_has_the_same_bits(name, tmp_path):
         (lambda: RankingNCE(spread=math.nan), "spread is positive"),
         (lambda: EnergyDiscrepancy(time=0.0), "time is positive"),
         (lambda: EnergyDiscrepancy(time=math.nan), "time is positive"),
-        (lambda: EnergyDiscrepancy(time=1.0, samples=0), "samples ≥ 1"),
-        (lambda: EnergyDiscrepancy(time=1.0, weight=-1.0), "weight ≥ 0"),
+        (lambda: EnergyDiscrepancy(time=1.0, samples=0), "samples is at least 1; it was 0"),
+        (lambda: EnergyDiscrepancy(time=1.0, weight=-1.0), "weight is at least 0; it was -1"),
     ],
 )
 def test_noise_contrastive_objectives_refuse_nonsense(make, message):

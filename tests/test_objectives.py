@@ -344,7 +344,7 @@ def test_chains_of_training_that_cannot_be_compiled_say_so_once():
     [
         (lambda: DenoisingScoreMatching(sigma=0.0), "sigma is positive"),
         (lambda: DenoisingScoreMatching(sigma=math.nan), "sigma is positive"),
-        (lambda: ContrastiveDivergence(Data(), EXACT["mala"], steps=0), "steps ≥ 1"),
+        (lambda: ContrastiveDivergence(Data(), EXACT["mala"], steps=0), "steps is at least 1; it was 0"),
         (lambda: ContrastiveDivergence(Data(), EXACT["mala"], steps=1, data_noise=-1.0), "data_noise"),
         (lambda: ContrastiveDivergence(Data(), EXACT["mala"], steps=1, alpha=math.nan), "alpha"),
         (lambda: ContrastiveDivergence(Data(), functools.partial(MALA, step_size=-1.0), steps=1), "step_size"),

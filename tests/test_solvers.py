@@ -262,7 +262,7 @@ def test_clipping_what_is_taken_for_clean_is_a_denoiser_again():
         ("heun", {"churn_from": 2, "churn_to": 1}, "churn_from ≤ churn_to"),
         ("pc", {"snr": 0}, "snr is positive"),
         ("pc", {"corrections": -1}, "at least 0"),
-        ("ald", {"steps_each": 0}, "steps_each is positive"),
+        ("ald", {"steps_each": 0}, "steps_each is at least 1; it was 0"),
         ("ald", {"step_size": -0.1}, "is positive"),
         ("ald-consistent", {"step_size": 0.3}, "more than a step of"),
         ("ald-consistent", {"step_size": 1.3}, r"in \(0, 1\]"),

@@ -92,7 +92,7 @@ def _floats(array: NDArray[Any], path: Path) -> Tensor:
 
 def _check_scale(path: Path, x: Tensor, extent: tuple[float, float] | None, sigma: float) -> None:
     """Refuse images that are surely on another scale than [-1, 1]; warn of those that may be."""
-    low, high, noise = float(x.min()), float(x.max()), 6 * sigma + 0.01
+    low, high, noise = float(x.min()), float(x.max()), 6 * max(sigma, 0.0) + 0.01
     came = f"{path}: expected images on [-1, 1]; its values range from {low:.6g} to {high:.6g}"
     if low >= 0 and high > 1 + noise:
         white = next((each for each in (16, 255, 65535) if high <= each), round(high))

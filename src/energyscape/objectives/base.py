@@ -148,9 +148,10 @@ class Objective(nn.Module, ABC, Generic[Model]):
         given = getattr(model, "_orig_mod", model)
         if not isinstance(given, kind):
             fitting = [name for name, made in MODELS.items() if isinstance(made, type) and issubclass(made, kind)]
+            ours = isinstance(given, tuple(made for made in MODELS.values() if isinstance(made, type)))
             raise UserError(
                 f"{type(self).__name__} trains models of kind {kind.__name__} ({', '.join(fitting)}); "
-                f"it was given {type(given).__name__}: wrap it in es.{MODELS[fitting[0]].__name__}"
+                f"it was given {type(given).__name__}{'' if ours else f': wrap it in es.{MODELS[fitting[0]].__name__}'}"
             )
 
     def treat(self, treatment: Treatment) -> None:
