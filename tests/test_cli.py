@@ -222,7 +222,7 @@ def test_mistakes_in_files(cli, digits, plane):
     refused(cli("denoise", digits, "nan.npy", "--sigma", 0.3), "finite", "64 of 64")
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     refused(cli("denoise", digits, "objects.npy", "--sigma", 0.3), "expected an array of numbers")
-    Image.new("L", (8, 8)).save("eight.png")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save("eight.png")
     refused(cli("denoise", digits, "eight.png", "--sigma", -1), "sigma is positive")
     refused(cli("denoise", plane, "eight.png", "--sigma", 1), "shape (2,)")
     torch.save({}, "weights.npz")

@@ -198,8 +198,8 @@ def test_the_commands_of_a_run_with_classes(cli, digits):
     assert sorted(each.name for each in (digits / "frames").iterdir()) == ["0000.png", "0001.png", "0002.png"]
     with Image.open(digits / "frames" / "0002.png") as image:
         assert image.width == image.height  # eight by eight
-    status, _, err = cli("doctor", digits)
-    assert (status, "a denoiser has no chains to ask" in err) == (2, True)
+    status, out, err = cli("doctor", digits)
+    assert (status, "warm" in out) == (1, True), out + err  # a tiny budget ends within the warm-up
 
 
 def test_the_report_of_a_run_with_classes(cli, digits):
