@@ -405,7 +405,7 @@ OBJECTIVES = {
     "ed": lambda scale=0.5: EnergyDiscrepancy(time=scale**2, samples=4),
     "nce-ssm": lambda scale=0.5: NoiseContrastiveScoreMatching(),
     "nce-ssm:one": lambda scale=0.5: NoiseContrastiveScoreMatching(noise="gaussian", ratio=2, weight=0.1, share=1.0),
-    "weighted": lambda scale=0.5: Weighted((NoiseContrastiveEstimation(), ScoreMatching()), weights=(1.0, 0.3)),
+    "weighted": lambda scale=0.5: Weighted((NoiseContrastiveEstimation(), SlicedScoreMatchingVR()), weights=(1.0, 0.3)),
     "weighted:chains": lambda scale=0.5: Weighted(
         (ContrastiveDivergence(Data(), KERNELS["mala"](scale), steps=2), RankingNCE()), last_weights=(1.0, 0.1)
     ),
