@@ -106,7 +106,7 @@ def test_the_flow_is_even_in_its_time():
     ("name", "settings", "said"),
     [
         ("karras", {"sigma_min": 80.0, "sigma_max": 0.1}, "sigma_min < sigma_max"),
-        ("karras", {"rho": 0}, "rho is positive"),
+        ("karras", {"rho": 0}, "rho is from 0.1 to 100"),
         ("geometric", {"sigma_max": 1.0}, "sigma_min"),
         ("geometric", {"sigma_min": 0, "sigma_max": 1.0}, "sigma_min"),
         ("ddpm", {"beta_min": 0.5, "beta_max": 0.1}, "beta_min"),

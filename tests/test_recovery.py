@@ -281,7 +281,7 @@ def test_a_treatment_scales_the_step():
     ("settings", "message"),
     [
         ({"steps": 0}, "steps is at least 1"),
-        ({"levels": 0}, "at least one level"),
+        ({"levels": 0}, "levels is at least 1"),
         ({"score_weight": -1.0}, "score_weight ≥ 0"),
         ({"score_weight": math.inf}, "score_weight ≥ 0"),
         ({"share": 0.0}, "share ≤ 1"),

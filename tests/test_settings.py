@@ -82,6 +82,7 @@ def test_what_is_no_count_of_samples(text):
         ("model.network.width", "1e10"),
         ("model.reference_std", "-inf"),
         ("data.std", "1e-300"),
+        ("objective.kernel.step_size", "5e-324"),
         ("train.budget", "60"),
         ("train.batch_size", '"\\u0000"'),
     ],
@@ -200,6 +201,11 @@ def test_control_characters_are_shown_not_obeyed(capsys):
     out, err = capsys.readouterr()
     assert err == "energyscape: a\\x1b[31m b\\udcff c é\n"
     assert out == "d\\x07\ne\n"
+
+
+def test_a_message_quotes_no_flood(cli):
+    status, _, err = cli("train", "8gaussians-dsm", DEEP)
+    assert (status, len(err) < 1_500, "expected a setting" in err) == (2, True, True)
 
 
 def test_lists_name_the_choices_and_are_plain_text(cli):

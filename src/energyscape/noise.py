@@ -23,7 +23,7 @@ from typing import Literal, final
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
-from energyscape.errors import check_count, check_positive
+from energyscape.errors import check_count
 from energyscape.registry import Registry
 
 
@@ -134,7 +134,8 @@ class Karras(Grid):
 
     def __post_init__(self) -> None:
         geometric(self.sigma_min, self.sigma_max, 1)
-        check_positive(rho=self.rho)
+        if not 0.1 <= self.rho <= 100:
+            raise ValueError(f"rho is from 0.1 to 100; it was {self.rho}")
 
     def levels(self, steps: int) -> list[float]:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)

@@ -141,7 +141,7 @@ def construct(
         raise UserError(f"{title} needs a value for {', '.join(map(repr, missing))}.")
     try:
         return functools.partial(component, **values) if open_ else component(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{title}: {error}") from error

@@ -93,8 +93,10 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print one line of what went wrong, on stderr."""
-    print(f"energyscape: {visible(' '.join(text.split()))}", file=sys.stderr, flush=True)
+    """Print one line of what went wrong, on stderr, without the middle of a very long one."""
+    line = visible(" ".join(text.split()))
+    line = line if len(line) <= 1_500 else f"{line[:1_000]} … {line[-300:]}"
+    print(f"energyscape: {line}", file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:

@@ -99,7 +99,7 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         share: float = 1.0,
     ) -> None:
         super().__init__()
-        check_count(steps=steps, most=1_000)
+        check_count(steps=steps, levels=levels, most=1_000)
         if not 0 <= score_weight < math.inf or not 0 < share <= 1:
             raise ValueError(f"score_weight ≥ 0 and 0 < share ≤ 1; they were {score_weight} and {share}")
         if data_std is not None and not 0 < data_std < math.inf:
