@@ -274,20 +274,20 @@ def test_convert_refuses(value, annotation, message):
 
 def test_completed_fills_in_defaults_of_nested_components_too():
     given = {"first": "round", "second": {"name": "round", "colour": "green"}}
-    table = completed(Pair, given, hidden={"seed"})
+    table = completed(Pair, "pair", given, hidden={"seed"})
     disc = {"name": "round", "radius": 1.0, "colour": "red"}
     assert table == {"first": disc, "second": {**disc, "colour": "green"}}
     made, again = build(SHAPES, "pair", given), build(SHAPES, "pair", table)
     assert vars(made.second) == vars(again.second)
-    assert completed(Pair, {"first": "round"})["seed"] == 0
-    assert "second" not in completed(Pair, {"first": "round"})
+    assert completed(Pair, "pair", {"first": "round"})["seed"] == 0
+    assert "second" not in completed(Pair, "pair", {"first": "round"})
 
 
 def test_a_tuple_of_components_is_a_list_of_tables():
     given = {"shapes": ["round", {"name": "row", "shapes": [{"name": "round", "radius": 3}]}]}
-    table = completed(Row, given)
+    table = completed(Row, "row", given)
     disc = {"name": "round", "radius": 1.0, "colour": "red"}
-    inner = {"name": "row", "shapes": [{**disc, "radius": 3}], "gaps": []}
+    inner = {"name": "row", "shapes": [{**disc, "radius": 3.0}], "gaps": []}
     assert table == {"shapes": [disc, inner], "gaps": []}
     for settings in (given, table):
         made = build(SHAPES, "row", settings)
@@ -323,7 +323,7 @@ def test_the_library_builds_its_own_components_from_tables():
 
 
 def test_defaults_of_the_library_are_the_ones_of_the_signature():
-    table = completed(KERNELS["hmc"], {"step_size": 0.1}, hidden={"energy"})
+    table = completed(KERNELS["hmc"], "hmc", {"step_size": 0.1}, hidden={"energy"})
     assert table == {"step_size": 0.1, "leapfrog_steps": 10, "temperature": 1.0, "jitter": 0.0}
     assert all(field.default is not inspect.Parameter.empty for field in schema(Round).values())
 

@@ -13,6 +13,7 @@ from energyscape.cli.terminal import complain, say
 from energyscape.display import TrainingDisplay
 from energyscape.errors import UserError, nearest
 from energyscape.experiment import Experiment, Recipe
+from energyscape.experiment.examination import forewarned
 from energyscape.experiment.recipe import overrides_from, read_toml
 from energyscape.experiment.settings import Training
 from energyscape.models import MLP, ConvEnergyNet
@@ -56,6 +57,16 @@ def test_counts_of_samples_take_k_and_m(text, count):
         Recipe.named("8gaussians-dsm", {"train.warmup": "2k", "train.checkpoint_every": "10k"})
     ).training
     assert (training.warmup, training.checkpoint_every) == (2_000, 10_000)
+
+
+@pytest.mark.parametrize("name", ["warmup", "checkpoint_every", "ema_half_life"])
+def test_a_recipe_has_the_same_rules_and_text_however_it_writes_a_count(name):
+    written = [
+        Experiment(Recipe.named("8gaussians-sm", {f"train.{name}": count, "train.budget": "2k"}))
+        for count in ("10k", "10000")
+    ]
+    assert forewarned(written[0]) == forewarned(written[1]) != []
+    assert written[0].recipe.differences(written[1].recipe) == []
 
 
 @pytest.mark.parametrize("text", ["10 k k", "k", "", "1e308M", "1e400", "-5k", "ten"])

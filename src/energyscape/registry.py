@@ -133,9 +133,7 @@ def construct(
         if key not in allowed:
             known = f"Its settings: {', '.join(allowed)}." if allowed else "It has no settings."
             raise UserError(f"{title} has no setting {key!r}{nearest(key, allowed)} {known}")
-        default = fields[key].default
-        same = type(value) is type(default) and value == default  # which may be infinite
-        values[key] = value if same else convert(value, fields[key].annotation, f"{title}: {key}", **context)
+        values[key] = _parsed(value, fields[key], title, **context)
     missing = [key for key, field in fields.items() if field.required and key not in values and key not in open_]
     if missing:
         raise UserError(f"{title} needs a value for {', '.join(map(repr, missing))}.")
@@ -147,25 +145,38 @@ def construct(
         raise UserError(f"{title}: {error}") from error
 
 
-def completed(component: Callable[..., Any], settings: Settings, *, hidden: Iterable[str] = ()) -> dict[str, Any]:
-    """Return settings with every default filled in, as a table for a recipe."""
+def _parsed(value: Any, field: Field, title: str, **context: Any) -> Any:
+    same = type(value) is type(field.default) and value == field.default  # which may be infinite
+    return value if same else convert(value, field.annotation, f"{title}: {field.name}", **context)
+
+
+def completed(
+    component: Callable[..., Any], title: str, settings: Settings, *, hidden: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return settings with every default filled in and every value parsed, as a table for a recipe."""
     table: dict[str, Any] = {}
     for name, field in schema(component).items():
         value = settings.get(name, field.default)
         if name in hidden or value is inspect.Parameter.empty or _is_none(value, field.annotation):
             continue
-        table[name] = list(value) if isinstance(value, tuple) else value  # as TOML gives it back
         if kind := _family(field.annotation):
             several = isinstance(value, list | tuple) and typing.get_origin(field.annotation) is tuple
-            nested = [_completed(kind, each, name, hidden) for each in (value if several else [value])]
+            nested = [_completed(kind, each, f"{title}: {name}", hidden) for each in (value if several else [value])]
             table[name] = nested if several else nested[0]
+            continue
+        value = _parsed(value, field, title)
+        table[name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
     unknown = {name: value for name, value in settings.items() if name not in schema(component)}
     return table | unknown
 
 
-def _completed(kind: Registry, value: Any, name: str, hidden: Iterable[str]) -> dict[str, Any]:
-    nested = _table(kind, value, name)
-    return {"name": nested["name"], **completed(kind[nested["name"]], nested, hidden={*hidden, *kind.late})}
+def _completed(kind: Registry, value: Any, where: str, hidden: Iterable[str]) -> dict[str, Any]:
+    nested = _table(kind, value, where)
+    name = nested["name"]
+    return {
+        "name": name,
+        **completed(kind[name], f"{kind.family} {name!r}", nested, hidden={*hidden, *kind.late}),
+    }
 
 
 def _is_none(value: Any, annotation: Any) -> bool:

@@ -111,7 +111,7 @@ class Recipe:
         return Recipe(self.name, tables)
 
     def resolved(self) -> "Recipe":
-        """Returns the recipe with every default filled in.
+        """Returns the recipe with every default filled in and every value parsed: ``10k`` is 10000.
 
         Raises:
             UserError: If a section is missing or unknown.
@@ -127,10 +127,12 @@ class Recipe:
             table = self.tables.get(section, {})
             if not isinstance(table, dict) or not isinstance(table.get("name"), str):
                 raise UserError(f"recipe {self.name!r}: [{section}] needs a name, one of {', '.join(registry)}")
-            tables[section] = {"name": table["name"], **completed(registry[table["name"]], table, hidden=CONTEXT)}
+            name = table["name"]
+            title = f"{registry.family} {name!r}"
+            tables[section] = {"name": name, **completed(registry[name], title, table, hidden=CONTEXT)}
         for section in PLAIN:
             table = self.tables.get(section, {})
-            tables[section] = completed(plain(section, table), table, hidden=CONTEXT)
+            tables[section] = completed(plain(section, table), f"[{section}]", table, hidden=CONTEXT)
         box, kernel = tables["objective"].get("kernel", {}), tables["sampler"].get("kernel", {})
         if "bounds" in box and "bounds" not in kernel and "name" in kernel:  # samples stay where the energy was learned
             known = schema(KERNELS[kernel["name"]])
