@@ -69,6 +69,22 @@ def test_a_recipe_has_the_same_rules_and_text_however_it_writes_a_count(name):
     assert written[0].recipe.differences(written[1].recipe) == []
 
 
+@pytest.mark.parametrize(
+    ("recipe", "key", "value"),
+    [
+        ("8gaussians-sm", "objective.kernel", "3"),
+        ("8gaussians-sm", "objective.kernel", "bounds"),
+        ("8gaussians-sm", "objective.kernel.bounds", "3"),
+        ("8gaussians-sm", "train.shape", "3"),
+        ("8gaussians-edm", "sampler.start", "[]"),
+        ("8gaussians-pcd", "objective.kernel.energy", "3"),
+    ],
+)
+def test_a_setting_that_a_component_does_not_have_is_refused_whatever_its_value(recipe, key, value):
+    with pytest.raises(UserError, match=f"has no setting {key.split('.')[-1 if 'energy' in key else 1]!r}"):
+        Recipe.named(recipe, {key: value}).resolved()
+
+
 @pytest.mark.parametrize("text", ["10 k k", "k", "", "1e308M", "1e400", "-5k", "ten"])
 def test_what_is_no_count_of_samples(text):
     with pytest.raises(UserError, match="it is of type int or a text such as 50k"):

@@ -129,11 +129,8 @@ def construct(
     values = {key: context[key] for key in fields if key in context}
     open_ = {key for key in late if key in fields and key not in context}
     allowed = [key for key in fields if key not in context and key not in late]
-    for key, value in settings.items():
-        if key not in allowed:
-            known = f"Its settings: {', '.join(allowed)}." if allowed else "It has no settings."
-            raise UserError(f"{title} has no setting {key!r}{nearest(key, allowed)} {known}")
-        values[key] = _parsed(value, fields[key], title, **context)
+    _check_known(settings, allowed, title)
+    values |= {key: _parsed(value, fields[key], title, **context) for key, value in settings.items()}
     missing = [key for key, field in fields.items() if field.required and key not in values and key not in open_]
     if missing:
         raise UserError(f"{title} needs a value for {', '.join(map(repr, missing))}.")
@@ -145,6 +142,13 @@ def construct(
         raise UserError(f"{title}: {error}") from error
 
 
+def _check_known(settings: Iterable[str], allowed: list[str], title: str) -> None:
+    for key in settings:
+        if key not in allowed:
+            known = f"Its settings: {', '.join(allowed)}." if allowed else "It has no settings."
+            raise UserError(f"{title} has no setting {key!r}{nearest(key, allowed)} {known}")
+
+
 def _parsed(value: Any, field: Field, title: str, **context: Any) -> Any:
     same = type(value) is type(field.default) and value == field.default  # which may be infinite
     return value if same else convert(value, field.annotation, f"{title}: {field.name}", **context)
@@ -154,10 +158,12 @@ def completed(
     component: Callable[..., Any], title: str, settings: Settings, *, hidden: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return settings with every default filled in and every value parsed, as a table for a recipe."""
+    fields = {name: field for name, field in schema(component).items() if name not in hidden}
+    _check_known(settings, list(fields), title)
     table: dict[str, Any] = {}
-    for name, field in schema(component).items():
+    for name, field in fields.items():
         value = settings.get(name, field.default)
-        if name in hidden or value is inspect.Parameter.empty or _is_none(value, field.annotation):
+        if value is inspect.Parameter.empty or _is_none(value, field.annotation):
             continue
         if kind := _family(field.annotation):
             several = isinstance(value, list | tuple) and typing.get_origin(field.annotation) is tuple
@@ -166,17 +172,13 @@ def completed(
             continue
         value = _parsed(value, field, title)
         table[name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-    unknown = {name: value for name, value in settings.items() if name not in schema(component)}
-    return table | unknown
+    return table
 
 
 def _completed(kind: Registry, value: Any, where: str, hidden: Iterable[str]) -> dict[str, Any]:
     nested = _table(kind, value, where)
-    name = nested["name"]
-    return {
-        "name": name,
-        **completed(kind[name], f"{kind.family} {name!r}", nested, hidden={*hidden, *kind.late}),
-    }
+    name = nested.pop("name")
+    return {"name": name, **completed(kind[name], f"{kind.family} {name!r}", nested, hidden={*hidden, *kind.late})}
 
 
 def _is_none(value: Any, annotation: Any) -> bool:

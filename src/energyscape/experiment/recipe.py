@@ -127,9 +127,10 @@ class Recipe:
             table = self.tables.get(section, {})
             if not isinstance(table, dict) or not isinstance(table.get("name"), str):
                 raise UserError(f"recipe {self.name!r}: [{section}] needs a name, one of {', '.join(registry)}")
-            name = table["name"]
+            settings = dict(table)
+            name = settings.pop("name")
             title = f"{registry.family} {name!r}"
-            tables[section] = {"name": name, **completed(registry[name], title, table, hidden=CONTEXT)}
+            tables[section] = {"name": name, **completed(registry[name], title, settings, hidden=CONTEXT)}
         for section in PLAIN:
             table = self.tables.get(section, {})
             tables[section] = completed(plain(section, table), f"[{section}]", table, hidden=CONTEXT)
