@@ -28,7 +28,7 @@ from energyscape.samplers import warmup
 DIMENSIONS, CONDITION, CHAINS = 100, 1e4, 64
 
 
-class Law(NamedTuple):
+class Distribution(NamedTuple):
     """A Gaussian of mean zero.
 
     Args:
@@ -40,11 +40,11 @@ class Law(NamedTuple):
     axes: Tensor
 
     @staticmethod
-    def of(*, turned: bool) -> "Law":
+    def of(*, turned: bool) -> "Distribution":
         """Returns the law of the head of this file."""
         random = torch.randn(DIMENSIONS, DIMENSIONS, generator=torch.Generator().manual_seed(1))
         axes = torch.linalg.qr(random).Q if turned else torch.eye(DIMENSIONS)
-        return Law(torch.logspace(-0.5, 0, DIMENSIONS, base=CONDITION), axes)
+        return Distribution(torch.logspace(-0.5, 0, DIMENSIONS, base=CONDITION), axes)
 
     @property
     def precision(self) -> Tensor:
@@ -68,7 +68,7 @@ class Drawn(NamedTuple):
     gradients: float
 
 
-def ours(law: Law, seed: int, draws: int) -> Drawn:
+def ours(law: Distribution, seed: int, draws: int) -> Drawn:
     """Returns draws of the `HMC` that `warmup` makes of any."""
     precision, generator = law.precision, torch.Generator().manual_seed(seed)
 
@@ -84,7 +84,7 @@ def ours(law: Law, seed: int, draws: int) -> Drawn:
     return Drawn(chain.x, time.process_time() - begun, warm, found.leapfrog_steps)
 
 
-def chees(law: Law, seed: int, draws: int) -> Drawn:
+def chees(law: Distribution, seed: int, draws: int) -> Drawn:
     """Returns draws of blackjax's ChEES-HMC with a diagonal mass."""
     import blackjax
     import jax
@@ -117,7 +117,7 @@ def chees(law: Law, seed: int, draws: int) -> Drawn:
     return Drawn(torch.tensor(np.array(x)), time.process_time() - begun, warm, float(lengths.mean()))
 
 
-def nuts(law: Law, seed: int, draws: int, *, dense: bool = False) -> Drawn:
+def nuts(law: Distribution, seed: int, draws: int, *, dense: bool = False) -> Drawn:
     """Returns draws of numpyro's NUTS, 16 chains side by side."""
     import jax
     import jax.numpy as jnp
@@ -162,7 +162,7 @@ def main() -> None:
     print("| law | sampler | smallest ESS a second | a 1,000 gradients | gradients a draw | R̂ | warm-up, s |")
     print("|---|---|---|---|---|---|---|")
     for turned in (False, True):
-        law = Law.of(turned=turned)
+        law = Distribution.of(turned=turned)
         for needs, name, sampler in (SAMPLERS[key] for key in args.samplers.split(",")):
             if not importlib.util.find_spec(needs):
                 continue

@@ -234,7 +234,7 @@ def disagreements(experiment: Experiment) -> dict[str, float]:
         experiment: Ours, at its initial weights.
     """
     law, model, peer = experiment.source, experiment.model, Landscape(experiment)
-    assert isinstance(law, es.Law)
+    assert isinstance(law, es.Distribution)
     assert isinstance(model, es.Energy)
     x = law.sample(1_000, generator=generator_for(0, "agreement"))
 

@@ -34,7 +34,7 @@ from rich.table import Table
 import energyscape as es
 from energyscape.calculus import EnergyFn
 from energyscape.data import DATASETS
-from energyscape.errors import UserError, nearest
+from energyscape.errors import UserError, did_you_mean
 from energyscape.evaluation import kl, mode_masses
 from energyscape.experiment import Experiment, Recipe, recipe_names
 from energyscape.training import Verdict
@@ -188,7 +188,7 @@ def scored(cell: Cell) -> list[Score]:
     torch.set_num_threads(1)
     experiment = Experiment(Recipe(cell.objective, cell.recipe))
     law = experiment.source
-    assert isinstance(law, es.Law)
+    assert isinstance(law, es.Distribution)
     if cell.peer is None:
         fit, begun = experiment.fit(), time.process_time()
         *_, last = fit
@@ -209,7 +209,7 @@ def scored(cell: Cell) -> list[Score]:
     ]
 
 
-def measured(law: es.Law, energy: EnergyFn, *, temperature: float) -> tuple[float, float, float]:
+def measured(law: es.Distribution, energy: EnergyFn, *, temperature: float) -> tuple[float, float, float]:
     """Returns the KL, its error, and the worst mode's share of its mass.
 
     Args:
@@ -351,9 +351,11 @@ def main(
     names = known if objectives == "all" else [name.strip() for name in objectives.split(",")]
     for name in names:
         if name not in known:
-            raise UserError(f"no objective {name!r} that both have{nearest(name, known)} Known: {', '.join(known)}.")
+            raise UserError(
+                f"no objective {name!r} that both have{did_you_mean(name, known)} Known: {', '.join(known)}."
+            )
     source: object = DATASETS[law]
-    if not (isinstance(source, type) and issubclass(source, es.Law)):
+    if not (isinstance(source, type) and issubclass(source, es.Distribution)):
         raise UserError(f"{law!r} is no law in the plane, so there is no exact truth to compare with")
     if seeds < 1 or not 0 < seconds < math.inf:
         raise UserError(f"seeds are at least 1 and seconds positive; they were {seeds} and {seconds}")

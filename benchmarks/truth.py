@@ -24,7 +24,7 @@ import torch
 from energyscape.evaluation import Judge, classifier_for, kl, recognise
 from energyscape.experiment import Experiment, Recipe, recipe_names
 from energyscape.experiment.generation import generate
-from energyscape.experiment.measures import ENOUGH
+from energyscape.experiment.measures import MIN_CLASSIFIER_IMAGES
 from energyscape.training import Verdict
 
 GOAL = 0.05
@@ -53,7 +53,7 @@ def divergence(experiment: Experiment) -> float:
 def unrecognised(experiment: Experiment) -> float:
     """Returns the share of samples that are no digits to a classifier; all, if they are of few classes."""
     train = experiment.source
-    if len(train) >= ENOUGH:
+    if len(train) >= MIN_CLASSIFIER_IMAGES:
         judge, threshold = classifier_for(train), 0.9
     else:
         judge, threshold = Judge(train.floats(), train.labels), 0.8

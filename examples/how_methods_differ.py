@@ -20,7 +20,7 @@ METHODS = {
     "denoising": lambda: es.DenoisingScoreMatching(sigma=0.2),
     "noise contrast": es.NoiseContrastiveEstimation,
     "energy discrepancy": lambda: es.EnergyDiscrepancy(time=1.0),
-    "CD, chains at data": lambda: es.ContrastiveDivergence(es.Data(), partial(es.MALA, step_size=0.2), steps=5),
+    "CD, chains at data": lambda: es.ContrastiveDivergence(es.DataInit(), partial(es.MALA, step_size=0.2), steps=5),
 }
 
 

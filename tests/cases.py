@@ -24,9 +24,9 @@ from energyscape.models import (
     ScalarEnergyDenoiser,
 )
 from energyscape.objectives import (
-    Constant,
+    ConstantInit,
     ContrastiveDivergence,
-    Data,
+    DataInit,
     Denoising,
     DenoisingScoreMatching,
     DiffusionRecoveryLikelihood,
@@ -34,11 +34,11 @@ from energyscape.objectives import (
     EnergyDiscrepancy,
     FiniteDifferenceScoreMatching,
     LogUniform,
-    Mixture,
+    MixtureInit,
     MultiscaleDenoisingScoreMatching,
-    Noise,
     NoiseContrastiveEstimation,
     NoiseContrastiveScoreMatching,
+    NoiseInit,
     NoiseWeight,
     RankingNCE,
     ReplayBuffer,
@@ -354,14 +354,14 @@ ENERGIES = {
 # --- starts, objectives -----------------------------------------------------------------------------------------------
 
 STARTS = {
-    "data": Data,
-    "noise": lambda: Noise(low=-2.0, high=0.5),
-    "constant": lambda: Constant(low=-2.0, high=0.5),
+    "data": DataInit,
+    "noise": lambda: NoiseInit(low=-2.0, high=0.5),
+    "constant": lambda: ConstantInit(low=-2.0, high=0.5),
     "buffer": lambda: ReplayBuffer(32, refresh=0.2),
     "buffer:bytes": lambda: ReplayBuffer(32, refresh=0.2, stored="byte"),
-    "buffer:from-data": lambda: ReplayBuffer(32, refresh=0.2, fresh=Data()),
-    "mixture": lambda: Mixture(Data(), Noise(), share=0.3),
-    "mixture:with-buffer": lambda: Mixture(Noise(), ReplayBuffer(32), share=0.3),
+    "buffer:from-data": lambda: ReplayBuffer(32, refresh=0.2, fresh=DataInit()),
+    "mixture": lambda: MixtureInit(DataInit(), NoiseInit(), share=0.3),
+    "mixture:with-buffer": lambda: MixtureInit(NoiseInit(), ReplayBuffer(32), share=0.3),
 }
 
 ALL_LEVELS = (
@@ -386,9 +386,9 @@ OBJECTIVES = {
     "drl": lambda scale=0.5: DiffusionRecoveryLikelihood(
         KERNELS["hmc:jittered"](0.5), steps=3, sigma_min=scale, sigma_max=6 * scale, levels=4
     ),
-    "cd": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["mala"](scale), steps=2),
-    "cd:noised": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["hmc"](scale), steps=1, data_noise=0.4),
-    "cd:cold": lambda scale=0.5: ContrastiveDivergence(Data(), KERNELS["mala"](scale, temperature=0.3), steps=2),
+    "cd": lambda scale=0.5: ContrastiveDivergence(DataInit(), KERNELS["mala"](scale), steps=2),
+    "cd:noised": lambda scale=0.5: ContrastiveDivergence(DataInit(), KERNELS["hmc"](scale), steps=1, data_noise=0.4),
+    "cd:cold": lambda scale=0.5: ContrastiveDivergence(DataInit(), KERNELS["mala"](scale, temperature=0.3), steps=2),
     "sm": lambda scale=0.5: ScoreMatching(),
     "ssm": lambda scale=0.5: SlicedScoreMatching(),
     "ssm:gaussian": lambda scale=0.5: SlicedScoreMatching(projections=2, projection="gaussian"),
@@ -407,7 +407,7 @@ OBJECTIVES = {
     "nce-ssm:one": lambda scale=0.5: NoiseContrastiveScoreMatching(noise="gaussian", ratio=2, weight=0.1, share=1.0),
     "weighted": lambda scale=0.5: Weighted((NoiseContrastiveEstimation(), SlicedScoreMatchingVR()), weights=(1.0, 0.3)),
     "weighted:chains": lambda scale=0.5: Weighted(
-        (ContrastiveDivergence(Data(), KERNELS["mala"](scale), steps=2), RankingNCE()), last_weights=(1.0, 0.1)
+        (ContrastiveDivergence(DataInit(), KERNELS["mala"](scale), steps=2), RankingNCE()), last_weights=(1.0, 0.1)
     ),
 }
 """Objectives that are unbiased at the truth: their chains, if any, start at the data or forget where they started,

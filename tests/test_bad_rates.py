@@ -25,7 +25,7 @@ def test_a_rate_that_is_a_hundred_times_too_high_falls(tmp_path):
     assert {each["verdict"] for each in told} == {"ROLLBACK"}
     assert list(told[0]["remedy"]) == ["step"]
     # What did not help is undone: the chains' step is the recipe's again.
-    assert (fit.treatment.step, fit.treatment.rate) == (1.0, pytest.approx(0.03))
+    assert (fit.adjustment.step, fit.adjustment.rate) == (1.0, pytest.approx(0.03))
     assert fit.age > 8_000  # samples that the weights have learned from since
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 import cases
 from energyscape.cli import main
-from energyscape.data import LAWS, EightGaussians
+from energyscape.data import DISTRIBUTIONS, EightGaussians
 from energyscape.errors import UserError
 from energyscape.evaluation.exact import Divergence
 from energyscape.experiment import Experiment, Recipe, Run
@@ -97,7 +97,7 @@ def test_other_laws_have_the_size_of_the_eight_gaussians(tmp_path):
         x = Experiment(cell.recipe).source.sample(20_000, generator=cases.generator())
         # The variance of a variance: kurtoses here are below 20, of 20,000 draws √(20 / 20,000) = 3 %; five of them.
         assert float(x.var(0).mean().sqrt()) == pytest.approx(STD, rel=0.08)
-    assert set(laws_named("all")) == set(LAWS) - {"points", "rescaled"}
+    assert set(laws_named("all")) == set(DISTRIBUTIONS) - {"points", "rescaled"}
 
 
 def test_the_score_of_a_run_is_its_kl(tmp_path, capsys):
@@ -230,7 +230,7 @@ def test_a_guard_that_stops_a_run_says_why(tmp_path, monkeypatch):
     assert "it looks bad" in failures([reached])[0]
 
 
-def test_laws_take_settings_and_users_bring_points(tmp_path, capsys):
+def test_distributions_take_settings_and_users_bring_points(tmp_path, capsys):
     x = EightGaussians().sample(300, generator=cases.generator())
     np.savetxt(tmp_path / "x.csv", x.numpy(), delimiter=",")
     assert trained(tmp_path / "runs", "--seeds", "1", "--data.path", str(tmp_path / "x.csv"), law="points") == 0

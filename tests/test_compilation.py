@@ -5,7 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cases
-from energyscape.samplers.compilation import Mended, compiled
+from energyscape.samplers.compilation import CpuFusionPass, compiled
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ def slope(x, first, second, seed):
 def mended(*arguments):
     graph = make_fx(slope, tracing_mode="fake")(*arguments)
     before = graph(*arguments)
-    Mended()(graph.graph)
+    CpuFusionPass()(graph.graph)
     graph.graph.lint()
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -87,7 +87,7 @@ def test_what_is_added_to_a_product_is_added_afterwards():
 
     arguments = cases.normal(5, 9), cases.normal(9, 10, seed=1), cases.normal(10, seed=2)
     graph = make_fx(layer, tracing_mode="fake")(*arguments)
-    Mended()(graph.graph)
+    CpuFusionPass()(graph.graph)
     graph.graph.lint()
     graph.recompile()
     for left, right in zip(layer(*arguments), graph(*arguments), strict=True):
@@ -103,7 +103,7 @@ def test_what_only_looks_like_silu_is_left_alone():
 
     x, y = cases.normal(3, 2), cases.normal(3, 2, seed=1)
     graph = make_fx(other, tracing_mode="fake")(x, y)
-    Mended()(graph.graph)
+    CpuFusionPass()(graph.graph)
     assert [node.target for node in graph.graph.nodes].count(aten.div.Tensor) == 3
     assert [node.target for node in graph.graph.nodes].count(aten.sigmoid.default) == 1
 
@@ -115,7 +115,7 @@ def test_a_sigmoid_that_comes_first_stays_where_it_is():
 
     x = cases.normal(3, 2)
     graph = make_fx(other, tracing_mode="fake")(x)
-    Mended()(graph.graph)
+    CpuFusionPass()(graph.graph)
     graph.graph.lint()
     graph.recompile()
     for left, right in zip(other(x), graph(x), strict=True):
@@ -130,6 +130,6 @@ def test_graphs_are_called_from_cpp_where_that_is_asked_for(monkeypatch):
     plain, again, cpp = asked
     assert cpp["cpp_wrapper"]
     assert "cpp_wrapper" not in plain
-    assert all(isinstance(each["post_grad_custom_post_pass"], Mended) for each in (plain, cpp))
+    assert all(isinstance(each["post_grad_custom_post_pass"], CpuFusionPass) for each in (plain, cpp))
     # By the one object the compiler knows what it has compiled.
     assert plain is again

@@ -10,9 +10,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 import cases
-from energyscape.compiler_faults import CORRECTED, Corrected
+from energyscape.compiler_faults import INDUCTOR_OPTIONS, Corrected
 from energyscape.samplers import Langevin, run
-from energyscape.samplers.compilation import Mended
+from energyscape.samplers.compilation import CpuFusionPass
 
 aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ def pulled_back(pool):
     return slope
 
 
-@pytest.mark.parametrize("mend", [Corrected, Mended])
+@pytest.mark.parametrize("mend", [Corrected, CpuFusionPass])
 @pytest.mark.parametrize(
     ("shape", "settings", "counted"),
     [
@@ -59,7 +59,7 @@ def test_only_windows_that_overhang_are_told_not_to_count_padding(shape, setting
     assert torch.equal(graph(x)[0], slope(x)[0])  # uncompiled both are right
 
 
-@pytest.mark.parametrize("mend", [Corrected, Mended])
+@pytest.mark.parametrize("mend", [Corrected, CpuFusionPass])
 def test_windows_that_overhang_padding_are_not_compiled(mend):
     slope = pulled_back(lambda x: functional.avg_pool2d(x, 2, padding=1, ceil_mode=True))
     graph = make_fx(slope, tracing_mode="fake")(cases.normal(2, 3, 5, 5))
@@ -80,6 +80,6 @@ def test_what_is_trained_compiled_pools_right():
     plain(x).square().sum().backward()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
-        torch.compile(fast, dynamic=False, options=CORRECTED)(x).square().sum().backward()
+        torch.compile(fast, dynamic=False, options=INDUCTOR_OPTIONS)(x).square().sum().backward()
     for one, other in zip(plain.parameters(), fast.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-5)

@@ -5,7 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cases
-from energyscape.samplers.compilation import Mended, compiled
+from energyscape.samplers.compilation import CpuFusionPass, compiled
 from energyscape.samplers.convolution import convolved, pulled_back
 
 aten = torch.ops.aten
@@ -55,7 +55,7 @@ def gradient(convolve):
 
 def mended(function, *arguments):
     graph = make_fx(function, tracing_mode="fake")(*arguments)
-    Mended()(graph.graph)
+    CpuFusionPass()(graph.graph)
     graph.graph.lint()
     graph.recompile()
     for left, right in zip(function(*arguments), graph(*arguments), strict=True):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from energyscape.cli import main
-from energyscape.data import LAWS
+from energyscape.data import DISTRIBUTIONS
 from energyscape.doctor import RULES, Chains, Probes, Record, diagnose, probe
-from energyscape.doctor.finding import growth
+from energyscape.doctor.finding import energy_growth
 from energyscape.doctor.probes import energies, parted
 from energyscape.doctor.record import autocorrelation, jitter
 from energyscape.experiment import Recipe, overrides_from, recipe_names
@@ -465,9 +465,11 @@ def test_autocorrelation_and_jitter_of_known_series():
 def test_growth_is_counted_from_the_calmest_five_lines():
     gap = [100.0] * 50 + [1.0] * 5 + [100.0] * 44 + [500.0]
     told = record(gap=gap, spread=0.0)
-    assert growth(told) == 500.0
-    assert growth(record(gap=[*gap[:50], 100.0, 100.0, 100.0, *gap[53:]], spread=0.0)) == 5.0  # two lines are no calm
-    assert growth(record(gap=[100.0] * 99 + [500.0], spread=0.0)) == 5.0
+    assert energy_growth(told) == 500.0
+    assert (
+        energy_growth(record(gap=[*gap[:50], 100.0, 100.0, 100.0, *gap[53:]], spread=0.0)) == 5.0
+    )  # two lines are no calm
+    assert energy_growth(record(gap=[100.0] * 99 + [500.0], spread=0.0)) == 5.0
 
 
 # Probes against closed forms.
@@ -596,14 +598,16 @@ MODES = 4 * torch.tensor([[math.cos(a), math.sin(a)] for a in (0.3, 1.2, 2.5, 3.
 WIDTH = 0.35
 
 
-@pytest.mark.parametrize(("law", "sigma"), [(name, 0.0) for name in LAWS] + [("squares", 0.2), ("25gaussians", 0.5)])
+@pytest.mark.parametrize(
+    ("law", "sigma"), [(name, 0.0) for name in DISTRIBUTIONS] + [("squares", 0.2), ("25gaussians", 0.5)]
+)
 def test_islands_are_parted_where_score_matching_fails(law, sigma):
     """Of plain score matching these lose the masses (tens of nats), and all others keep them, eight Gaussians too."""
     if law in ("points", "rescaled"):
         return
     for seed in range(3):
         draws = torch.Generator().manual_seed(seed)
-        x = LAWS[law]().sample(512, generator=draws)
+        x = DISTRIBUTIONS[law]().sample(512, generator=draws)
         gap = parted(x + sigma * torch.randn(x.shape, generator=draws)) or 0.0
         assert (gap > 5) == (law in ("squares", "25gaussians") and sigma < 0.5), gap
 

@@ -170,7 +170,7 @@ def test_short_runs_are_not_compiled_by_themselves(monkeypatch):
 def test_long_runs_are_compiled_by_themselves(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(1) or function)
-    monkeypatch.setattr("energyscape.samplers.driver.WORTH", 0.0)
+    monkeypatch.setattr("energyscape.samplers.driver.MIN_COMPILE_SECONDS", 0.0)
     sample(KERNELS["langevin"](energy()), cases.normal(4, 2, dtype=torch.float32), steps=50, compile="auto")
     assert compiled == [1]
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from energyscape.data.laws import Checkerboard, EightGaussians, GaussianGrid, Law, TwoMoons, mixture_log_prob
+from energyscape.data.distributions import (
+    Checkerboard,
+    Distribution,
+    EightGaussians,
+    GaussianGrid,
+    TwoMoons,
+    mixture_log_prob,
+)
 from energyscape.errors import UserError
 from energyscape.evaluation import kl, log_z, mode_masses, total_variation
 from energyscape.models import Gaussian, GaussianMixture, NeuralEnergy
@@ -14,7 +21,7 @@ from energyscape.models import Gaussian, GaussianMixture, NeuralEnergy
 BOX = ((-9.0, 9.0), (-10.0, 8.0))
 
 
-class Normal(Law):
+class Normal(Distribution):
     """A round Gaussian, for divergences in closed form."""
 
     def __init__(self, mean, std):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from energyscape.cli import main
-from energyscape.data import Law
+from energyscape.data import Distribution
 from energyscape.experiment import Experiment, Recipe, Run, Session
 from energyscape.experiment.frames import kept_frames
 
@@ -45,7 +45,7 @@ def test_frames_are_kept_at_even_steps_and_show_the_landscape(tmp_path):
     assert [round(frame.progress, 2) for frame in frames] == [0.06, 0.26, 0.45, 0.64, 0.83, 1.0]
     experiment = run.experiment()
     law = experiment.source
-    assert isinstance(law, Law)
+    assert isinstance(law, Distribution)
     n = len(frames[-1].energy)
     points = torch.cartesian_prod(*(torch.linspace(low, high, n) for low, high in law.box))
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cases
 from energyscape.calculus import score
-from energyscape.compiler_faults import CORRECTED
+from energyscape.compiler_faults import INDUCTOR_OPTIONS
 from energyscape.data import EightGaussians, batches
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
@@ -30,14 +30,14 @@ from energyscape.models import (
 )
 from energyscape.objectives import (
     ContrastiveDivergence,
-    Data,
+    DataInit,
     Denoising,
     DenoisingScoreMatching,
     EDMWeight,
     LogNormal,
-    Mixture,
-    Noise,
+    MixtureInit,
     NoiseContrastiveScoreMatching,
+    NoiseInit,
     ReplayBuffer,
     Weighted,
 )
@@ -329,7 +329,7 @@ def test_what_the_compiler_gets_wrong_is_put_right(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, *, options, **_: asked.append(options) or model)
     for _ in simple(samples=20, compile=True):
         pass
-    assert asked == [CORRECTED]
+    assert asked == [INDUCTOR_OPTIONS]
 
 
 def test_a_model_that_cannot_be_compiled_is_trained_all_the_same(monkeypatch):
@@ -425,7 +425,7 @@ RESUMED = {
         ReplayBuffer(64, refresh=0.1), functools.partial(Langevin, step_size=0.02), steps=2, data_noise=0.1, alpha=0.01
     ),
     "mixed": lambda: ContrastiveDivergence(
-        Mixture(ReplayBuffer(64, fresh=Data()), Noise()), functools.partial(HMC, step_size=0.1), steps=1
+        MixtureInit(ReplayBuffer(64, fresh=DataInit()), NoiseInit()), functools.partial(HMC, step_size=0.1), steps=1
     ),
     "dsm": lambda: DenoisingScoreMatching(sigma=0.3),
     "sum": lambda: Weighted((NoiseContrastiveScoreMatching(), RESUMED["mixed"]()), last_weights=(0.5, 2.0)),
@@ -532,9 +532,9 @@ def test_going_back_undoes_a_rollbacks_smaller_rate():
     list(itertools.islice(run, 11))  # beyond the first snapshot to roll back to
     next(iter(run.model.parameters())).data.fill_(math.nan)
     list(run)
-    assert run.treatment.rate < 1
+    assert run.adjustment.rate < 1
     run.restore(kept)
-    assert (run.treatment.rate, run.rolled_back, run.step) == (1.0, 0, 1)
+    assert (run.adjustment.rate, run.rolled_back, run.step) == (1.0, 0, 1)
 
 
 def test_a_run_that_stopped_goes_on_from_a_snapshot():
@@ -578,7 +578,7 @@ def test_the_seed_of_the_streams_matters_and_torchs_generator_does_not():
     ("objective", "truth"),
     [
         (DenoisingScoreMatching(sigma=0.5), 1 / (2 + 0.25)),
-        (ContrastiveDivergence(Data(), functools.partial(HMC, step_size=0.6, leapfrog_steps=4), steps=1), 1 / 2),
+        (ContrastiveDivergence(DataInit(), functools.partial(HMC, step_size=0.6, leapfrog_steps=4), steps=1), 1 / 2),
     ],
     ids=["dsm", "cd"],
 )

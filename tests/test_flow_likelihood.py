@@ -31,7 +31,7 @@ def log_density(denoiser, x, sigma):
     return -denoiser.energy(x, x.new_full((len(x),), sigma)).detach()
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "normal": lambda: (
         Gaussian(cases.normal(1, 2, 3, seed=1), covariance(6)),
         GaussianDenoiser(cases.normal(1, 2, 3, seed=1), covariance(6)),
@@ -40,9 +40,9 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_the_density_is_that_of_data_noised_at_the_lowest_level(name):
-    law, denoiser = LAWS[name]()
+    law, denoiser = DISTRIBUTIONS[name]()
     x = law.sample(40, generator=cases.generator(2))
     flow = ProbabilityFlow(denoiser, sigma_min=0.05, sigma_max=400.0, data_std=1.0, steps=48)
     found, truth = flow.log_prob(x), log_density(denoiser, x, 0.05)
@@ -52,9 +52,9 @@ def test_the_density_is_that_of_data_noised_at_the_lowest_level(name):
     assert float(found.mean()) == pytest.approx(float(truth.mean()), abs=5 * 2.5 / 400 / 40**0.5 + 1e-3)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_half_the_step_errs_by_a_sixteenth(name):
-    law, denoiser = LAWS[name]()
+    law, denoiser = DISTRIBUTIONS[name]()
     x = law.sample(20, generator=cases.generator(2))
     settings = {"sigma_min": 0.1, "sigma_max": 8.0, "data_std": 1.0}
     found = [ProbabilityFlow(denoiser, **settings, steps=steps).log_prob(x) for steps in (20, 40, 80)]
@@ -219,7 +219,7 @@ def test_a_point_knows_nothing_of_its_batch():
 
 
 def test_gradients_are_taken_where_they_are_off():
-    _, denoiser = LAWS["mixture"]()
+    _, denoiser = DISTRIBUTIONS["mixture"]()
     x = mixture().sample(4, generator=cases.generator(2))
     flow = ProbabilityFlow(denoiser, sigma_min=0.1, sigma_max=8.0, steps=4)
     outside = flow.log_prob(x)

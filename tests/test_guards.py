@@ -9,10 +9,10 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.objectives import ContrastiveDivergence, Data, Noise, ReplayBuffer
-from energyscape.objectives.base import Loss, Objective, Treatment
+from energyscape.objectives import ContrastiveDivergence, DataInit, NoiseInit, ReplayBuffer
+from energyscape.objectives.base import Adjustment, Loss, Objective
 from energyscape.samplers import MALA, GradientDescent, Langevin
-from energyscape.samplers.base import treated
+from energyscape.samplers.base import with_step_factor
 from energyscape.training import (
     CollapsedChains,
     DegenerateData,
@@ -99,10 +99,10 @@ def test_energies_that_run_away_are_told_by_gap_and_spread():
     told = guard.look(report(gap=-250.0, spread=0.0))
     assert told.verdict == Verdict.ROLLBACK
     assert "are 201, 100 times" in told.reason
-    assert told.treatment == Treatment(rate=0.3)
+    assert told.adjustment == Adjustment(rate=0.3)
     held = RunawayEnergies(factor=100, window=1)
     told = [held.look(report(gap=gap, spread=0.0, penalty=1e-3)) for gap in (1.0, 101.0)][1]
-    assert told.treatment == Treatment(rate=0.3, alpha=3.0)
+    assert told.adjustment == Adjustment(rate=0.3, alpha=3.0)
     assert verdicts(guard, [report(), report(gap=1.0), report(gap=math.nan, spread=1.0)] * 3) == ["GO"] * 9
 
 
@@ -132,7 +132,7 @@ def test_a_step_is_mended_by_the_ratio_of_noise_to_drift(changes, factor):
         assert told[2].verdict == Verdict.GO
     else:
         assert told[2].verdict == Verdict.REMEDY
-        assert told[2].treatment == Treatment(step=pytest.approx(factor, rel=0.03))
+        assert told[2].adjustment == Adjustment(step=pytest.approx(factor, rel=0.03))
         # Then it waits for a whole window under the new step.
         assert guard.look(report(**{**MOVING, **changes})).verdict == Verdict.GO
 
@@ -142,19 +142,19 @@ def test_an_unstable_step_is_undone_at_once():
     unstable = report(noise=0.2, drift=0.21, accept_prob=1.0, temperature=1.0)  # (0.952 / 2.5)² = 0.145
     assert verdicts(guard, [unstable] * 4) == ["GO"] * 4
     told = guard.look(unstable)
-    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(step=pytest.approx(0.15)), True)
+    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(step=pytest.approx(0.15)), True)
     assert verdicts(guard, [report(noise=0.2, drift=0.19, accept_prob=1.0, temperature=1.0)] * 9) == ["GO"] * 9
     far = report(noise=0.2, drift=9.0, accept_prob=1.0, temperature=1.0)
-    assert [guard.look(far) for _ in range(3)][2].treatment == Treatment(step=0.1)  # never by more than ten at once
+    assert [guard.look(far) for _ in range(3)][2].adjustment == Adjustment(step=0.1)  # never by more than ten at once
 
 
 def test_a_step_that_was_shortened_is_mended_until_it_is_sound():
-    def moving(r, **treatment):
-        return report(**{**MOVING, "drift": 0.2 / r})._replace(treatment=Treatment(**treatment))
+    def moving(r, **adjustment):
+        return report(**{**MOVING, "drift": 0.2 / r})._replace(adjustment=Adjustment(**adjustment))
 
     guard = StepSize(window=12)
     told = [guard.look(moving(1.8, step=0.3)) for _ in range(12)][11]
-    assert (told.verdict, told.treatment) == (Verdict.REMEDY, Treatment(step=pytest.approx(0.52)))  # (1.8 / 2.5)²
+    assert (told.verdict, told.adjustment) == (Verdict.REMEDY, Adjustment(step=pytest.approx(0.52)))  # (1.8 / 2.5)²
     # Once it was sound it may be as long as any other.
     assert verdicts(guard, [moving(2.1, step=0.15)] * 20 + [moving(1.8, step=0.15)] * 20) == ["GO"] * 40
     # So it may where nobody shortened it.
@@ -185,7 +185,7 @@ def test_a_step_that_was_sound_is_not_to_blame():
     assert verdicts(guard, [report(**MOVING)] * 10) == ["GO"] * 10
     steep = report(**{**MOVING, "drift": 0.25})
     told = [guard.look(steep) for _ in range(3)][2]  # R is 0.8 in three of the last five
-    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(rate=0.3), True)
+    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(rate=0.3), True)
     assert "too steep for its chains: their noise is 0.8 times their drift" in told.reason
 
 
@@ -211,12 +211,12 @@ def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
     assert verdicts(guard, [kept_up] * 5 + [lost]) == ["GO"] * 6
     assert not guard.calm  # 0.97 is no state to go back to
     told = guard.look(lost)
-    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(rate=0.3), True)
+    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(rate=0.3), True)
     assert "99.0% of negatives lie above the data, the gap is 40" in told.reason
     assert guard.calm
     # Where the regulariser weighs more than a quarter of the gap, it is to blame.
     held = [guard.look(report(auc=1.0, gap=40.0, penalty=penalty)) for penalty in (11.0, 9.0, 11.0)]
-    assert held[2].treatment == Treatment(alpha=0.1)
+    assert held[2].adjustment == Adjustment(alpha=0.1)
     assert verdicts(guard, [report(auc=1.0, gap=40.0)] * 9) == ["GO"] * 9  # no such objective
 
 
@@ -226,15 +226,15 @@ def test_a_few_chains_far_above_all_others_are_undone():
     assert verdicts(guard, [report(**near)] * 9) == ["GO"] * 9
     assert not guard.calm  # 19.5 is no state to go back to
     told = [guard.look(report(**far)) for _ in range(2)][1]  # two of the last three
-    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(trim=10.0), True)
+    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(trim=10.0), True)
     assert "negatives' energies spread 21 times as far as the data's" in told.reason
     assert guard.calm
     assert guard.look(report(**far)).verdict == Verdict.GO  # it waits for a whole window
-    again = [guard.look(report(**far)._replace(treatment=Treatment(trim=10.0))) for _ in range(2)][1]
-    assert (again.verdict, again.treatment) == (Verdict.ROLLBACK, Treatment(rate=0.3))
+    again = [guard.look(report(**far)._replace(adjustment=Adjustment(trim=10.0))) for _ in range(2)][1]
+    assert (again.verdict, again.adjustment) == (Verdict.ROLLBACK, Adjustment(rate=0.3))
     del far["trimmed"]  # an objective that cannot
     other = RunawayChains(window=3)
-    assert [other.look(report(**far)) for _ in range(3)][2].treatment == Treatment(rate=0.3)
+    assert [other.look(report(**far)) for _ in range(3)][2].adjustment == Adjustment(rate=0.3)
     assert verdicts(RunawayChains(window=3), [report(**{**far, "auc": 0.95})] * 9) == ["GO"] * 9  # all are far above
 
 
@@ -242,7 +242,7 @@ def test_a_regulariser_that_outweighs_the_likelihood_is_weakened():
     guard, energies = StrongRegulariser(window=3), {"energy_data": -99.0, "spread": 1.0}
     assert verdicts(guard, [report(pull=0.99, **energies)] * 9) == ["GO"] * 9
     told = [guard.look(report(pull=25.0, **energies)) for _ in range(2)][1]  # two of the last three
-    assert (told.verdict, told.treatment, told.purge) == (Verdict.REMEDY, Treatment(alpha=pytest.approx(0.004)), True)
+    assert (told.verdict, told.adjustment, told.purge) == (Verdict.REMEDY, Adjustment(alpha=pytest.approx(0.004)), True)
     assert "pulls at energies 25 times as hard as the likelihood" in told.reason
     assert guard.look(report(pull=25.0, **energies)).verdict == Verdict.GO  # it waits for a whole window
     assert verdicts(guard, [report()] * 9) == ["GO"] * 9  # no such objective
@@ -253,14 +253,14 @@ def test_a_regulariser_that_outweighs_the_likelihood_late_is_raised():
     drifted = report(pull=25.0, energy_data=-101.0, spread=1.0)
     guard = StrongRegulariser(window=3)
     told = [guard.look(drifted) for _ in range(3)][2]
-    assert (told.verdict, told.treatment, told.purge) == (Verdict.ROLLBACK, Treatment(alpha=10.0), True)
+    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(alpha=10.0), True)
     assert "energies have drifted to -101, and spread by 1" in told.reason
 
 
 @pytest.mark.parametrize("regulariser", ["squared", "mean"])
 def test_the_pull_is_the_derivative_of_the_regulariser(regulariser):
     objective = ContrastiveDivergence(
-        Noise(), functools.partial(Langevin, step_size=1e-9), steps=1, alpha=0.25, regulariser=regulariser
+        NoiseInit(), functools.partial(Langevin, step_size=1e-9), steps=1, alpha=0.25, regulariser=regulariser
     )
     e = torch.tensor([1.0, -3.0, 2.0, 4.0], requires_grad=True)
     penalty, pull = objective._penalty(e[:2], e[2:])
@@ -286,7 +286,7 @@ def test_data_that_hardly_vary_are_noised():
     assert verdicts(guard, [report(degenerate=0.01, noise=0.2)] * 9) == ["GO"] * 9
     told = [guard.look(report(degenerate=0.3, noise=0.2)) for _ in range(2)][1]
     assert told.verdict == Verdict.REMEDY
-    assert told.treatment == Treatment(data_noise=0.283)
+    assert told.adjustment == Adjustment(data_noise=0.283)
 
 
 @pytest.mark.parametrize(("size", "found"), [(64, 0.25), (8, 0.0)])
@@ -294,16 +294,16 @@ def test_few_data_do_not_look_degenerate(size, found):
     """One coordinate in four is black. Eight points may seem to vary less than they do, so they say nothing."""
     x = 0.3 * cases.normal(size, 1, 2, 2, seed=4)
     x[:, :, 0, 0] = -1
-    objective = ContrastiveDivergence(Data(), functools.partial(Langevin, step_size=0.02), steps=1)
+    objective = ContrastiveDivergence(DataInit(), functools.partial(Langevin, step_size=0.02), steps=1)
     assert float(objective(cases.Quadratic(1.0), x).facts["degenerate"]) == found
 
 
 def test_treatments_add_up():
-    first = Treatment(rate=0.3, step=2.0)
-    both = first.then(Treatment(rate=0.5, alpha=0.1, data_noise=0.2, trim=10.0))
-    assert both == Treatment(rate=0.15, step=2.0, alpha=0.1, data_noise=0.2, trim=10.0)
-    assert both.then(Treatment()) == both
-    assert both.then(Treatment(trim=5.0)).trim == 5
+    first = Adjustment(rate=0.3, step=2.0)
+    both = first.then(Adjustment(rate=0.5, alpha=0.1, data_noise=0.2, trim=10.0))
+    assert both == Adjustment(rate=0.15, step=2.0, alpha=0.1, data_noise=0.2, trim=10.0)
+    assert both.then(Adjustment()) == both
+    assert both.then(Adjustment(trim=5.0)).trim == 5
     assert both.since(first) == {"rate": 0.15, "alpha": 0.1, "data_noise": 0.2, "trim": 10.0}
     assert both.words(first) == [
         "learning rate × 0.5 (now × 0.15)",
@@ -311,42 +311,42 @@ def test_treatments_add_up():
         "data noised at 0.2",
         "negatives count up to 10 deviations above the data",
     ]
-    assert Treatment().words(first) == ["learning rate × 3.333 (now × 1)", "step size × 0.5 (now × 1)"]
-    assert Treatment().words(Treatment(trim=4.0)) == ["negatives count without limit"]
+    assert Adjustment().words(first) == ["learning rate × 3.333 (now × 1)", "step size × 0.5 (now × 1)"]
+    assert Adjustment().words(Adjustment(trim=4.0)) == ["negatives count without limit"]
     assert both.words(both) == []
 
 
 def test_treatments_of_older_checkpoints_are_read():
-    both = Treatment(rate=0.15, data_noise=0.2, trim=10.0)
-    assert Treatment.of(both._asdict()) == both
-    assert Treatment.of([0.15, 1.0, 1.0, None, 0.2, 10.0]) == both
-    assert Treatment.of({}) == Treatment()
+    both = Adjustment(rate=0.15, data_noise=0.2, trim=10.0)
+    assert Adjustment.of(both._asdict()) == both
+    assert Adjustment.of([0.15, 1.0, 1.0, None, 0.2, 10.0]) == both
+    assert Adjustment.of({}) == Adjustment()
 
 
-STEP, SLOW, HALF = Treatment(step=0.1), Treatment(rate=0.3), Treatment(rate=0.5)
+STEP, SLOW, HALF = Adjustment(step=0.1), Adjustment(rate=0.3), Adjustment(rate=0.5)
 
 
 @pytest.mark.parametrize(
     ("proposed", "force"),
     [
-        ([STEP, STEP], Treatment(step=0.01)),
-        ([STEP, STEP, STEP], Treatment(rate=0.3)),  # two cuts of the step in vain: they are undone, the rate falls
-        ([STEP, STEP, STEP, STEP], Treatment(rate=0.03)),
-        ([SLOW], Treatment(rate=0.3)),
-        ([SLOW, SLOW, SLOW], Treatment(rate=0.003)),  # by more where it fell in vain
-        ([HALF, SLOW], Treatment(rate=0.05)),
-        ([STEP, SLOW, STEP], Treatment(rate=0.3, step=0.1)),
-        ([STEP, SLOW, STEP, STEP], Treatment(rate=0.03)),
-        ([Treatment(alpha=0.1), Treatment(trim=10.0), STEP], Treatment(rate=0.3)),
-        ([Treatment(rate=0.3, alpha=3.0)] * 2, Treatment(rate=0.03, alpha=9.0)),
+        ([STEP, STEP], Adjustment(step=0.01)),
+        ([STEP, STEP, STEP], Adjustment(rate=0.3)),  # two cuts of the step in vain: they are undone, the rate falls
+        ([STEP, STEP, STEP, STEP], Adjustment(rate=0.03)),
+        ([SLOW], Adjustment(rate=0.3)),
+        ([SLOW, SLOW, SLOW], Adjustment(rate=0.003)),  # by more where it fell in vain
+        ([HALF, SLOW], Adjustment(rate=0.05)),
+        ([STEP, SLOW, STEP], Adjustment(rate=0.3, step=0.1)),
+        ([STEP, SLOW, STEP, STEP], Adjustment(rate=0.03)),
+        ([Adjustment(alpha=0.1), Adjustment(trim=10.0), STEP], Adjustment(rate=0.3)),
+        ([Adjustment(rate=0.3, alpha=3.0)] * 2, Adjustment(rate=0.03, alpha=9.0)),
     ],
 )
 def test_what_did_not_help_is_undone_before_the_next_is_tried(proposed, force):
     remedies = Remedies()
     for each in proposed:
         remedies = remedies.more(each)
-    total, base = remedies.on(Treatment()), Treatment(rate=0.5, step=2.0, alpha=4.0, data_noise=0.1)
-    assert total == Treatment(*(pytest.approx(each) for each in force))
+    total, base = remedies.on(Adjustment()), Adjustment(rate=0.5, step=2.0, alpha=4.0, data_noise=0.1)
+    assert total == Adjustment(*(pytest.approx(each) for each in force))
     assert remedies.on(base) == base.then(total)
 
 
@@ -401,7 +401,7 @@ def test_chains_that_stand_still_are_found_in_training():
     """From noise, steps far too large for a landscape that has become steep: all are refused, and the run says so."""
     model = cases.Quadratic(1e6)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
-    objective = ContrastiveDivergence(Noise(), functools.partial(MALA, step_size=1.0), steps=1)
+    objective = ContrastiveDivergence(NoiseInit(), functools.partial(MALA, step_size=1.0), steps=1)
     data = (cases.normal(16, 2, seed=i) for i in itertools.count())
     told = list(fit(model, objective, data, optimiser, samples=16 * 1_000, rollbacks=2))[-1]
     assert told.verdict == Verdict.STOP
@@ -556,7 +556,7 @@ def test_after_a_nan_in_the_state_training_goes_on_from_the_last_good_snapshot(p
     assert len(rollbacks) == 1
     assert when <= rollbacks[0] < when + 5
     assert run.rolled_back == 1
-    assert run.treatment.rate == 0.3
+    assert run.adjustment.rate == 0.3
     if when < 38:
         assert told[-1].verdict == Verdict.GO
         assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.3e-2)
@@ -617,7 +617,7 @@ def test_repeated_failure_stops_the_run_at_the_last_good_snapshot(where, rollbac
     assert run.snapshot().broken() == run.good.broken() == ""
     assert same(learned(run.snapshot()), learned(run.good))
     # A run that goes on from there has the settings of its snapshot. The next to try: × 0.3, then × 0.1 each time.
-    assert run.treatment == Treatment()
+    assert run.adjustment == Adjustment()
     assert told[-1].after.rate == pytest.approx(0.3 * 0.1**rollbacks)
     assert told[-1].reason.endswith(f"the learning rate 0.1 is too high, try {0.03 * 0.1**rollbacks:.1g}")
 
@@ -786,7 +786,7 @@ class Once(Guard):
 
 @pytest.mark.parametrize("verdict", [Verdict.REMEDY, Verdict.ROLLBACK])
 def test_a_remedy_is_told_stays_and_is_resumed(verdict):
-    remedy = Judgement(verdict, "because", Treatment(rate=0.5, step=0.25, data_noise=0.3), purge=True)
+    remedy = Judgement(verdict, "because", Adjustment(rate=0.5, step=0.25, data_noise=0.3), purge=True)
 
     def guarded():
         return training(guards=[Once(11, remedy)])
@@ -801,9 +801,9 @@ def test_a_remedy_is_told_stays_and_is_resumed(verdict):
     assert (told.verdict, told.reason) == (verdict, "because")
     assert told.action.startswith("learning rate × 0.5 (now × 0.5), step size × 0.25 (now × 0.25), data noised at 0.3")
     assert told.outcome == ("" if verdict == Verdict.REMEDY else "back to sample 128")
-    assert (told.guard, told.after) == ("Once", remedy.treatment)
+    assert (told.guard, told.after) == ("Once", remedy.adjustment)
     after = next(run)
-    assert (told.treatment, after.treatment) == (Treatment(), remedy.treatment)
+    assert (told.adjustment, after.adjustment) == (Adjustment(), remedy.adjustment)
     assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.5e-2)
     # Noise has variance 2 η, so a quarter of the step is half of the noise; the mean of an RMS of two is 0.89 of it.
     assert after.facts["noise"] == pytest.approx(0.89 * math.sqrt(2 * 0.02 / 4), rel=0.2)
@@ -825,7 +825,7 @@ def test_a_purge_restarts_the_chains_that_ran_away_and_no_others():
     start.chains[[3, 50]] = 1e4
     start.chains[20] = math.nan
     before, born = start.chains.clone(), int(start.born)
-    assert run.objective.purge(model, cases.normal(64, 2, seed=5)) == 3
+    assert run.objective.restart_diverged(model, cases.normal(64, 2, seed=5)) == 3
     lost = torch.zeros(64, dtype=torch.bool)
     lost[[3, 20, 50]] = True
     assert torch.equal(start.chains[~lost], before[~lost])
@@ -892,8 +892,8 @@ def test_negatives_far_above_the_data_have_no_part_in_the_gradient():
     objective = ContrastiveDivergence(start, functools.partial(GradientDescent, step_size=1e-12), steps=1)
     model, near = cases.Quadratic(2.0), y[2:].square().sum(1) / 2
     gradients = []
-    for treatment in (Treatment(), Treatment(trim=10.0)):
-        objective.treat(treatment)
+    for adjustment in (Adjustment(), Adjustment(trim=10.0)):
+        objective.adjust(adjustment)
         loss = objective(model, x, generator=cases.generator(3))
         gradients.append(float(torch.autograd.grad(loss.value, model.p)[0]))
     drawn = float(x.square().sum(1).mean() / 2)
@@ -914,7 +914,7 @@ def test_contrastive_divergence_tells_the_facts(regulariser, factor):
     start.chains = y0.clone()
     kernel = functools.partial(GradientDescent, step_size=0.1)
     objective = ContrastiveDivergence(start, kernel, steps=1, alpha=0.3, regulariser=regulariser)
-    objective.treat(Treatment(alpha=factor))
+    objective.adjust(Adjustment(alpha=factor))
     loss = objective(cases.Quadratic(2.0), x, generator=cases.generator(3))
     facts = {name: float(value) for name, value in loss.facts.items()}
     y = 0.8 * y0
@@ -945,6 +945,6 @@ def test_contrastive_divergence_tells_the_facts(regulariser, factor):
 
 def test_a_treated_kernel_has_a_shorter_step():
     kernel = Langevin(lambda x: x.sum(1), step_size=0.02, temperature=2.0, drift_clip=0.7)
-    new = treated(kernel, step=0.5)
+    new = with_step_factor(kernel, step=0.5)
     assert (new.step_size, new.temperature, new.drift_clip) == (0.01, 2.0, 0.7)
-    assert treated(kernel) is kernel
+    assert with_step_factor(kernel) is kernel

@@ -17,7 +17,17 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from energyscape.data import DATASETS, EightGaussians, Images, Law, digits, fashion_mnist, image_folder, kmnist, mnist
+from energyscape.data import (
+    DATASETS,
+    Distribution,
+    EightGaussians,
+    Images,
+    digits,
+    fashion_mnist,
+    image_folder,
+    kmnist,
+    mnist,
+)
 from energyscape.data.download import Sum, cache_folder, download, learned_folder
 from energyscape.data.idx import read_idx
 from energyscape.data.published import PUBLISHED, Published
@@ -592,5 +602,5 @@ def test_recipes_build_data_by_name(tmp_path):
 def test_every_setting_is_described(name):
     fields = schema(DATASETS[name])
     assert all(field.doc for field in fields.values())
-    known = (str, int, float, bool, str | None, float | None, Law, tuple[float, float, float, float])
+    known = (str, int, float, bool, str | None, float | None, Distribution, tuple[float, float, float, float])
     assert all(field.annotation in known for field in fields.values())

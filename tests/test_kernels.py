@@ -23,7 +23,7 @@ from energyscape.samplers import (
     sample,
     simulate,
 )
-from energyscape.samplers.base import at, metropolis
+from energyscape.samplers.base import evaluate_at, metropolis
 
 N = 2**14
 
@@ -476,7 +476,7 @@ def test_the_leapfrog_map_is_its_own_inverse_with_the_momentum_flipped(target):
 @pytest.mark.parametrize("target", SMOOTH)
 def test_leapfrog_is_of_second_order(target):
     law = cases.TARGETS[target]()
-    start = at(law.energy, law.sample(2000, generator=cases.generator(1)))
+    start = evaluate_at(law.energy, law.sample(2000, generator=cases.generator(1)))
     v0 = cases.normal(*start.x.shape, seed=2)
 
     def error(steps):
@@ -493,7 +493,7 @@ def test_the_leapfrog_map_keeps_volume():
     place, h = cases.tensor([0.3, 0.8, 1.1, -0.4]), 1e-5
 
     def through(xv):
-        end, v = flown(kernel, at(law.energy, xv[None, :2]), xv[None, 2:])
+        end, v = flown(kernel, evaluate_at(law.energy, xv[None, :2]), xv[None, 2:])
         return torch.cat([end.x[0], v[0]])
 
     columns = [(through(place + h * e) - through(place - h * e)) / (2 * h) for e in torch.eye(4).to(place)]
@@ -638,7 +638,7 @@ def test_a_chain_that_starts_at_nan_stays_alone(name):
 
 
 def test_leaving_an_infinite_energy_is_certain_and_entering_one_impossible():
-    point = at(lambda x: x.square().sum(1), cases.normal(3, 2))
+    point = evaluate_at(lambda x: x.square().sum(1), cases.normal(3, 2))
     high = point._replace(energy=torch.full_like(point.energy, math.inf))
     u = cases.tensor([0.0, 0.5, 0.999])
     _, accept_prob, accepted, diverged = metropolis(high, point, high.energy - point.energy, u)
@@ -653,8 +653,8 @@ def test_leaving_an_infinite_energy_is_certain_and_entering_one_impossible():
 
 def test_a_ratio_that_is_no_number_is_a_divergence():
     # Every part of the proposal is finite: infinite energies on both sides, say, leave no number.
-    here = at(cases.gumbel().energy, cases.normal(3, 3))
-    there = at(cases.gumbel().energy, cases.normal(3, 3, seed=1))
+    here = evaluate_at(cases.gumbel().energy, cases.normal(3, 3))
+    there = evaluate_at(cases.gumbel().energy, cases.normal(3, 3, seed=1))
     ratio = cases.tensor([math.nan, 0.0, -math.inf])
     point, accept_prob, accepted, diverged = metropolis(here, there, ratio, cases.tensor([0.0, 0.5, 0.0]))
     assert diverged.tolist() == [True, False, False]
@@ -666,7 +666,7 @@ def test_a_ratio_that_is_no_number_is_a_divergence():
 def test_the_metropolis_test_accepts_with_its_probability():
     n = 2**15
     x = torch.zeros(n, 1, dtype=torch.float64, device=cases.DEVICE)
-    point = at(lambda x: x.sum(1), x)
+    point = evaluate_at(lambda x: x.sum(1), x)
     ratio = torch.full((n,), math.log(0.3), dtype=torch.float64, device=cases.DEVICE)
     u = torch.rand(n, generator=cases.generator(), dtype=torch.float64, device=cases.DEVICE)
     new, accept_prob, accepted, _ = metropolis(point, point._replace(x=x + 1), ratio, u)

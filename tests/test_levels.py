@@ -17,7 +17,7 @@ from energyscape.objectives import (
     EDMWeight,
     FlowLevels,
     FlowWeight,
-    Ladder,
+    GeometricSchedule,
     LogNormal,
     LogUniform,
     MinSNRWeight,
@@ -27,10 +27,10 @@ from energyscape.objectives import (
 
 EVEN = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
 
-LAWS = {
+DISTRIBUTIONS = {
     "log-normal": lambda: LogNormal(mean=-0.4, std=0.9),
     "log-uniform": lambda: LogUniform(sigma_min=0.1, sigma_max=20.0),
-    "ladder": lambda: Ladder(sigma_min=0.1, sigma_max=20.0, rungs=8),
+    "ladder": lambda: GeometricSchedule(sigma_min=0.1, sigma_max=20.0, rungs=8),
     "chain": lambda: ChainLevels(chain=50),
     "cosine": CosineLevels,
     "flow": FlowLevels,
@@ -46,16 +46,16 @@ WEIGHED = {
 
 
 def test_every_law_and_weight_is_here():
-    assert set(LAWS) == set(LEVELS)
+    assert set(DISTRIBUTIONS) == set(LEVELS)
     assert {*WEIGHED, "min-snr"} == set(WEIGHTS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_quantiles_are_positive_rising_and_of_the_dtype_of_their_numbers(name, dtype):
     # The ends too: shifted grids hold 0, and numbers just below 1.
     u = torch.cat([torch.tensor([0.0]), EVEN, torch.tensor([1 - 2**-24])]).to(dtype)
-    sigma = LAWS[name]()(u)
+    sigma = DISTRIBUTIONS[name]()(u)
     assert sigma.dtype == dtype
     assert bool((sigma > 0).all())
     assert bool(sigma.isfinite().all())
@@ -79,7 +79,7 @@ def test_log_uniform_levels_are_a_geometric_mean_at_the_middle():
 
 def test_each_rung_of_a_ladder_is_as_often_and_those_of_its_grid():
     """Song & Ermon (2019): geometric levels; a sampler's grid of the same settings goes down the same ones."""
-    sigma, counts = Ladder(sigma_min=0.1, sigma_max=20.0, rungs=8)(EVEN).unique(return_counts=True)
+    sigma, counts = GeometricSchedule(sigma_min=0.1, sigma_max=20.0, rungs=8)(EVEN).unique(return_counts=True)
     assert counts.tolist() == [125] * 8
     assert (sigma[1:] / sigma[:-1]).tolist() == pytest.approx([200 ** (1 / 7)] * 7)
     grid = GRIDS["geometric"](sigma_min=0.1, sigma_max=20.0)(8)
@@ -123,8 +123,8 @@ def test_min_snr_is_cut_off():
     [
         (LogNormal, {"std": 0.0}),
         (LogUniform, {"sigma_min": 1.0, "sigma_max": 1.0}),
-        (Ladder, {"sigma_min": 0.1, "sigma_max": 1.0, "rungs": 1}),
-        (Ladder, {"sigma_min": 0.0, "sigma_max": 1.0}),
+        (GeometricSchedule, {"sigma_min": 0.1, "sigma_max": 1.0, "rungs": 1}),
+        (GeometricSchedule, {"sigma_min": 0.0, "sigma_max": 1.0}),
         (ChainLevels, {"beta_min": 0.0}),
         (CosineLevels, {"sigma_max": 0.0}),
         (FlowLevels, {"sigma_max": -1.0}),

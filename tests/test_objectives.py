@@ -17,14 +17,14 @@ from energyscape.models import ConvEnergyNet, NeuralEnergy
 from energyscape.noise import noised
 from energyscape.objectives import (
     OBJECTIVES,
+    ChainInit,
     ContrastiveDivergence,
-    Data,
+    DataInit,
     DenoisingScoreMatching,
-    Noise,
+    NoiseInit,
     ReplayBuffer,
-    Start,
 )
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Adjustment
 from energyscape.samplers import HMC, MALA, Langevin
 
 V = 1.3
@@ -142,7 +142,7 @@ def test_the_relative_loss_of_a_flat_energy_is_one():
     assert float(told["score_norm"]) == 0
 
 
-class Exact(Start):
+class Exact(ChainInit):
     """Chains start at exact draws of exp(-p |x|² / 2T), and where they end is recorded."""
 
     def __init__(self, variance, shape):
@@ -191,7 +191,7 @@ def test_a_buffer_of_exact_draws_gives_the_likelihoods_gradient():
 def test_long_chains_forget_where_they_started():
     """Noise as a start gives the likelihood's gradient too, once the chains are long enough."""
     p, d = 0.8, 2
-    objective = ContrastiveDivergence(Noise(low=-0.1, high=0.1), functools.partial(MALA, step_size=0.5), steps=40)
+    objective = ContrastiveDivergence(NoiseInit(low=-0.1, high=0.1), functools.partial(MALA, step_size=0.5), steps=40)
     assert abs(cases.z_score(gradients(objective, p, d, batches=24)[1], d / 2 * (V - 1 / p))) < 5
 
 
@@ -235,7 +235,7 @@ def test_the_negatives_do_depend_on_the_model():
 def test_chains_start_at_the_noised_data():
     x = cases.normal(64, 2)
     still = functools.partial(Langevin, step_size=1e-12, temperature=0.0)
-    objective = ContrastiveDivergence(Data(), still, steps=1, data_noise=0.5)
+    objective = ContrastiveDivergence(DataInit(), still, steps=1, data_noise=0.5)
     # Chains that do not move leave nothing to learn.
     assert abs(float(objective(cases.Quadratic(1.0), x, generator=cases.generator()).value.detach())) < 1e-9
 
@@ -267,7 +267,7 @@ def test_diverged_proposals_are_counted_and_do_not_enter_the_loss():
             return torch.where(x[:, 0] > 1, torch.full_like(e, math.nan), e)
 
     x = cases.normal(256, 2).clamp(max=0.9)
-    objective = ContrastiveDivergence(Data(), functools.partial(MALA, step_size=0.5), steps=2)
+    objective = ContrastiveDivergence(DataInit(), functools.partial(MALA, step_size=0.5), steps=2)
     model = Walled(1.0)
     loss = objective(model, x, generator=cases.generator())
     (slope,) = torch.autograd.grad(loss.value, model.p)
@@ -285,7 +285,7 @@ def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monke
 
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(1) or function)
-    plain, fast = (ContrastiveDivergence(Data(), EXACT["mala"], steps=3, compile=each) for each in (False, True))
+    plain, fast = (ContrastiveDivergence(DataInit(), EXACT["mala"], steps=3, compile=each) for each in (False, True))
     x, models, counts = cases.normal(64, 2), [Alone(p) for p in (0.7, 0.7, 1.5)], []
 
     def told(objective, model):
@@ -298,12 +298,12 @@ def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monke
         counts.append(len(compiled))
     assert counts == [1, 2, 3]
     for each in (plain, fast):
-        each.treat(Treatment(step=0.5))
+        each.adjust(Adjustment(step=0.5))
     assert torch.equal(told(plain, models[-1]), told(fast, models[-1]))
     assert len(compiled) == 4
     copied = copy.deepcopy(fast)
     assert torch.equal(told(plain, models[0]), told(copied, models[0]))
-    assert (len(compiled), copied.treatment) == (5, fast.treatment)
+    assert (len(compiled), copied.adjustment) == (5, fast.adjustment)
     assert torch.equal(told(plain, models[-1]), told(fast, models[-1]))
     assert len(compiled) == 5  # what was copied has kept its own
 
@@ -313,7 +313,7 @@ def test_compiled_chains_follow_the_weights_as_they_become():
     """Three updates by one graph; frozen into it, the first weights would be followed for ever."""
     learned = []
     for each in (False, True):
-        objective = ContrastiveDivergence(Data(), functools.partial(Langevin, step_size=0.3), steps=3, compile=each)
+        objective = ContrastiveDivergence(DataInit(), functools.partial(Langevin, step_size=0.3), steps=3, compile=each)
         model, x = cases.Quadratic(0.5), cases.normal(64, 2)
         optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
         for k in range(3):
@@ -330,7 +330,7 @@ def test_chains_of_training_that_cannot_be_compiled_say_so_once():
         def forward(self, x, label=None):
             return super().forward(x) * (1.0 if float(x.detach().sum()) > -1e9 else 2.0)  # asks for a number
 
-    objective = ContrastiveDivergence(Data(), EXACT["mala"], steps=2, compile=True)
+    objective = ContrastiveDivergence(DataInit(), EXACT["mala"], steps=2, compile=True)
     model, x = Stubborn(1.0), cases.normal(8, 2)
     with pytest.warns(UserWarning, match="go on uncompiled"):
         objective(model, x)
@@ -344,10 +344,10 @@ def test_chains_of_training_that_cannot_be_compiled_say_so_once():
     [
         (lambda: DenoisingScoreMatching(sigma=0.0), "sigma is positive"),
         (lambda: DenoisingScoreMatching(sigma=math.nan), "sigma is positive"),
-        (lambda: ContrastiveDivergence(Data(), EXACT["mala"], steps=0), "steps is at least 1; it was 0"),
-        (lambda: ContrastiveDivergence(Data(), EXACT["mala"], steps=1, data_noise=-1.0), "data_noise"),
-        (lambda: ContrastiveDivergence(Data(), EXACT["mala"], steps=1, alpha=math.nan), "alpha"),
-        (lambda: ContrastiveDivergence(Data(), functools.partial(MALA, step_size=-1.0), steps=1), "step_size"),
+        (lambda: ContrastiveDivergence(DataInit(), EXACT["mala"], steps=0), "steps is at least 1; it was 0"),
+        (lambda: ContrastiveDivergence(DataInit(), EXACT["mala"], steps=1, data_noise=-1.0), "data_noise"),
+        (lambda: ContrastiveDivergence(DataInit(), EXACT["mala"], steps=1, alpha=math.nan), "alpha"),
+        (lambda: ContrastiveDivergence(DataInit(), functools.partial(MALA, step_size=-1.0), steps=1), "step_size"),
     ],
 )
 def test_objectives_refuse_nonsense_before_any_training(make, message):
@@ -357,7 +357,7 @@ def test_objectives_refuse_nonsense_before_any_training(make, message):
 
 def test_the_law_that_is_learned_is_declared():
     cold = ContrastiveDivergence(
-        Data(), functools.partial(MALA, step_size=0.1, temperature=0.2), steps=1, data_noise=0.3
+        DataInit(), functools.partial(MALA, step_size=0.1, temperature=0.2), steps=1, data_noise=0.3
     )
     assert (cold.temperature, cold.level) == (0.2, 0.3)
     dsm = DenoisingScoreMatching(sigma=0.4)
@@ -370,7 +370,7 @@ def test_chains_of_any_length_leave_the_spectral_norm_alike():
         torch.manual_seed(0)
         energy = NeuralEnergy(ConvEnergyNet((1, 8, 8), width=4, spectral_norm=True))
         assert energy.training
-        ContrastiveDivergence(Data(), functools.partial(Langevin, step_size=1e-9), steps=steps)(
+        ContrastiveDivergence(DataInit(), functools.partial(Langevin, step_size=1e-9), steps=steps)(
             energy, torch.ones(4, 1, 8, 8)
         )
         ends.append([each.clone() for name, each in energy.named_buffers() if name.endswith("_u")])

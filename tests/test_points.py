@@ -9,7 +9,7 @@ import torch
 from scipy import optimize
 
 from energyscape.calculus import gauss_legendre
-from energyscape.data import DATASETS, LAWS, EightGaussians, Points, points_file
+from energyscape.data import DATASETS, DISTRIBUTIONS, EightGaussians, Points, points_file
 from energyscape.data.arrays import read_array
 from energyscape.errors import UserError
 from energyscape.registry import build
@@ -136,8 +136,8 @@ def test_bad_tensors_are_refused(x, blur, message):
 
 def test_a_recipe_may_leave_the_blur_out(here):
     np.save(here / "points.npy", eight(100).numpy())
-    given = build(LAWS, "points", {"path": "points.npy", "blur": "none"})
-    assert given.std == build(LAWS, "points", {"path": "points.npy"}).std == Points(eight(100)).std
+    given = build(DISTRIBUTIONS, "points", {"path": "points.npy", "blur": "none"})
+    assert given.std == build(DISTRIBUTIONS, "points", {"path": "points.npy"}).std == Points(eight(100)).std
 
 
 # The sum over all points

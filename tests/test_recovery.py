@@ -24,12 +24,12 @@ from energyscape.experiment.generation import generate
 from energyscape.models import CleanEnergyDenoiser, EnergyDenoiser, NoiseConvNet, ScalarEnergyDenoiser
 from energyscape.noise import geometric, normal_like
 from energyscape.objectives import DiffusionRecoveryLikelihood
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Adjustment
 from energyscape.registry import build
 from energyscape.rng import global_seed
 from energyscape.samplers import DESCENTS, HMC, MALA, Langevin, RecoveryDescent, UnderdampedLangevin, run, simulate
 from energyscape.samplers.base import expand
-from energyscape.samplers.recovery import Rung, conditional, rungs
+from energyscape.samplers.recovery import NoiseLevel, conditional, rungs
 
 V = 1.3
 SIGMAS = [0.3, 0.6, 1.2, 2.4]
@@ -105,7 +105,7 @@ def test_the_conditional_energy_by_hand(shape):
 def test_a_conditional_chain_arrives_at_the_posterior(i):
     low, high, variance = steps_of(SIGMAS)[i]
     anchor = math.sqrt(V + high**2) * cases.normal(2**13, 3)
-    rung = Rung(*(each[i].expand(len(anchor)) for each in rungs(SIGMAS, like=anchor)))
+    rung = NoiseLevel(*(each[i].expand(len(anchor)) for each in rungs(SIGMAS, like=anchor)))
     kernel = GOOD(conditional(Round().energy, anchor, rung))
     point, told = run(kernel, torch.zeros_like(anchor), steps=10, generator=cases.generator(i))
     x = anchor + expand(rung.unit, anchor) * point.x
@@ -272,7 +272,7 @@ def test_a_treatment_scales_the_step():
     )
     x = cases.normal(4096, 4)
     before = objective(Round(), x, generator=cases.generator()).facts["noise"]
-    objective.treat(Treatment(step=0.25))
+    objective.adjust(Adjustment(step=0.25))
     after = objective(Round(), x, generator=cases.generator()).facts["noise"]
     assert float(after / before) == pytest.approx(0.5, rel=1e-9)
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pytest
 
 import cases
-from energyscape.errors import UserError, nearest
+from energyscape.errors import UserError, did_you_mean
 from energyscape.models import ENERGIES, MLP, NETWORKS
-from energyscape.objectives import OBJECTIVES, STARTS, Noise, ReplayBuffer
+from energyscape.objectives import OBJECTIVES, STARTS, NoiseInit, ReplayBuffer
 from energyscape.registry import Field, Registry, build, completed, construct, convert, schema
 from energyscape.samplers import HMC, KERNELS
 
@@ -108,9 +108,9 @@ def test_every_setting_of_every_component_has_a_type_and_a_line_of_documentation
 
 
 def test_hints():
-    assert nearest("raduis", ["radius", "colour"]) == "; did you mean 'radius'?"
-    assert nearest("zzz", ["radius", "colour"]) == "."
-    assert nearest("step", ["leapfrog_steps", "size"]) == "; did you mean 'leapfrog_steps'?"
+    assert did_you_mean("raduis", ["radius", "colour"]) == "; did you mean 'radius'?"
+    assert did_you_mean("zzz", ["radius", "colour"]) == "."
+    assert did_you_mean("step", ["leapfrog_steps", "size"]) == "; did you mean 'leapfrog_steps'?"
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_the_library_builds_its_own_components_from_tables():
         },
     )
     assert isinstance(cd.start, ReplayBuffer)
-    assert isinstance(cd.start.fresh, Noise)
+    assert isinstance(cd.start.fresh, NoiseInit)
     assert (cd.start.fresh.low, cd.start.fresh.high, cd.start.capacity) == (0.0, 1.0, 50)
     assert cd.kernel(abs) == HMC(abs, step_size=0.2, temperature=0.5)
     assert cd.temperature == 0.5

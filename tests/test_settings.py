@@ -11,13 +11,13 @@ import torch
 
 from energyscape.cli.terminal import complain, say
 from energyscape.display import TrainingDisplay
-from energyscape.errors import UserError, nearest
+from energyscape.errors import UserError, did_you_mean
 from energyscape.experiment import Experiment, Recipe
 from energyscape.experiment.examination import forewarned
 from energyscape.experiment.recipe import overrides_from, read_toml
 from energyscape.experiment.settings import Training
 from energyscape.models import MLP, ConvEnergyNet
-from energyscape.objectives import ContrastiveDivergence, Data, ReplayBuffer
+from energyscape.objectives import ContrastiveDivergence, DataInit, ReplayBuffer
 from energyscape.registry import Samples, convert
 from energyscape.samplers import MALA, Langevin
 from energyscape.training import Report
@@ -181,7 +181,7 @@ def test_what_training_needs_using_does_not(monkeypatch, setting):
     ],
 )
 def test_hints_know_initials_and_other_libraries_words(word, known, meant):
-    assert nearest(word, known) == (f"; did you mean {meant!r}?" if meant else ".")
+    assert did_you_mean(word, known) == (f"; did you mean {meant!r}?" if meant else ".")
 
 
 def test_an_unknown_option_is_called_that():
@@ -200,7 +200,7 @@ def test_an_unknown_option_is_called_that():
         lambda: Langevin(abs, step_size=float("inf")),
         lambda: MALA(abs, step_size=0.1, temperature=float("inf")),
         lambda: ReplayBuffer(10**12),
-        lambda: ContrastiveDivergence(Data(), lambda e: MALA(e, step_size=0.1), steps=10**7),
+        lambda: ContrastiveDivergence(DataInit(), lambda e: MALA(e, step_size=0.1), steps=10**7),
     ],
 )
 def test_constructors_have_limits_too(thunk):

@@ -13,7 +13,7 @@ import torch
 import cases
 from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
-from energyscape.objectives import ContrastiveDivergence, Data
+from energyscape.objectives import ContrastiveDivergence, DataInit
 from energyscape.samplers import (
     HMC,
     MALA,
@@ -24,7 +24,7 @@ from energyscape.samplers import (
     run,
     warmup,
 )
-from energyscape.samplers.base import flat, folded
+from energyscape.samplers.base import folded, zero_energy
 
 N = 2**14
 
@@ -71,7 +71,7 @@ def test_what_is_inside_keeps_its_bits():
 @pytest.mark.parametrize("name", REFLECTING)
 def test_a_uniform_law_stays_uniform(name):
     x = uniform(N, 3)
-    state, info = run(REFLECTING[name](flat), x, steps=25, generator=cases.generator(1))
+    state, info = run(REFLECTING[name](zero_energy), x, steps=25, generator=cases.generator(1))
     assert bool(info.accepted.all())
     y = (state.x - BOX[0]) / (BOX[1] - BOX[0])
     for k in range(3):
@@ -84,7 +84,7 @@ def test_a_uniform_law_stays_uniform(name):
 
 
 def test_clamping_gathers_chains_on_the_walls():
-    kernel = Langevin(flat, step_size=0.3, bounds=BOX, walls="clamp")
+    kernel = Langevin(zero_energy, step_size=0.3, bounds=BOX, walls="clamp")
     state, _ = run(kernel, uniform(N, 3), steps=25, generator=cases.generator(1))
     assert float(((state.x == BOX[0]) | (state.x == BOX[1])).double().mean()) > 0.2
 
@@ -121,7 +121,7 @@ def test_unadjusted_chains_arrive_at_a_normal_law_cut_off(kernel):
 
 
 def test_a_velocity_is_turned_at_the_wall():
-    kernel = UnderdampedLangevin(flat, step_size=0.5, friction=1e-9, temperature=0.0, bounds=(0.0, 1.0))
+    kernel = UnderdampedLangevin(zero_energy, step_size=0.5, friction=1e-9, temperature=0.0, bounds=(0.0, 1.0))
     state = kernel.init(cases.tensor([[0.9]]))._replace(velocity=cases.tensor([[1.0]]))
     state, _ = kernel.step(state, generator=cases.generator())
     assert float(state.x) == pytest.approx(0.6)  # 0.9 + 0.5 is 0.4 beyond the wall
@@ -135,12 +135,12 @@ def test_descent_ends_at_the_wall():
 
 def test_chains_that_start_outside_are_brought_in():
     for make in REFLECTING.values():
-        x = make(flat).init(3 + uniform(4, 3)).x
+        x = make(zero_energy).init(3 + uniform(4, 3)).x
         assert bool(((x >= BOX[0]) & (x <= BOX[1])).all())
 
 
 def test_correlations_have_no_mirror_image():
-    kernel = HMC(flat, step_size=0.1, scale=torch.eye(2), bounds=BOX)
+    kernel = HMC(zero_energy, step_size=0.1, scale=torch.eye(2), bounds=BOX)
     with pytest.raises(ValueError, match="correlations"):
         kernel.init(torch.zeros(5, 2))
     target = cases.correlated()
@@ -159,7 +159,7 @@ WALLED = {"objective.kernel.bounds": "[-1.0, 1.0]"}
 
 def objective(walls="reflect", sigma=0.3):
     kernel = functools.partial(Langevin, step_size=0.01, bounds=(-1.0, 1.0), walls=walls)
-    return ContrastiveDivergence(Data(), kernel, steps=1, data_noise=sigma)
+    return ContrastiveDivergence(DataInit(), kernel, steps=1, data_noise=sigma)
 
 
 def test_data_are_noised_within_the_box_of_the_chains():
@@ -177,7 +177,7 @@ def test_data_are_noised_within_the_box_of_the_chains():
 
 
 def test_without_bounds_noise_is_what_it_was():
-    free = ContrastiveDivergence(Data(), functools.partial(Langevin, step_size=0.01), steps=1, data_noise=0.3)
+    free = ContrastiveDivergence(DataInit(), functools.partial(Langevin, step_size=0.01), steps=1, data_noise=0.3)
     x = cases.normal(8, 3)
     z = torch.empty_like(x).normal_(generator=cases.generator(1))
     assert torch.equal(free.noised(x, generator=cases.generator(1)), x + 0.3 * z)

@@ -11,7 +11,7 @@ import cases
 from energyscape.errors import UserError
 from energyscape.evaluation import diagnose
 from energyscape.samplers import HMC, KERNELS, MALA, run, sample, warmup
-from energyscape.samplers.warmup import Survey
+from energyscape.samplers.warmup import AdaptationWindow
 
 
 def harmonic(std):
@@ -161,7 +161,7 @@ def test_the_covariance_is_about_the_mean_of_the_draws():
     law = cases.correlated()
     kernel = HMC(law.energy, step_size=0.6, leapfrog_steps=3, jitter=0.3)
     state = kernel.init(torch.full((256, 2), 10.0).to(cases.normal(1)))
-    survey = Survey(state, kernel, skip=15, dense=True, generator=cases.generator(1))
+    survey = AdaptationWindow(state, kernel, skip=15, dense=True, generator=cases.generator(1))
     for _ in range(40):
         state, _ = survey.step(kernel, state)
     truth = cases.tensor([[1.0, 0.8], [0.8, 2.0]])

@@ -13,15 +13,15 @@ from energyscape.objectives import (
     OBJECTIVES,
     ContrastiveDivergence,
     DenoisingScoreMatching,
-    Noise,
     NoiseContrastiveEstimation,
     NoiseContrastiveScoreMatching,
+    NoiseInit,
     ReplayBuffer,
     ScoreMatching,
     SlicedScoreMatchingVR,
     Weighted,
 )
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Adjustment
 from energyscape.objectives.weighted import narrow_variance
 from energyscape.registry import build
 from energyscape.training import fit
@@ -75,7 +75,7 @@ def test_training_tells_a_sum_how_far_it_is_and_sums_within_sums_too():
 
 
 def test_parts_are_checked_treated_and_purged():
-    chains = ContrastiveDivergence(ReplayBuffer(64, fresh=Noise()), cases.KERNELS["mala"](0.1), steps=1)
+    chains = ContrastiveDivergence(ReplayBuffer(64, fresh=NoiseInit()), cases.KERNELS["mala"](0.1), steps=1)
     objective = Weighted((NoiseContrastiveEstimation(), chains))
     with pytest.raises(UserError, match="NoiseContrastiveEstimation trains models of kind Energy"):
         objective.check(torch.nn.Linear(2, 1))
@@ -83,9 +83,9 @@ def test_parts_are_checked_treated_and_purged():
     objective.check(model)
     objective(model, x, generator=cases.generator())
     chains.start.chains[:7] = 1e6
-    assert objective.purge(model, x, generator=cases.generator()) == 7
-    objective.treat(Treatment(step=0.5, data_noise=0.3))
-    assert chains.treatment.step == 0.5
+    assert objective.restart_diverged(model, x, generator=cases.generator()) == 7
+    objective.adjust(Adjustment(step=0.5, data_noise=0.3))
+    assert chains.adjustment.step == 0.5
     assert objective.level == 0.3
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from energyscape import files
 from energyscape.errors import UserError
-from energyscape.files import as_json, clear_orphans, read_json, read_tensors, whole, whole_folder, write_whole
+from energyscape.files import as_json, atomic_write, clear_orphans, read_json, read_tensors, whole_folder, write_whole
 
 GONE = 99_999_999  # beyond the largest process number that Linux gives
 
@@ -49,7 +49,7 @@ def test_part_files_of_living_writers_stay_and_orphans_go(tmp_path, sleeper):
 def test_a_locked_part_stays_whatever_its_process_number(tmp_path, monkeypatch):
     """A writer in another container is not seen by its number."""
     monkeypatch.setattr(os, "getpid", lambda: GONE)
-    with whole(tmp_path / "a.npy") as file:
+    with atomic_write(tmp_path / "a.npy") as file:
         with whole_folder(tmp_path / "model") as folder:
             clear_orphans(tmp_path)
             assert folder.is_dir()

@@ -51,7 +51,7 @@ def trained(classes: int):
     network = es.DenoisingMLP(images.shape, width=width, classes=classes)
     model = es.NetworkDenoiser(network, es.EDM(data_std=size))
     objective = es.Denoising(
-        levels=es.Ladder(sigma_min=low, sigma_max=high, rungs=rungs),
+        levels=es.GeometricSchedule(sigma_min=low, sigma_max=high, rungs=rungs),
         weight=es.NoiseWeight(),
         label_dropout=0.1 if classes else None,
     )

@@ -56,7 +56,7 @@ def rising(progress, seen):
     return min(1.0, seen / 16_000) * (1 - progress)
 
 
-short_energy, short = trained(es.Noise(), steps=few)
+short_energy, short = trained(es.NoiseInit(), steps=few)
 energy, kept = trained(es.ReplayBuffer(1_024, refresh=0.01), steps=4)
 
 # %% [markdown]

@@ -42,5 +42,5 @@ def count_pixels(node: Node) -> None:
     node.update_arg(6, False)
 
 
-CORRECTED: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Corrected()}
+INDUCTOR_OPTIONS: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Corrected()}
 """Options of `torch.compile`."""

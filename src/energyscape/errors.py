@@ -30,7 +30,7 @@ ALIASES: Final = {"gpu": "cuda", "epoch": "budget", "momentum": "beta1", "iterat
 """What other libraries call a setting or value."""
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return the end of a sentence, such as ``"; did you mean 'steps'?"``, or a full stop when no word is near.
 
     Other libraries' names, initials and parts of a word count too.
@@ -66,7 +66,7 @@ def check_count(*, least: int = 1, most: int = 10_000, **settings: int) -> None:
             raise ValueError(f"{name} is at {limit}; it was {value:.6g}")
 
 
-def needed(module: str, extra: str) -> Any:
+def require(module: str, extra: str) -> Any:
     """Return a module that is not installed with this package."""
     try:
         return importlib.import_module(module)

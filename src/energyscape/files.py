@@ -33,12 +33,12 @@ PART: Final = re.compile(r"\..+\.([1-9][0-9]*)\.part", re.DOTALL)
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all, or raise a UserError that says why it cannot be written."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears, whole, when the block ends; any OSError inside becomes a UserError."""
     with _beside(path) as part, open(part, "xb") as file:  # exclusive: a link that someone left there is not followed
         lock(file.fileno())

@@ -1,8 +1,8 @@
 """Names of components, and their schemas.
 
 A constructor's signature is its schema: the names, types and defaults of its parameters are what a recipe may say,
-what ``--help`` prints and what an error offers. A parameter whose annotation is a family's abstract class (a `Start`, a
-`Law`) is itself described by a table with a ``name``:
+what ``--help`` prints and what an error offers. A parameter whose annotation is a family's abstract class (a
+`ChainInit`, a `Distribution`) is itself described by a table with a ``name``:
 
     [objective]
     name = "cd"
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from energyscape.errors import UserError, nearest, shortened
+from energyscape.errors import UserError, did_you_mean, shortened
 
 Settings = Mapping[str, Any]
 """What a recipe says of one component, its ``name`` left out."""
@@ -80,7 +80,9 @@ class Registry(Mapping[str, Callable[..., Any]]):
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         if name not in self._entries:
-            raise UserError(f"there is no {self.family} named {name!r}{nearest(name, self)} Known: {', '.join(self)}.")
+            raise UserError(
+                f"there is no {self.family} named {name!r}{did_you_mean(name, self)} Known: {', '.join(self)}."
+            )
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -146,7 +148,7 @@ def _check_known(settings: Iterable[str], allowed: list[str], title: str) -> Non
     for key in settings:
         if key not in allowed:
             known = f"Its settings: {', '.join(allowed)}." if allowed else "It has no settings."
-            raise UserError(f"{title} has no setting {key!r}{nearest(key, allowed)} {known}")
+            raise UserError(f"{title} has no setting {key!r}{did_you_mean(key, allowed)} {known}")
 
 
 def _parsed(value: Any, field: Field, title: str, **context: Any) -> Any:
@@ -214,7 +216,7 @@ def convert(value: Any, annotation: Any, where: str, **context: Any) -> Any:
     if origin is typing.Literal:
         if value in arguments:
             return value
-        hint = nearest(str(value), map(str, arguments))
+        hint = did_you_mean(str(value), map(str, arguments))
         raise UserError(f"{where} is one of {', '.join(map(str, arguments))}; it was {shortened(value)}{hint}")
     is_tuple = origin is tuple and isinstance(value, list | tuple)
     return _tuple(value, arguments, where, context) if is_tuple else _plain(value, annotation, where)

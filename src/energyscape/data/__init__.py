@@ -2,16 +2,15 @@
 
 from energyscape.data.batches import Batch, Batches, Source, batches
 from energyscape.data.cifar import cifar10
-from energyscape.data.images import Images, digits, image_folder
-from energyscape.data.laws import (
+from energyscape.data.distributions import (
     Banana,
     Checkerboard,
+    Distribution,
     DoubleWell,
     EightGaussians,
     FourSquares,
     Funnel,
     GaussianGrid,
-    Law,
     Pinwheel,
     Points,
     Rescaled,
@@ -22,10 +21,11 @@ from energyscape.data.laws import (
     mixture_log_prob,
     points_file,
 )
+from energyscape.data.images import Images, digits, image_folder
 from energyscape.data.published import fashion_mnist, kmnist, mnist
 from energyscape.registry import Registry
 
-LAWS = Registry(
+DISTRIBUTIONS = Registry(
     "law",
     {
         "8gaussians": EightGaussians,
@@ -43,14 +43,14 @@ LAWS = Registry(
         "points": points_file,
         "rescaled": Rescaled,
     },
-    kind=Law,
+    kind=Distribution,
 )
 """Laws in the plane by the name that a recipe gives."""
 
 DATASETS = Registry(
     "dataset",
     {
-        **LAWS,
+        **DISTRIBUTIONS,
         "digits": digits,
         "mnist": mnist,
         "fashion-mnist": fashion_mnist,
@@ -63,18 +63,18 @@ DATASETS = Registry(
 
 __all__ = [
     "DATASETS",
-    "LAWS",
+    "DISTRIBUTIONS",
     "Banana",
     "Batch",
     "Batches",
     "Checkerboard",
+    "Distribution",
     "DoubleWell",
     "EightGaussians",
     "FourSquares",
     "Funnel",
     "GaussianGrid",
     "Images",
-    "Law",
     "Pinwheel",
     "Points",
     "Rescaled",

@@ -16,12 +16,12 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from energyscape.data.distributions import Distribution
 from energyscape.data.images import Images
-from energyscape.data.laws import Law
 from energyscape.errors import UserError
 from energyscape.rng import generator_for
 
-Source = Law | Images | Tensor | tuple[Tensor, Tensor]
+Source = Distribution | Images | Tensor | tuple[Tensor, Tensor]
 """What batches are drawn from: a law, images, rows ``(N, *)``, or rows with a label each."""
 
 
@@ -128,7 +128,7 @@ class Batches(Iterator[Batch]):
     @property
     def name(self) -> str:
         """What the source is called."""
-        return type(self._from).__name__ if isinstance(self._from, Law) else self._from.name
+        return type(self._from).__name__ if isinstance(self._from, Distribution) else self._from.name
 
     def seek(self, position: int) -> None:
         """Goes to a position, at no cost.
@@ -144,7 +144,7 @@ class Batches(Iterator[Batch]):
         self._position = position
 
     def __next__(self) -> Batch:
-        if isinstance(self._from, Law):
+        if isinstance(self._from, Distribution):
             generator = generator_for(self.seed, "batch", self._position)
             batch = Batch(self._from.sample(self.size, generator=generator).to(self.device), None)
         else:
@@ -207,8 +207,8 @@ def batches(
     return Batches(source, size, seed=seed, start=start, device=device, flips=flips)
 
 
-def _opened(source: Source, device: torch.device) -> Law | Images | _Rows:
-    if isinstance(source, Law):
+def _opened(source: Source, device: torch.device) -> Distribution | Images | _Rows:
+    if isinstance(source, Distribution):
         return source
     if isinstance(source, Images):
         finite: Images | _Rows = source.to(device)
@@ -218,7 +218,8 @@ def _opened(source: Source, device: torch.device) -> Law | Images | _Rows:
         finite = _Rows(*source).to(device)
     else:
         raise UserError(
-            f"batches are drawn from a Law, Images, a tensor or a pair (tensor, labels); it was {type(source).__name__}"
+            "batches are drawn from a Distribution, Images, a tensor or a pair (tensor, labels); "
+            f"it was {type(source).__name__}"
         )
     if len(finite) == 0:
         raise UserError(f"{finite.name}: expected at least one sample to draw from; the source is empty")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from energyscape.data.reading import SMALL, opened
-from energyscape.errors import UserError, nearest
+from energyscape.errors import UserError, did_you_mean
 from energyscape.files import reading
 from energyscape.memory import require_memory
 
@@ -300,7 +300,7 @@ def _flat(image: "Image", mode: str) -> "Image":
 def check_split(name: str, split: str) -> None:
     """Raise an error unless there is such a split."""
     if split not in SPLITS:
-        raise UserError(f"{name}: split is one of {', '.join(SPLITS)}; it was {split!r}{nearest(split, SPLITS)}")
+        raise UserError(f"{name}: split is one of {', '.join(SPLITS)}; it was {split!r}{did_you_mean(split, SPLITS)}")
 
 
 def _indices(n: int, split: str, *, every: int) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from energyscape.data.reading import check_content, opened
-from energyscape.errors import UserError, needed
+from energyscape.errors import UserError, require
 from energyscape.files import reading
 
 SHARD: Final = re.compile(r"(?P<split>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{16})?\.parquet")
@@ -52,8 +52,8 @@ def read_shard(path: Path, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.
     The images are in ``img`` or ``image``, a structure whose ``bytes`` is a PNG file, the labels in ``label``. What
     else there is, such as the path that an image once had, is not looked at.
     """
-    needed("pyarrow.parquet", "parquet")
-    arrow = needed("pyarrow", "parquet")
+    require("pyarrow.parquet", "parquet")
+    arrow = require("pyarrow", "parquet")
     pixels, labels = list[NDArray[np.uint8]](), list[int]()
     with opened(path, "an intact Parquet file") as (file, size):
         for image, label in _rows(arrow, file, size, path, 3 * side**2):

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable
 
-from energyscape.doctor.finding import Finding, diverged, growth, rate, stopped, volley
+from energyscape.doctor.finding import Finding, diverged, energy_growth, gradient_spike, rate, stopped
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record, autocorrelation, jitter, median, over
+from energyscape.doctor.record import Record, autocorrelation, jitter, median, safe_ratio
 
 
 def spoiled_data(record: Record, probes: Probes) -> Finding | None:
@@ -44,7 +44,7 @@ def _ended_suddenly(record: Record) -> bool:
     if end is None or end < 5 or any(math.isfinite(value) for value in columns[end : end + 5]):
         return False
     before = Record(columns={name: column[:end] for name, column in record.columns.items()})
-    return (growth(before) or 1) < 100 and (volley(before) or 1) < 10
+    return (energy_growth(before) or 1) < 100 and (gradient_spike(before) or 1) < 10
 
 
 def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
@@ -65,7 +65,7 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     weight = 2 * alpha * later
     temperature = record.temperature or 1.0
     gaps, flat = record.last("gap"), spread < 0.3 * temperature and not mean
-    z = over(abs(sum(gaps) / len(gaps)), _deviation(gaps)) if gaps else None
+    z = safe_ratio(abs(sum(gaps) / len(gaps)), _deviation(gaps)) if gaps else None
     much = weight > (0.1 if mean else 0.3) and 2 * alpha * at_first > 0.5
     if not much and not (flat and (z or 0) > 3):
         return None
@@ -87,7 +87,7 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
 
 def _at_first(record: Record, probes: Probes) -> float | None:
     """Returns the energies of data before training, where the reference alone makes them."""
-    return None if probes.size is None else over(probes.size**2 / 2, (record.reference_std or 0) ** 2)
+    return None if probes.size is None else safe_ratio(probes.size**2 / 2, (record.reference_std or 0) ** 2)
 
 
 def _size(record: Record, spread: float) -> float:
@@ -240,7 +240,7 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
     if record.learning_rate is None or not (lowered or swings or diverged(record) or record.learning_rate > MOST_RATE):
         return None
     high = record.learning_rate > MOST_RATE
-    told = {"growth": growth(record), "volley": volley(record), "autocorrelation": rho}
+    told = {"growth": energy_growth(record), "volley": gradient_spike(record), "autocorrelation": rho}
     words = [
         *stopped(record),
         f"Adam moves every weight by up to {record.learning_rate:g} a step, and they begin at about 0.1"

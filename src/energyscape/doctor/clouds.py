@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def apart(x: Tensor) -> float:
+def rms_radius(x: Tensor) -> float:
     """Returns the root mean square distance of points from their mean."""
     flat = x.flatten(1).double()
     return float((flat - flat.mean(0)).square().sum(1).mean().sqrt())

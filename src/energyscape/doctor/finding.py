@@ -44,7 +44,7 @@ def rate(record: Record, factor: float) -> str:
     return f"--train.learning_rate {(record.learning_rate or 1e-3) * factor:.2g}"
 
 
-def growth(record: Record) -> float | None:
+def energy_growth(record: Record) -> float | None:
     r"""Returns how many times the energies' size exceeds its smallest, or none.
 
     .. math:: \max_{t \in W} \ell_t / \min_t \operatorname{median}(\ell_{t-4}, \ldots, \ell_t),
@@ -58,7 +58,7 @@ def growth(record: Record) -> float | None:
     return max(level[-record.window :]) / max(least, 1e-12)
 
 
-def volley(record: Record) -> float | None:
+def gradient_spike(record: Record) -> float | None:
     """Returns the largest gradient norm among the last lines over their median, or none."""
     norms = record.last("grad_norm")
     usual = median(norms)
@@ -79,7 +79,13 @@ def diverged(record: Record) -> bool:
     rho = autocorrelation(record.last("gap"))
     shape = record.last("gap")
     drifting = rho is not None and rho > 0.9 and abs(shape[-1]) > 10 * max(abs(shape[0]), 1e-12)
-    return bool(stopped(record)) or ended or (growth(record) or 0) > RUNAWAY or (volley(record) or 0) > 100 or drifting
+    return (
+        bool(stopped(record))
+        or ended
+        or (energy_growth(record) or 0) > RUNAWAY
+        or (gradient_spike(record) or 0) > 100
+        or drifting
+    )
 
 
 def calibrated(record: Record) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from energyscape.doctor.finding import CALM, Finding, calibrated, diverged, flag
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record, over
+from energyscape.doctor.record import Record, safe_ratio
 
 
 def long_step(record: Record, probes: Probes) -> Finding | None:
@@ -106,7 +106,7 @@ def short_step(record: Record, probes: Probes) -> Finding | None:
     least, lost = (0.3, 0.05) if record.chains == "objective" else (0.7, 0.35)
     if reach >= least or (record.now("accept_prob") or 1) < 0.9:
         return None
-    moved = over(record.began("move"), record.began("data_std"))
+    moved = safe_ratio(record.began("move"), record.began("data_std"))
     sound = (probes.narrowest or 0) ** 2 / 4
     eta_new = sound if sound > eta else eta * min((0.5 / reach) ** 2, 100)
     few = f"--{record.chains}.steps {math.ceil(k * (2 * least / reach) ** 2)}" if sound <= 2 * eta else ""

@@ -4,7 +4,7 @@ import math
 
 from energyscape.doctor.finding import Finding, rate
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record, over
+from energyscape.doctor.record import Record, safe_ratio
 
 
 def easy_noise(record: Record, _: Probes) -> Finding | None:
@@ -110,7 +110,7 @@ def noise_kept(record: Record, probes: Probes) -> Finding | None:
     no denoising step ends the chains.
     """
     asked, level = probes.sound is not None, record.data_noise or 0.0
-    share = probes.noisy if asked else over(level**2, (probes.data_std or 0) ** 2)
+    share = probes.noisy if asked else safe_ratio(level**2, (probes.data_std or 0) ** 2)
     if share is None or share <= 0.04 or record.tweedie or one_noise_level(record, probes) is not None:
         return None
     return Finding(

@@ -18,11 +18,11 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
 from energyscape.doctor.chains import Chains
-from energyscape.doctor.clouds import apart, at_edges, duplicates, nearest_other, share
+from energyscape.doctor.clouds import at_edges, duplicates, nearest_other, rms_radius, share
 from energyscape.evaluation import acceptance
 from energyscape.noise import noised, normal_like
 from energyscape.samplers import run
-from energyscape.samplers.base import Standing, at, finite, flat
+from energyscape.samplers.base import ChainState, evaluate_at, finite, zero_energy
 
 CHAINS: Final = 64
 """Chains of each probe."""
@@ -113,11 +113,11 @@ def probe(
     if len(data) < FEWEST or (energy is None and slope is None):
         return told
     y = noised(data, level, generator=generator)[0] if level else data
-    y = how.kernel(flat).confined(y) if how else y
+    y = how.kernel(zero_energy).confined(y) if how else y
     landscape = energy if energy is not None else _surrogate(slope)
     subject = Subject(landscape, energy is not None, data, y, level, temperature, how, generator)
     told = _of_shape(told, subject, noise)._replace(parted=parted(y))
-    point = at(landscape, y)
+    point = evaluate_at(landscape, y)
     told = told._replace(sound=share(finite(point)))
     if how is None or not told.sound:
         return told
@@ -218,11 +218,11 @@ def _of_shape(told: Probes, subject: Subject, noise: Tensor | None) -> Probes:
     return told
 
 
-def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tuple[Probes, dict[str, Standing]]:
+def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tuple[Probes, dict[str, ChainState]]:
     """Asks where chains go from where they stand: few steps, many, without noise, and from data."""
     energy, y, generator = subject.energy, subject.y, subject.generator
     kernel, still = how.kernel(energy), how.kernel(energy, temperature=0.0)
-    standing = at(energy, start)
+    standing = evaluate_at(energy, start)
     few, _ = run(kernel, start, steps=how.steps, generator=generator)
     long, _ = run(kernel, few.x, steps=how.long, generator=generator)
     quenched, _ = run(still, start, steps=how.steps, generator=generator)
@@ -230,7 +230,7 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
         ratio=_ratio(standing.score, how),
         clipped=None if how.drift_clip is None else share((how.step_size * standing.score).abs() > how.drift_clip),
         duplicates=duplicates(start, y),
-        diversity=apart(start) / max(apart(y[: len(start)]), 1e-12),
+        diversity=rms_radius(start) / max(rms_radius(y[: len(start)]), 1e-12),
         noisy=_noisy(long, subject.level, subject.temperature) if subject.level else None,
     )
     if subject.known and how.temperature > 0:
@@ -241,7 +241,7 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
 
 
 def _of_energies(
-    told: Probes, subject: Subject, end: dict[str, Standing], noise: Tensor | None, held_out: Tensor | None
+    told: Probes, subject: Subject, end: dict[str, ChainState], noise: Tensor | None, held_out: Tensor | None
 ) -> Probes:
     """Compares the energies of where chains ended, in standard deviations of those of data."""
     of_data = energies(subject.energy, subject.y)
@@ -262,13 +262,13 @@ def _of_energies(
     if held_out is not None:
         level = subject.level
         unseen = noised(held_out, level, generator=subject.generator)[0] if level else held_out
-        unseen = subject.how.kernel(flat).confined(unseen) if subject.how else unseen
+        unseen = subject.how.kernel(zero_energy).confined(unseen) if subject.how else unseen
         shown["held-out data"] = energies(subject.energy, unseen)
         told = told._replace(held_out=_rise(shown["held-out data"], of_data, unit))
     return told._replace(energies={name: tuple(each.double().tolist()) for name, each in shown.items()})
 
 
-def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> tuple[Probes, Standing]:
+def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> tuple[Probes, ChainState]:
     """Asks where chains from noise come to in as many steps as a sample takes, and how they are thrown on the way."""
     y, kernel = subject.y, how.kernel(subject.energy)
     unit, steepest = math.sqrt(2 * how.step_size), 0.0
@@ -292,7 +292,7 @@ def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> t
     return told, state
 
 
-def _noisy(standing: Standing, level: float, temperature: float) -> float | None:
+def _noisy(standing: ChainState, level: float, temperature: float) -> float | None:
     """Returns the share of the variance of points that their score takes for noise."""
     variance = float(standing.x.flatten(1).double().var(0, correction=0).mean())
     noise = float((level**2 / temperature * standing.score).double().square().mean())

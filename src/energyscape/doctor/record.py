@@ -14,7 +14,7 @@ from typing import Any, Final, final
 WINDOW: Final = 50
 """Lines of the metrics that count as now."""
 
-ENOUGH: Final = 5
+MIN_FINITE: Final = 5
 """Finite numbers in a window below which it says nothing."""
 
 
@@ -74,7 +74,7 @@ class Record:
     @property
     def window(self) -> int:
         """Lines that count as now: the last half of the record, at most `WINDOW`."""
-        return max(ENOUGH, min(WINDOW, self.lines // 2))
+        return max(MIN_FINITE, min(WINDOW, self.lines // 2))
 
     def last(self, name: str, *, window: int | None = None) -> list[float]:
         """Returns the finite numbers among a column's last lines; fewer than `ENOUGH` are none."""
@@ -95,7 +95,7 @@ class Record:
     @property
     def ratio(self) -> float | None:
         r"""Noise over drift of the chains' steps now, :math:`R`; none where either is not told or zero."""
-        return over(self.now("noise"), self.now("drift"))
+        return safe_ratio(self.now("noise"), self.now("drift"))
 
     def lost(self, name: str = "loss") -> int:
         """Returns how many lines of a column are not finite."""
@@ -109,7 +109,7 @@ class Record:
 
 def _told(values: Sequence[float]) -> list[float]:
     finite = [value for value in values if math.isfinite(value)]
-    return finite if len(finite) >= ENOUGH else []
+    return finite if len(finite) >= MIN_FINITE else []
 
 
 def median(values: Sequence[float]) -> float | None:
@@ -117,7 +117,7 @@ def median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def over(numerator: float | None, denominator: float | None) -> float | None:
+def safe_ratio(numerator: float | None, denominator: float | None) -> float | None:
     """Returns a ratio, or none where a part of it is missing or the denominator is not positive."""
     known = numerator is not None and denominator is not None and denominator > 0
     return numerator / denominator if known else None  # type: ignore[operator]
@@ -147,7 +147,7 @@ def jitter(values: Sequence[float]) -> float | None:
 
     Differences of neighbours do not see a trend, the median does not see a few spikes.
     """
-    if len(values) < ENOUGH:
+    if len(values) < MIN_FINITE:
         return None
     steps = [abs(b - a) for a, b in itertools.pairwise(values)]
     return 1.4826 * statistics.median(steps) / math.sqrt(2)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from energyscape.doctor.finding import CALM, Finding, Rule, flag
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record, over
+from energyscape.doctor.record import Record, safe_ratio
 
 
 class Limit(NamedTuple):
@@ -54,7 +54,7 @@ STILL = 0.01
 
 def updates(record: Record) -> float | None:
     """Returns how many steps the budget has."""
-    return over(record.budget, record.batch_size)
+    return safe_ratio(record.budget, record.batch_size)
 
 
 def _travel(record: Record, _: Probes) -> float | None:
@@ -71,12 +71,12 @@ def _scale(record: Record, probes: Probes) -> float | None:
 
 
 def _drift_clip(record: Record, _: Probes) -> float | None:
-    return None if record.step_size is None else over(record.drift_clip, math.sqrt(2 * record.step_size))
+    return None if record.step_size is None else safe_ratio(record.drift_clip, math.sqrt(2 * record.step_size))
 
 
 def _lines(record: Record, _: Probes) -> float | None:
     """Returns the lines of the metrics, where the setting asks for fewer than the usual ones."""
-    return over(updates(record), record.log_every) if (record.log_every or 0) > 10 else None
+    return safe_ratio(updates(record), record.log_every) if (record.log_every or 0) > 10 else None
 
 
 LIMITS = {
@@ -105,21 +105,21 @@ LIMITS = {
         lambda *_: "--train.flips false",
     ),
     "strong_noise": Limit(
-        lambda r, p: over(r.data_noise, p.clean_std),
+        lambda r, p: safe_ratio(r.data_noise, p.clean_std),
         (0.0, 1.0),
         "the noise on the data is {} times their standard deviation",
         "the noise on the data drowns them: the model learns noise",
         lambda r, p: f"--objective.{'data_noise' if r.objective == 'cd' else 'sigma'} {(p.clean_std or 1) / 2:.2g}",
     ),
     "tight_reference": Limit(
-        lambda r, p: over(r.reference_std, p.narrowest),
+        lambda r, p: safe_ratio(r.reference_std, p.narrowest),
         (0.5, math.inf),
         "the reference's standard deviation is {} times that of the data's narrowest coordinate",
         "the energy's Gaussian term is narrower than the data, and holds chains at the origin",
         lambda _, p: f"--model.reference_std {p.narrowest:.2g}",
     ),
     "wide_reference": Limit(
-        lambda r, p: over(r.reference_std, p.data_std),
+        lambda r, p: safe_ratio(r.reference_std, p.data_std),
         (0.0, 10.0),
         "the reference's standard deviation is {} times that of the data",
         "the energy's Gaussian term is so wide that it holds nothing",
@@ -161,7 +161,7 @@ LIMITS = {
         lambda *_: "--objective.start.refresh 0.01",
     ),
     "large_buffer": Limit(
-        lambda r, _: over(r.budget, r.capacity),
+        lambda r, _: safe_ratio(r.budget, r.capacity),
         (3.0, math.inf),
         "each chain of the buffer is drawn {} times in the whole run",
         "the buffer is so large that its chains hardly move from where they started",
@@ -217,7 +217,7 @@ LIMITS = {
         lambda *_: "--guard.gradient_factor 100 --guard.energy_factor 10000 --guard.least_acceptance 0.02",
     ),
     "long_warmup": Limit(
-        lambda r, _: over(r.warmup, r.budget),
+        lambda r, _: safe_ratio(r.warmup, r.budget),
         (0.0, 0.99),
         "the warm-up takes {} times the budget",
         "the learning rate never reaches its highest: the budget ends within the warm-up",

@@ -7,9 +7,9 @@ up, whatever the energies' scale.
 import math
 import statistics
 
-from energyscape.doctor.finding import Finding, calibrated, diverged, flag, growth, rate, stopped, volley
+from energyscape.doctor.finding import Finding, calibrated, diverged, energy_growth, flag, gradient_spike, rate, stopped
 from energyscape.doctor.probes import Probes
-from energyscape.doctor.record import Record, autocorrelation, jitter, over
+from energyscape.doctor.record import Record, autocorrelation, jitter, safe_ratio
 from energyscape.doctor.settings import STILL
 
 
@@ -45,7 +45,7 @@ def divergence(record: Record, probes: Probes) -> Finding | None:
     on a gap that drifts (autocorrelation above 0.9, tenfold over the window); warn at gradient norms 10 times their
     median where energies have also grown 100-fold.
     """
-    grown, norms, rho = growth(record), volley(record), autocorrelation(record.last("gap"))
+    grown, norms, rho = energy_growth(record), gradient_spike(record), autocorrelation(record.last("gap"))
     act = diverged(record) or (probes.sound is not None and probes.sound < 1 and probes.finite == 1)
     if not act and not ((norms or 0) > 10 and (grown or 0) > 100):
         return None
@@ -146,7 +146,7 @@ def saturation(record: Record, probes: Probes) -> Finding | None:
     """
     at_bounds = record.now("saturated") if record.columns else probes.outside
     off = record.now("brightness")
-    off = over(off, 2.0) if off is not None else (None if record.columns else probes.shift)
+    off = safe_ratio(off, 2.0) if off is not None else (None if record.columns else probes.shift)
     clipped = probes.clipped
     words = [
         f"{100 * at_bounds:.0f} points more of their coordinates are at the data's extremes"
@@ -235,7 +235,7 @@ def buffer_collapse(record: Record, probes: Probes) -> Finding | None:
     Lineages below 5 % of the buffer, more than 5 % of near duplicates, or chains less than 0.3 times as far apart as
     data; act at less than 0.1.
     """
-    lineages = over(record.now("lineages"), None if record.capacity is None else float(record.capacity))
+    lineages = safe_ratio(record.now("lineages"), None if record.capacity is None else float(record.capacity))
     words = [
         f"{lineages:.1%} of the buffer's lineages are left" if lineages is not None and lineages < 0.05 else "",
         f"{probes.duplicates:.0%} of the chains are near duplicates" if (probes.duplicates or 0) > 0.05 else "",

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from energyscape.data import Images, batches
 from energyscape.data.download import learned_folder
 from energyscape.errors import UserError
-from energyscape.evaluation.recognition import rubbish
+from energyscape.evaluation.recognition import corruptions
 from energyscape.noise import normal_like, uniform_like
 from energyscape.rng import generator_for, global_seed, seed_for
 from energyscape.training import Snapshot
@@ -182,7 +182,7 @@ def train_classifier(images: Images, *, samples: int = SAMPLES, seed: int = 0) -
 
 def _augmented(x: Tensor, label: Tensor, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """Return a batch as training sees it: moved, half of it noised, with debris at its end."""
-    nothing = rubbish(x.flatten(1), max(1, round(SHARE * len(x))), generator=generator).unflatten(1, x.shape[1:])
+    nothing = corruptions(x.flatten(1), max(1, round(SHARE * len(x))), generator=generator).unflatten(1, x.shape[1:])
     far = min(x.shape[2:]) // MOVE
     down, right = (int(torch.randint(-far, far + 1, (), generator=generator)) for _ in range(2))
     moved = x.roll((down, right), (2, 3))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from energyscape.calculus import Box, EnergyFn, gauss_legendre, modules_of
-from energyscape.data.laws import Law
+from energyscape.data.distributions import Distribution
 from energyscape.errors import UserError
 
 PANELS = 4
@@ -36,7 +36,7 @@ BATCH = 1 << 11
 RIM = 0.02
 """Width of the rim on each side, in units of the side."""
 
-ENOUGH = 1e-6
+MAX_RIM_MASS = 1e-6
 """Largest mass in the rim of a box that is wide enough, and outside it."""
 
 
@@ -93,7 +93,9 @@ def log_z(energy: EnergyFn, box: Box, *, temperature: float = 1.0, nodes: int = 
     return LogZ(fine.log_z(), abs(fine.log_z() - half.log_z()), fine.edge_mass())
 
 
-def kl(law: Law, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400) -> Divergence:
+def kl(
+    law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
+) -> Divergence:
     r"""Returns :math:`\operatorname{KL}(\text{law} \,\|\, e^{-E / T} / Z)`, the nats a model loses to the truth.
 
     It equals the model's negative log-likelihood less the law's entropy. The first integral runs over the law's box,
@@ -111,7 +113,7 @@ def kl(law: Law, energy: EnergyFn, box: Box | None = None, *, temperature: float
         UserError: If a setting is out of its range.
 
     Examples:
-        >>> from energyscape.data.laws import EightGaussians
+        >>> from energyscape.data.distributions import EightGaussians
         >>> law = EightGaussians()
         >>> abs(kl(law, lambda x: -law.log_prob(x), nodes=160).value) < 1e-8
         True
@@ -123,7 +125,7 @@ def kl(law: Law, energy: EnergyFn, box: Box | None = None, *, temperature: float
 
 
 def total_variation(
-    law: Law, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
+    law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
 ) -> Divergence:
     r"""Returns :math:`\operatorname{TV} = \tfrac12 \int |p - e^{-E / T} / Z|`, the mass that is in the wrong place.
 
@@ -142,7 +144,7 @@ def total_variation(
         UserError: If a setting is out of its range.
 
     Examples:
-        >>> from energyscape.data.laws import Checkerboard
+        >>> from energyscape.data.distributions import Checkerboard
         >>> law = Checkerboard()
         >>> uniform = total_variation(law, lambda x: 0 * x[:, 0], law.box, nodes=32)
         >>> round(uniform.value, 12)
@@ -155,7 +157,7 @@ def total_variation(
 
 
 def mode_masses(
-    law: Law, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
+    law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
 ) -> Tensor:
     """Returns the share of the model's mass that is nearest to each mode of a law.
 
@@ -178,7 +180,7 @@ def mode_masses(
         UserError: If the law has no modes or a setting is out of its range.
 
     Examples:
-        >>> from energyscape.data.laws import GaussianGrid
+        >>> from energyscape.data.distributions import GaussianGrid
         >>> law = GaussianGrid(side=2)
         >>> own = mode_masses(law, lambda x: -law.log_prob(x))
         >>> model = mode_masses(law, lambda x: -law.log_prob(x) + (x[:, 0] > 0) * math.log(3))
@@ -245,7 +247,7 @@ class Sheets(NamedTuple):
 
 
 def _fine_and_half(
-    law: Law, energy: EnergyFn, box: Box | None, temperature: float, nodes: int
+    law: Distribution, energy: EnergyFn, box: Box | None, temperature: float, nodes: int
 ) -> tuple[Sheets, Sheets]:
     """Return a model at all nodes and at half as many along each side."""
     if box is None:
@@ -260,7 +262,7 @@ def _fine_and_half(
     return Sheets(board[0], whole[0]), Sheets(board[1], whole[1])
 
 
-def _model(law: Law, energy: EnergyFn, box: Box | None, temperature: float, nodes: int) -> Sheet:
+def _model(law: Distribution, energy: EnergyFn, box: Box | None, temperature: float, nodes: int) -> Sheet:
     """Return a model in the box asked for, or in one that is wide enough."""
     if box is not None:
         return _sheet(energy, box, temperature, nodes)
@@ -275,10 +277,12 @@ def _rings(widest: Sheet, box: Box) -> int:
     """
     points, share = widest.shares()
     reaches = (_reach(points, _widened(box, rings)) for rings in range(RINGS))
-    return next((rings for rings, reach in enumerate(reaches) if share[reach > 1 - 2 * RIM].sum() < ENOUGH), RINGS)
+    return next(
+        (rings for rings, reach in enumerate(reaches) if share[reach > 1 - 2 * RIM].sum() < MAX_RIM_MASS), RINGS
+    )
 
 
-def _cross(law: Law, board: Sheet) -> float:
+def _cross(law: Distribution, board: Sheet) -> float:
     """Return the integral of p (log p + E / T) over the law's box, where p log p = 0 if p = 0."""
     log_p = law.log_prob(board.points)
     inside = log_p > -torch.inf
@@ -286,7 +290,7 @@ def _cross(law: Law, board: Sheet) -> float:
     return float((board.weights[inside] * log_p[inside].exp() * difference).sum())
 
 
-def _excess(law: Law, board: Sheet, log_z: float) -> float:
+def _excess(law: Distribution, board: Sheet, log_z: float) -> float:
     """Return the integral of p - q where p > q, which is only in the law's box; it is zero at p = q by any rule."""
     p, q = law.log_prob(board.points).exp(), (-board.reduced - log_z).exp()
     # Not `clamp`: where q is NaN, so is the integral.

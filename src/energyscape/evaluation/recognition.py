@@ -84,7 +84,7 @@ class Judge:
         self._model = CalibratedClassifierCV(SVC(C=10.0), ensemble=False, cv=3)
         flat, labels = images.flatten(1).cpu().float(), labels.cpu()
         each = max(3, round(debris * len(flat))) if debris > 0 else 0
-        nothing = rubbish(flat, each, generator=generator_for(0, "debris"))
+        nothing = corruptions(flat, each, generator=generator_for(0, "debris"))
         known = torch.cat([labels, labels.new_full((len(nothing),), self.classes)])
         self._model.fit(torch.cat([flat, nothing]).numpy(), known.numpy())
 
@@ -114,7 +114,7 @@ class Judge:
         return label, probability
 
 
-def rubbish(flat: Tensor, n: int, *, generator: Generator | None = None) -> Tensor:
+def corruptions(flat: Tensor, n: int, *, generator: Generator | None = None) -> Tensor:
     """Return pictures of nothing, made from real ones: pixels shuffled, noise added, noise alone, flat grey."""
     one, other = (flat[torch.randint(len(flat), (n,), generator=generator)] for _ in range(2))
     shuffled = one.gather(1, uniform_like(one, generator=generator).argsort(1))

@@ -27,7 +27,7 @@ from torch.nn.functional import conv2d
 from energyscape.calculus import EnergyFn, score
 from energyscape.noise import noised, tweedie, uniform_like
 from energyscape.samplers import MALA, Langevin, Point, run
-from energyscape.samplers.base import KernelFactory, flat
+from energyscape.samplers.base import KernelFactory, zero_energy
 
 TARGET = 0.574
 """The acceptance probability at which MALA is most efficient in many dimensions (Roberts & Rosenthal, 1998)."""
@@ -337,10 +337,12 @@ def inpaint(
         raise ValueError(f"start is of the images' shape {tuple(y.shape)}; it was {tuple(start.shape)}")
     missing = missing.broadcast_to(y.shape)
     known, _ = noised(y, level, generator=generator)
-    known = kernel(flat).confined(known) if kernel else known
+    known = kernel(zero_energy).confined(known) if kernel else known
     x = 2 * uniform_like(y, generator=generator) - 1 if start is None else start
 
-    own = (kernel(flat).temperature if kernel else 0) or temperature  # a descent's is 0: it has no law to put right
+    own = (
+        kernel(zero_energy).temperature if kernel else 0
+    ) or temperature  # a descent's is 0: it has no law to put right
 
     def conditional(x: Tensor) -> Tensor:
         replicas = x.unflatten(0, (-1, len(known)))  # of all temperatures, where a kernel has several

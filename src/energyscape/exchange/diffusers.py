@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from energyscape.errors import UserError, nearest, needed
+from energyscape.errors import UserError, did_you_mean, require
 from energyscape.files import read_json, reading, whole_folder
 from energyscape.models import Clean, Epsilon, NetworkDenoiser, Preconditioning, Velocity
 from energyscape.models.preconditioning import Coefficients, step_of
@@ -126,7 +126,7 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
     Raises:
         UserError: If diffusers is not installed, or the folder holds something else.
     """
-    diffusers, place = needed("diffusers", "diffusers"), Path(folder)
+    diffusers, place = require("diffusers", "diffusers"), Path(folder)
     index = read_json(place / "model_index.json", "that of a pipeline that diffusers saved")
     settings = read_json(place / "scheduler" / "scheduler_config.json", "the scheduler's settings")
     read_json(place / "unet" / "config.json", "the network's settings")
@@ -141,7 +141,9 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
             )
         prediction = settings.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS:
-            raise UserError(f"{place}: no prediction of type {prediction!r}{nearest(str(prediction), PREDICTIONS)}")
+            raise UserError(
+                f"{place}: no prediction of type {prediction!r}{did_you_mean(str(prediction), PREDICTIONS)}"
+            )
         scheduler = getattr(diffusers, kinds["scheduler"]).from_config(settings)
         unet, told = diffusers.UNet2DModel.from_pretrained(
             place / "unet",
@@ -172,7 +174,7 @@ def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
     Raises:
         UserError: If diffusers is not installed, the denoiser is of another kind, or the folder holds something.
     """
-    diffusers, network = needed("diffusers", "diffusers"), denoiser.network
+    diffusers, network = require("diffusers", "diffusers"), denoiser.network
     if not isinstance(network, DiffusersUNet):
         raise UserError(
             f"diffusers knows its own networks only: the denoiser's is a {type(network).__name__}, no DiffusersUNet"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from energyscape.errors import UserError, needed
-from energyscape.files import check_absent, whole
+from energyscape.errors import UserError, require
+from energyscape.files import atomic_write, check_absent
 from energyscape.models import Denoiser, Energy, EnergyDenoiser
 from energyscape.models.denoiser import column
 
@@ -40,8 +40,8 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
         UserError: If what it takes is not installed, the model does something that ONNX has no word for, or the values
             differ by more than rounding.
     """
-    runtime = needed("onnxruntime", "export")
-    needed("onnxscript", "export")
+    runtime = require("onnxruntime", "export")
+    require("onnxscript", "export")
     model = copy.deepcopy(model).cpu().eval()
     dtype = next((each.dtype for each in model.state_dict().values() if each.is_floating_point()), torch.float32)
     names = ["x", *([] if isinstance(model, Energy) else ["sigma"]), *(["label"] if labels else [])]
@@ -50,7 +50,7 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
         {name: each for name, each in _points(n, shape, dtype).items() if name in names} for n in (3, 5)
     )
     check_absent(Path(path))
-    with whole(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         place = Path(file.name)
         _written(_Graph(model), traced, place, "energy" if isinstance(model, Energy) else "denoised")
         session = runtime.InferenceSession(place)

@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
-from energyscape.data import DATASETS, Batches, Images, Law, batches
+from energyscape.data import DATASETS, Batches, Distribution, Images, batches
 from energyscape.errors import UserError
 from energyscape.experiment.precision import autocast_dtype
 from energyscape.experiment.recipe import Recipe, plain
@@ -22,11 +22,11 @@ from energyscape.files import foreign
 from energyscape.memory import require_memory
 from energyscape.models import MODELS, Denoiser, Energy, EnergyDenoiser
 from energyscape.objectives import OBJECTIVES, Objective, ReplayBuffer
-from energyscape.objectives.base import Treatment, unconfined
+from energyscape.objectives.base import Adjustment, unconfined
 from energyscape.objectives.contrastive import evaluating
 from energyscape.registry import build, construct, schema
 from energyscape.rng import generator_for, global_seed, seed_for
-from energyscape.samplers.base import flat
+from energyscape.samplers.base import zero_energy
 from energyscape.samplers.driver import Compile
 from energyscape.training import Fit, Snapshot, averaged
 
@@ -76,18 +76,18 @@ class Experiment:
             )
 
     @cached_property
-    def source(self) -> Law | Images:
+    def source(self) -> Distribution | Images:
         """The training data."""
         return self._data()
 
     @cached_property
-    def held_out(self) -> Law | Images:
+    def held_out(self) -> Distribution | Images:
         """Data that training does not see: a law is its own, images have a test split.
 
         Raises:
             UserError: If training saw that split too.
         """
-        if isinstance(self.source, Law):
+        if isinstance(self.source, Distribution):
             return self.source
         split = self.recipe.tables["data"].get("split", "train")
         if split != "train":
@@ -100,7 +100,7 @@ class Experiment:
     @property
     def budget(self) -> Budget:
         """When training ends."""
-        epoch = None if isinstance(self.source, Law) else len(self.source)
+        epoch = None if isinstance(self.source, Distribution) else len(self.source)
         return Budget.parse(self.training.budget, epoch=epoch)
 
     @property
@@ -228,7 +228,7 @@ class Experiment:
         require_memory(3 * 4 * n * sum(sizes), f"train.batch_size {n:,}")  # forward, backward and working copies
 
     def _check_bounds(self) -> None:
-        kernel = self.sampling.kernel(flat) if isinstance(self.sampling, Sampling) else None
+        kernel = self.sampling.kernel(zero_energy) if isinstance(self.sampling, Sampling) else None
         boxes = {
             "objective": self.objective.confined,
             "sampler": kernel.confined if kernel and kernel.bounds else unconfined,
@@ -296,7 +296,7 @@ class Experiment:
                 with foreign(f"the checkpoint's {name} does not fit this run's recipe"):
                     module.load_state_dict(tree[name])
         with foreign("the checkpoint's clock does not fit this run's recipe"):
-            self.objective.treat(Treatment.of(tree["clock"].get("treatment", {})))
+            self.objective.adjust(Adjustment.of(tree["clock"].get("treatment", {})))
         self.best.eval()
 
     def with_sampler(self, changes: Mapping[str, str]) -> "Experiment":
@@ -332,12 +332,12 @@ class Experiment:
         table = dict(self.recipe.tables[section])
         return build(registry, table.pop("name"), table, shape=self.shape)
 
-    def _data(self, **changes: Any) -> Law | Images:
+    def _data(self, **changes: Any) -> Distribution | Images:
         table = {**self.recipe.tables["data"], **changes}
         name = table.pop("name")
         if "split" in changes and "split" not in schema(DATASETS[name]):
             raise UserError(f"dataset {name!r} has no {changes['split']} split")
-        data: Law | Images = build(DATASETS, name, table)
+        data: Distribution | Images = build(DATASETS, name, table)
         return data
 
 
@@ -348,9 +348,9 @@ class _Unfilled(TorchFunctionMode):
         return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
-def _reach(source: Law | Images) -> Tensor:
+def _reach(source: Distribution | Images) -> Tensor:
     """Return the lowest and the highest number in the data, or in many draws of a law."""
-    if isinstance(source, Law):
+    if isinstance(source, Distribution):
         return torch.stack(source.sample(PART, generator=generator_for(0, "reach")).aminmax())
     parts = [source.floats(slice(i, i + PART)).aminmax() for i in range(0, len(source), PART)]
     return torch.stack([min(low for low, _ in parts), max(high for _, high in parts)])

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from energyscape import plotting
-from energyscape.data import Images, Law
+from energyscape.data import Distribution, Images
 from energyscape.evaluation import Classifier, classifier_for
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.descents import by_level, costs, likelihood_figures
 from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, generate
-from energyscape.experiment.measures import ENOUGH, MANY, against_truth, of_samples
+from energyscape.experiment.measures import MIN_CLASSIFIER_IMAGES, REPORT_SAMPLES, against_truth, of_samples
 from energyscape.experiment.restorations import denoising_section, inpainting_section, restorations
 from energyscape.experiment.solving import known_classes
 from energyscape.report import Section
@@ -22,7 +22,9 @@ IN_A_ROW = 10
 """Samples of one class, or images beside each other."""
 
 
-def in_the_plane(experiment: Experiment, law: Law, *, seed: int | None = None) -> tuple[list[Figure], list[Section]]:
+def in_the_plane(
+    experiment: Experiment, law: Distribution, *, seed: int | None = None
+) -> tuple[list[Figure], list[Section]]:
     """Return the figures and sections of a denoiser of points."""
     figures = against_truth(experiment, law, seed=seed)
     generated = generate(experiment, 2_000, seed=seed, shown=6, frames=40)
@@ -33,7 +35,7 @@ def in_the_plane(experiment: Experiment, law: Law, *, seed: int | None = None) -
 
 def of_images(experiment: Experiment, source: Images, *, seed: int | None = None) -> tuple[list[Figure], list[Section]]:
     """Return the figures and sections of a denoiser of images."""
-    generated = generate(experiment, MANY, seed=seed)
+    generated = generate(experiment, REPORT_SAMPLES, seed=seed)
     real = draw_data(source, 4 * IN_A_ROW, generator=seeded(experiment, seed, "real", device="cpu"))
     restored = restorations(experiment, seed=seed)
     figures = [*of_samples(experiment, generated.x, seed=seed), *likelihood_figures(experiment, seed=seed)]
@@ -57,7 +59,7 @@ def of_images(experiment: Experiment, source: Images, *, seed: int | None = None
         denoising_section(experiment, restored),
         inpainting_section(experiment, seed=seed),
     ]
-    if source.labels is not None and len(source) >= ENOUGH:
+    if source.labels is not None and len(source) >= MIN_CLASSIFIER_IMAGES:
         sections.insert(3, cost_section(experiment, classifier_for(source), seed))
     return figures + [figure for each in restored for figure in each.figures()], sections
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from energyscape.data import Images, Law
+from energyscape.data import Distribution, Images
 from energyscape.evaluation import Classifier, ProbabilityFlow, frechet_distance, image_likelihood
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.figure import Figure
@@ -23,7 +23,7 @@ JUDGED = 64
 
 def likelihood_figures(experiment: Experiment, *, seed: int | None = None) -> list[Figure]:
     """Measure the likelihood of data that training did not see, by the probability-flow ODE."""
-    if isinstance(experiment.source, Law):
+    if isinstance(experiment.source, Distribution):
         return _of_law(experiment, experiment.source, seed)
     held_out = experiment.held_out
     assert isinstance(held_out, Images)
@@ -38,7 +38,7 @@ def likelihood_figures(experiment: Experiment, *, seed: int | None = None) -> li
     return [Figure("bits/dim", told.bits, told.bits_error, f"{JUDGED} held-out images, no class told; {told.protocol}")]
 
 
-def _of_law(experiment: Experiment, law: Law, seed: int | None) -> list[Figure]:
+def _of_law(experiment: Experiment, law: Distribution, seed: int | None) -> list[Figure]:
     x = law.sample(2_000, generator=seeded(experiment, seed, "likelihood", device="cpu"))
     flow = flow_of(experiment, x, steps=48).log_prob(x.to(experiment.training.torch_device)).cpu()
     # Against the law's own log-density of the same points: what the choice of points adds to both drops out.

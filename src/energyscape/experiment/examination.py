@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn.utils import get_total_norm
 
 from energyscape import plotting
-from energyscape.data import Law
+from energyscape.data import Distribution
 from energyscape.doctor import RULES, Chains, Finding, Probes, Record, diagnose, merged, probe
 from energyscape.doctor.record import WINDOW, autocorrelation
 from energyscape.doctor.settings import updates
@@ -22,7 +22,7 @@ from energyscape.experiment.generation import draw_data
 from energyscape.experiment.recipe import Recipe
 from energyscape.experiment.run import Run
 from energyscape.files import read_tensors
-from energyscape.objectives import ContrastiveDivergence, DiffusionRecoveryLikelihood, Noise, ReplayBuffer
+from energyscape.objectives import ContrastiveDivergence, DiffusionRecoveryLikelihood, NoiseInit, ReplayBuffer
 from energyscape.report import Section
 from energyscape.samplers import KERNELS
 
@@ -228,7 +228,7 @@ def chains_of(experiment: Experiment, *, treated: bool = True, section: str | No
     if step_size is None:
         return None
     if treated and isinstance(trained, ContrastiveDivergence):
-        step_size *= trained.treatment.step  # what guards have made of it
+        step_size *= trained.adjustment.step  # what guards have made of it
     if isinstance(trained, DiffusionRecoveryLikelihood):
         low, above = trained.sigmas[:2]
         step_size *= low**2 * (1 - (low / above) ** 2)  # its kernel's length is s₀, see samplers.recovery
@@ -268,7 +268,7 @@ def _noise(experiment: Experiment, generator: Generator, *, section: str | None 
     if not experiment.has_chains or experiment.chains.descent is not None:
         return None
     starts = [*experiment.objective.modules(), *([] if section == "objective" else [experiment.chains.start])]
-    noise = next((each for each in reversed(starts) if isinstance(each, Noise)), None)
+    noise = next((each for each in reversed(starts) if isinstance(each, NoiseInit)), None)
     if noise is None:
         return None
     like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
@@ -276,7 +276,7 @@ def _noise(experiment: Experiment, generator: Generator, *, section: str | None 
 
 
 def _unseen(experiment: Experiment, seed: int | None) -> Tensor | None:
-    if isinstance(experiment.source, Law):
+    if isinstance(experiment.source, Distribution):
         return None
     try:
         source = experiment.held_out
@@ -288,7 +288,7 @@ def _unseen(experiment: Experiment, seed: int | None) -> Tensor | None:
 
 def _worst_mode(experiment: Experiment) -> float | None:
     law = experiment.source
-    if not isinstance(law, Law) or law.modes is None or experiment.level > 0:
+    if not isinstance(law, Distribution) or law.modes is None or experiment.level > 0:
         return None
     shares = mode_masses(law, experiment.energy, temperature=experiment.objective.temperature or 1.0)
     off = shares / mode_masses(law, lambda x: -law.log_prob(x))

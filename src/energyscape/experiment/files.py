@@ -18,7 +18,7 @@ from energyscape.calculus import Box
 from energyscape.data.arrays import ARRAYS, read_array
 from energyscape.data.images import SUFFIXES, open_picture
 from energyscape.errors import UserError
-from energyscape.files import whole
+from energyscape.files import atomic_write
 from energyscape.memory import require_memory
 from energyscape.plotting import grid_array, scatter
 
@@ -130,7 +130,7 @@ def write_batches(path: Path, batches: Iterable[Tensor], *, shape: tuple[int, ..
     suffix, points = path.suffix.lower(), len(shape) == 2
     batches = iter(batches)
     batches = itertools.chain(iter([next(batches)]), batches)  # what is wrong with them comes before the file
-    with whole(path) as file:
+    with atomic_write(path) as file:
         if suffix in PICTURES and len(shape) == 4:
             image = Image.fromarray(grid_array(torch.cat(list(batches))))
             image.save(file, format="PNG" if suffix == ".png" else "JPEG", quality=95)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from energyscape.data import Law
+from energyscape.data import Distribution
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.frames import kept_frames
@@ -21,7 +21,7 @@ def check_film(path: Path, experiment: Experiment) -> None:
         raise UserError(f"{path}: expected a name ending in {' or '.join(FILMS)}")
     if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
         raise UserError(f"{path}: expected the name of a file in a folder")
-    if not isinstance(experiment.source, Law):
+    if not isinstance(experiment.source, Distribution):
         raise UserError(f"{path}: films show laws in the plane; this run's points have shape {experiment.shape}")
 
 
@@ -43,6 +43,6 @@ def write_film(path: Path, experiment: Experiment, generated: Generated) -> None
     save_animation(animate_chains(generated.path, energy, law.box, generated.at), path)
 
 
-def _law(experiment: Experiment) -> Law:
-    assert isinstance(experiment.source, Law)  # `check_film` has looked
+def _law(experiment: Experiment) -> Distribution:
+    assert isinstance(experiment.source, Distribution)  # `check_film` has looked
     return experiment.source

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from energyscape.data import Law
+from energyscape.data import Distribution
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.files import write_points
@@ -48,7 +48,7 @@ class Frames:
     def __init__(self, folder: Path, experiment: Experiment, *, progress: float) -> None:
         self.folder, self.experiment = folder, experiment
         self.wanted = experiment.training.frames
-        if self.wanted and isinstance(experiment.source, Law) and not experiment.has_energy:
+        if self.wanted and isinstance(experiment.source, Distribution) and not experiment.has_energy:
             raise UserError("frames of a law show its energy, which this model has not: set --train.frames 0")
         self._next = self._due(progress) + (progress > 0)
 
@@ -62,13 +62,13 @@ class Frames:
             return
         self._next = due + 1
         with evaluating(self.experiment.best):
-            if isinstance(source, Law):
+            if isinstance(source, Distribution):
                 self._keep(due, source, fit)
             else:
                 x = generate(self.experiment, PICTURED, shown=1, frames=2).x
                 write_points(self.folder / f"{due:04d}.png", x)
 
-    def _keep(self, due: int, law: Law, fit: Fit[Any]) -> None:
+    def _keep(self, due: int, law: Distribution, fit: Fit[Any]) -> None:
         energy = energies_on_grid(self.experiment, law.box, side=SIDE)
         x = generate(self.experiment, SAMPLES, shown=1, frames=2).x
         content = io.BytesIO()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from energyscape.calculus import Box
-from energyscape.data import Images, Law
+from energyscape.data import Distribution, Images
 from energyscape.errors import UserError
 from energyscape.evaluation import inpaint, restore
 from energyscape.experiment.assembly import Experiment, seeded
@@ -16,9 +16,9 @@ from energyscape.experiment.precision import autocast
 from energyscape.experiment.solving import BATCH, Generated, denoised, joined, repainted, solving
 from energyscape.memory import require_memory
 from energyscape.noise import tweedie
-from energyscape.objectives import Data, Noise, ReplayBuffer
+from energyscape.objectives import DataInit, NoiseInit, ReplayBuffer
 from energyscape.samplers import Kernel, Steps
-from energyscape.samplers.base import flat
+from energyscape.samplers.base import zero_energy
 
 StartName = Literal["noise", "data", "buffer"]
 
@@ -124,7 +124,7 @@ def _starts(
 ) -> Iterator[Tensor]:
     """Yields the points that chains start at, batch by batch."""
     device, sizes = experiment.training.torch_device, [min(BATCH, n - first) for first in range(0, n, BATCH)]
-    if start == "data" or (start == "noise" and isinstance(experiment.chains.start, Data)):
+    if start == "data" or (start == "noise" and isinstance(experiment.chains.start, DataInit)):
         drawing = drawing_data(experiment.source, sizes, generator=seeded(experiment, seed, "data", device="cpu"))
         yield from (x.to(device) for x in drawing)
     elif start == "noise":
@@ -147,14 +147,16 @@ def _in_buffer(experiment: Experiment, n: int, seed: int | None) -> Tensor:
     raise UserError("this run keeps no replay buffer: start from noise or data")
 
 
-def draw_data(source: Law | Images, n: int, *, generator: torch.Generator) -> Tensor:
+def draw_data(source: Distribution | Images, n: int, *, generator: torch.Generator) -> Tensor:
     """Returns data drawn at random, without replacement as far as there are any."""
     return next(drawing_data(source, [n], generator=generator))
 
 
-def drawing_data(source: Law | Images, sizes: Sequence[int], *, generator: torch.Generator) -> Iterator[Tensor]:
+def drawing_data(
+    source: Distribution | Images, sizes: Sequence[int], *, generator: torch.Generator
+) -> Iterator[Tensor]:
     """Yields data drawn at random, without replacement as far as there are any."""
-    if isinstance(source, Law):
+    if isinstance(source, Distribution):
         yield from (source.sample(many, generator=generator) for many in sizes)
         return
     rounds = -(-sum(sizes) // len(source))
@@ -246,13 +248,13 @@ def completed(
         gaps = missing.broadcast_to(y.shape).repeat(n, *[1] * (y.ndim - 1))
         x = repainted(experiment, copies, gaps, steps=steps, generator=generator)
         return x.reshape(n, *y.shape)
-    kernel, (start, _) = experiment.chains.kernel, Noise().draw(len(copies), like=copies, generator=generator)
+    kernel, (start, _) = experiment.chains.kernel, NoiseInit().draw(len(copies), like=copies, generator=generator)
     x = inpaint(
         experiment.energy,
         copies,
         missing.to(device).broadcast_to(y.shape).repeat(n, *[1] * (y.ndim - 1)),
         level=experiment.level,
-        temperature=kernel(flat).temperature or objective.temperature,  # that of the sampler's law
+        temperature=kernel(zero_energy).temperature or objective.temperature,  # that of the sampler's law
         steps=steps,
         kernel=kernel,
         start=start,

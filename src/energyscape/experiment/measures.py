@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from energyscape.data import Images, Law
+from energyscape.data import Distribution, Images
 from energyscape.errors import UserError
 from energyscape.evaluation import (
     Classifier,
@@ -34,21 +34,21 @@ from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.descents import class_figures, likelihood_figures
 from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, generate
-from energyscape.experiment.outliers import Survey, survey
+from energyscape.experiment.outliers import OODResult, survey
 from energyscape.experiment.restorations import restorations
 from energyscape.noise import noised
 
-MANY = 1_000
+REPORT_SAMPLES = 1_000
 """Samples that are judged."""
 
-ENOUGH = 5_000
+MIN_CLASSIFIER_IMAGES = 5_000
 """Labelled images from which on a network judges samples, and not a support vector machine."""
 
 
 def measure(
     experiment: Experiment,
     *,
-    n: int = MANY,
+    n: int = REPORT_SAMPLES,
     steps: int | None = None,
     inception_weights: Path | None = None,
     seed: int | None = None,
@@ -67,7 +67,7 @@ def measure(
     """
     if n < 4:
         raise UserError(f"at least 4 samples are judged; {n} were asked for")
-    if isinstance(experiment.source, Law):
+    if isinstance(experiment.source, Distribution):
         if inception_weights is not None:
             raise UserError("Inception's features are of images; this run's data are points in the plane")
         told = against_truth(experiment, experiment.source, n=n, steps=steps, seed=seed)
@@ -87,7 +87,12 @@ def measure(
 
 
 def against_truth(
-    experiment: Experiment, law: Law, *, n: int = MANY, steps: int | None = None, seed: int | None = None
+    experiment: Experiment,
+    law: Distribution,
+    *,
+    n: int = REPORT_SAMPLES,
+    steps: int | None = None,
+    seed: int | None = None,
 ) -> list[Figure]:
     """Measures an energy in the plane, and samples of it, against the law that they should be.
 
@@ -117,7 +122,7 @@ def against_truth(
     return figures + _between(experiment, law, n, steps, seed)
 
 
-def _between(experiment: Experiment, law: Law, n: int, steps: int | None, seed: int | None) -> list[Figure]:
+def _between(experiment: Experiment, law: Distribution, n: int, steps: int | None, seed: int | None) -> list[Figure]:
     """Measures samples of the model against draws of the law, unbiased: zero is right."""
     x = generate(experiment, n, steps=steps, seed=seed).x
     y = law.sample(n, generator=seeded(experiment, seed, "law", device="cpu"))
@@ -144,7 +149,7 @@ def of_samples(
     how = made(experiment, len(samples), steps)
     figures: list[Figure] = []
     if train.labels is not None:
-        judge = classifier_for(train) if len(train) >= ENOUGH else _judge(experiment, train, seed)
+        judge = classifier_for(train) if len(train) >= MIN_CLASSIFIER_IMAGES else _judge(experiment, train, seed)
         figures += _of_classes(judge, samples, held_out.floats(), how)
         if isinstance(judge, Classifier):
             figures += of_features(experiment, samples, judge, steps=steps, seed=seed)
@@ -253,7 +258,7 @@ def of_features(
     return figures
 
 
-def of_outliers(told: Survey) -> list[Figure]:
+def of_outliers(told: OODResult) -> list[Figure]:
     """Returns how well the energy and trivial scores tell outliers, and how alike energies are where they should be.
 
     Args:

@@ -30,7 +30,7 @@ from energyscape.objectives import ReplayBuffer
 from energyscape.registry import build
 from energyscape.report import Section
 
-MANY = 1_000
+OUTLIERS = 1_000
 """Images of each set, as far as there are any."""
 
 REFERENCE = 6_000
@@ -40,7 +40,7 @@ SIBLINGS = ("mnist", "fashion-mnist", "kmnist")
 """Published sets of the same size and kind."""
 
 
-class Survey(NamedTuple):
+class OODResult(NamedTuple):
     """What a trained energy and trivial scores say of images from inside and outside.
 
     Args:
@@ -66,7 +66,7 @@ class Survey(NamedTuple):
 
 
 def outlier_sets(
-    experiment: Experiment, *, n: int = MANY, seed: int | None = None
+    experiment: Experiment, *, n: int = OUTLIERS, seed: int | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return images that a model has no business with, and the names of sets whose files are not there."""
     held_out = experiment.held_out
@@ -91,7 +91,9 @@ def outlier_sets(
     return sets, missing
 
 
-def survey(experiment: Experiment, *, samples: Tensor | None = None, n: int = MANY, seed: int | None = None) -> Survey:
+def survey(
+    experiment: Experiment, *, samples: Tensor | None = None, n: int = OUTLIERS, seed: int | None = None
+) -> OODResult:
     """Score held-out images and outliers."""
     train, held_out = experiment.source, experiment.held_out
     assert isinstance(train, Images)
@@ -126,7 +128,7 @@ def survey(experiment: Experiment, *, samples: Tensor | None = None, n: int = MA
         found["negatives"] = torch.cat(parts) / experiment.objective.temperature
     if samples is not None:
         found["samples"] = energies(experiment, samples[:n], seed=seed)
-    return Survey(found, told, missing, experiment.level)
+    return OODResult(found, told, missing, experiment.level)
 
 
 def _states(x: Tensor, energy: Tensor, slope: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def outlier_section(
-    experiment: Experiment, *, samples: Tensor | None = None, surveyed: Survey | None = None, seed: int | None = None
+    experiment: Experiment, *, samples: Tensor | None = None, surveyed: OODResult | None = None, seed: int | None = None
 ) -> Section:
     """Return the part of a report that tells what the energy makes of images that it has not learned."""
     told = survey(experiment, samples=samples, seed=seed) if surveyed is None else surveyed
@@ -165,7 +167,7 @@ def outlier_section(
     return Section("What the energy does not know", text, figures=((_histogram(told), caption),), table=rows)
 
 
-def _histogram(told: Survey) -> Picture:
+def _histogram(told: OODResult) -> Picture:
     """Draw energies between limits that held-out images set: outliers may lie a thousand times as far."""
     inside = told.energies["held-out"]
     low, middle, high = (

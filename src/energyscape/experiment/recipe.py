@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import tomli_w
 
 from energyscape.data import DATASETS
-from energyscape.errors import UserError, nearest, shortened
+from energyscape.errors import UserError, did_you_mean, shortened
 from energyscape.experiment.settings import Guarding, Sampling, Solving, Training
 from energyscape.files import foreign, read_bytes, reading
 from energyscape.models import MODELS
@@ -73,7 +73,9 @@ class Recipe:
         else:
             known = recipe_names()
             if name not in known:
-                raise UserError(f"there is no recipe named {name!r}{nearest(name, known)} Known: {', '.join(known)}.")
+                raise UserError(
+                    f"there is no recipe named {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}."
+                )
             text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
         return Recipe(path.stem if path.suffix == ".toml" else name, parsed(text, name)).overridden(overrides or {})
 
@@ -119,7 +121,7 @@ class Recipe:
         for section in self.tables:
             if section not in SECTIONS:
                 raise UserError(
-                    f"recipe {self.name!r}: there is no section [{section}]{nearest(section, SECTIONS)} "
+                    f"recipe {self.name!r}: there is no section [{section}]{did_you_mean(section, SECTIONS)} "
                     f"Known: {', '.join(SECTIONS)}."
                 )
         tables: dict[str, dict[str, Any]] = {}
@@ -259,14 +261,15 @@ def _full(key: str) -> str:
     if dot:
         if section not in SECTIONS:
             raise UserError(
-                f"--{key}: there is no section {section!r}{nearest(section, SECTIONS)} Known: {', '.join(SECTIONS)}."
+                f"--{key}: there is no section {section!r}{did_you_mean(section, SECTIONS)} "
+                f"Known: {', '.join(SECTIONS)}."
             )
         return key
     known = schema(Training)
     if key not in known:
         settings = [*known, *(f"{section}.…" for section in SECTIONS)]
         raise UserError(
-            f"there is no setting --{key.replace('_', '-')}{nearest(key, known)} Known: {', '.join(settings)}."
+            f"there is no setting --{key.replace('_', '-')}{did_you_mean(key, known)} Known: {', '.join(settings)}."
         )
     return f"train.{key}"
 

@@ -21,8 +21,8 @@ from typing import IO, Any, Final, final
 import torch
 
 from energyscape import __version__
-from energyscape.data import Images, Law
-from energyscape.errors import UserError, nearest
+from energyscape.data import Distribution, Images
+from energyscape.errors import UserError, did_you_mean
 from energyscape.experiment.assembly import Experiment
 from energyscape.experiment.recipe import Recipe, parsed
 from energyscape.files import (
@@ -39,7 +39,7 @@ from energyscape.files import (
 )
 from energyscape.memory import require_memory
 from energyscape.training import Report, Snapshot, Verdict
-from energyscape.training.snapshot import Refuge, note
+from energyscape.training.snapshot import RollbackPoints, note
 
 KEPT: Final = 3
 """Checkpoints that are kept: the newest ones."""
@@ -107,7 +107,7 @@ class Run:
             folder = path.parent if path.parent.is_dir() else Path()
             others = [each.name for each in folder.iterdir() if (each / "recipe.toml").is_file()]
             known = f" There: {', '.join(sorted(others))}." if others else ""
-            raise UserError(f"{path} is no run (it has no recipe.toml){nearest(path.name, others)}{known}")
+            raise UserError(f"{path} is no run (it has no recipe.toml){did_you_mean(path.name, others)}{known}")
         return run
 
     @property
@@ -209,7 +209,7 @@ class Run:
             )
         return None
 
-    def refuge(self, snapshot: Snapshot, *, beginning: Snapshot) -> Refuge:
+    def refuge(self, snapshot: Snapshot, *, beginning: Snapshot) -> RollbackPoints:
         """Return where rollbacks go from a checkpoint; the run's beginning has no file."""
 
         def kept(samples: int | None) -> Snapshot | None:
@@ -221,12 +221,12 @@ class Run:
                 return None
 
         good, earlier, doubtful = snapshot.tree.get("refuge", (None, None, False))
-        return Refuge(kept(good) or snapshot, kept(earlier), doubtful)
+        return RollbackPoints(kept(good) or snapshot, kept(earlier), doubtful)
 
     def _checkpoint(self, samples: int, mark: str = "") -> Path:
         return self.path / "checkpoints" / f"{samples:012d}{mark}.safetensors"
 
-    def keep(self, snapshot: Snapshot, *, refuge: Refuge, interrupted: bool = False) -> Path:
+    def keep(self, snapshot: Snapshot, *, refuge: RollbackPoints, interrupted: bool = False) -> Path:
         """Write a checkpoint, regular or of an interruption, and remove those that are not needed any more."""
         earlier = None if refuge.earlier is None else refuge.earlier.samples
         path = self._checkpoint(snapshot.samples, INTERRUPTED if interrupted else "")
@@ -298,7 +298,7 @@ class Run:
             yield
 
 
-def described(source: Law | Images) -> dict[str, Any]:
+def described(source: Distribution | Images) -> dict[str, Any]:
     """Return what of the data is needed to use a run without them."""
     return {"classes": source.classes, "extent": source.extent} if isinstance(source, Images) else {}
 
@@ -334,7 +334,7 @@ class Journal(AbstractContextManager["Journal"]):
         if report.verdict != Verdict.GO:
             what = {"step": report.step, "samples": report.samples, "verdict": report.verdict.name}
             why = {"guard": report.guard, "reason": report.reason, "action": report.action, "outcome": report.outcome}
-            _append(self._interventions, {**what, **why, "remedy": report.after.since(report.treatment)})
+            _append(self._interventions, {**what, **why, "remedy": report.after.since(report.adjustment)})
 
     def __exit__(self, *_: object) -> None:
         self._metrics.close()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from energyscape.calculus import score
-from energyscape.data import Law
+from energyscape.data import Distribution
 from energyscape.errors import UserError
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.generation import draw_data
@@ -66,12 +66,14 @@ class Scored(NamedTuple):
 
 def quantiles(experiment: Experiment, x: Tensor, *, draws: int = DRAWS, seed: int | None = None) -> Scored:
     """Return energies of points and their quantiles among held-out data, or training data where none are held out."""
-    held = isinstance(experiment.source, Law) or experiment.recipe.tables["data"].get("split", "train") == "train"
+    held = (
+        isinstance(experiment.source, Distribution) or experiment.recipe.tables["data"].get("split", "train") == "train"
+    )
     source = experiment.held_out if held else experiment.source
-    many = KNOWN if isinstance(source, Law) else min(KNOWN, len(source))
+    many = KNOWN if isinstance(source, Distribution) else min(KNOWN, len(source))
     known = draw_data(source, many, generator=seeded(experiment, seed, "known", device="cpu"))
-    among = f"{many:,} {'draws of the law' if isinstance(source, Law) else 'held-out' if held else 'training'}"
-    among += "" if isinstance(source, Law) else " images"
+    among = f"{many:,} {'draws of the law' if isinstance(source, Distribution) else 'held-out' if held else 'training'}"
+    among += "" if isinstance(source, Distribution) else " images"
     energy = energies(experiment, x, draws=draws, seed=seed)
     ordered = energies(experiment, known, draws=draws, seed=seed).sort().values
     share = torch.searchsorted(ordered, energy, right=True).double() / many

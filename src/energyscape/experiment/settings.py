@@ -15,10 +15,10 @@ from torch import Tensor
 from energyscape.errors import UserError, check_count, check_positive, shortened
 from energyscape.experiment.precision import Precision
 from energyscape.noise import Grid
-from energyscape.objectives import Start
+from energyscape.objectives import ChainInit
 from energyscape.registry import UNITS, Samples
 from energyscape.samplers import DescentFactory, KernelFactory, SolverFactory
-from energyscape.samplers.base import flat
+from energyscape.samplers.base import zero_energy
 from energyscape.samplers.driver import Compile
 from energyscape.training import Guard
 from energyscape.training.guards import usual
@@ -178,7 +178,7 @@ class Sampling:
     """
 
     kernel: KernelFactory
-    start: Start
+    start: ChainInit
     steps: int = 200
     descent: DescentFactory | None = None
     tweedie: bool = False
@@ -187,9 +187,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_count(steps=self.steps, most=1_000_000)
-        self.kernel(flat)  # a mistake in its settings is told before training, not after it
+        self.kernel(zero_energy)  # a mistake in its settings is told before training, not after it
         if self.descent is not None:
-            self.descent(flat, steps=self.steps)
+            self.descent(zero_energy, steps=self.steps)
 
 
 @final

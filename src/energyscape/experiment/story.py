@@ -6,14 +6,14 @@ from torch import Tensor
 
 from energyscape import plotting
 from energyscape.calculus import score
-from energyscape.data import Images, Law
+from energyscape.data import Distribution, Images
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.denoiser_story import in_the_plane, of_images
 from energyscape.experiment.examination import examined
 from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, energies_on_grid, generate
 from energyscape.experiment.measures import (
-    MANY,
+    REPORT_SAMPLES,
     acceptance_probe,
     against_truth,
     of_outliers,
@@ -39,7 +39,9 @@ def story(run: Run, *, seed: int | None = None) -> str:
     plane, images = (_in_the_plane, _of_images) if experiment.has_chains else (in_the_plane, of_images)
     source = experiment.source
     figures, sections = (
-        plane(experiment, source, seed=seed) if isinstance(source, Law) else images(experiment, source, seed=seed)
+        plane(experiment, source, seed=seed)
+        if isinstance(source, Distribution)
+        else images(experiment, source, seed=seed)
     )
     table = [("figure", "value", "± s.e.", "protocol")]
     table += [(each.name, each.shown, each.shown_error, each.protocol) for each in figures]
@@ -55,7 +57,7 @@ def story(run: Run, *, seed: int | None = None) -> str:
 
 
 def _of_images(experiment: Experiment, source: Images, *, seed: int | None) -> tuple[list[Figure], list[Section]]:
-    generated = generate(experiment, MANY, seed=seed)
+    generated = generate(experiment, REPORT_SAMPLES, seed=seed)
     real = draw_data(source, 40, generator=seeded(experiment, seed, "real", device="cpu"))
     restored = restorations(experiment, seed=seed)
     figures = [*of_samples(experiment, generated.x, seed=seed), acceptance_probe(experiment, seed=seed)]
@@ -87,7 +89,7 @@ def _of_images(experiment: Experiment, source: Images, *, seed: int | None) -> t
     return figures, sections
 
 
-def _in_the_plane(experiment: Experiment, law: Law, *, seed: int | None) -> tuple[list[Figure], list[Section]]:
+def _in_the_plane(experiment: Experiment, law: Distribution, *, seed: int | None) -> tuple[list[Figure], list[Section]]:
     figures = [*against_truth(experiment, law, seed=seed), acceptance_probe(experiment, seed=seed)]
     generated = generate(experiment, 2_000, seed=seed, shown=6, frames=40)
     data = law.sample(2_000, generator=seeded(experiment, seed, "data", device="cpu"))
@@ -112,7 +114,7 @@ def _in_the_plane(experiment: Experiment, law: Law, *, seed: int | None) -> tupl
     return figures, sections
 
 
-def _score_field(experiment: Experiment, law: Law, energy: Tensor) -> Picture:
+def _score_field(experiment: Experiment, law: Distribution, energy: Tensor) -> Picture:
     points = torch.cartesian_prod(*(torch.linspace(low, high, ARROWS) for low, high in law.box))
     points = points.to(experiment.training.torch_device)
     arrows = score(experiment.energy, points) / experiment.objective.temperature

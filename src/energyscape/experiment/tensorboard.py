@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, final
 
-from energyscape.errors import needed
+from energyscape.errors import require
 from energyscape.training import Report, Verdict
 
 
@@ -26,7 +26,7 @@ class Board(AbstractContextManager["Board"]):
         self._writer: Any = None
         if folder is None:
             return
-        needed("tensorboard", "tensorboard")
+        require("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=samples + 1)

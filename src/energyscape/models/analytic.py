@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from energyscape.data.laws import mixture_log_prob
+from energyscape.data.distributions import mixture_log_prob
 from energyscape.models.energy import Energy
 from energyscape.noise import normal_like
 

@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from energyscape.data.laws import mixture_log_prob
+from energyscape.data.distributions import mixture_log_prob
 from energyscape.models.analytic import GaussianMixture
 from energyscape.models.denoiser import EnergyDenoiser
 

@@ -1,6 +1,7 @@
 """What training minimises, and where negative chains begin."""
 
 from energyscape.objectives.base import Loss, Objective
+from energyscape.objectives.chain_init import ChainInit, ConstantInit, DataInit, MixtureInit, NoiseInit, ReplayBuffer
 from energyscape.objectives.contrastive import ContrastiveDivergence
 from energyscape.objectives.denoising import (
     Denoising,
@@ -15,12 +16,12 @@ from energyscape.objectives.levels import (
     EDMWeight,
     FlowLevels,
     FlowWeight,
-    Ladder,
-    Levels,
+    GeometricSchedule,
     LogNormal,
     LogUniform,
     MinSNRWeight,
     NoiseWeight,
+    SigmaDistribution,
     VelocityWeight,
     Weight,
 )
@@ -32,14 +33,13 @@ from energyscape.objectives.score_matching import (
     SlicedScoreMatching,
     SlicedScoreMatchingVR,
 )
-from energyscape.objectives.starts import Constant, Data, Mixture, Noise, ReplayBuffer, Start
 from energyscape.objectives.weighted import NoiseContrastiveScoreMatching, Weighted
 from energyscape.registry import Registry
 
 STARTS = Registry(
     "start",
-    {"data": Data, "noise": Noise, "constant": Constant, "buffer": ReplayBuffer, "mixture": Mixture},
-    kind=Start,
+    {"data": DataInit, "noise": NoiseInit, "constant": ConstantInit, "buffer": ReplayBuffer, "mixture": MixtureInit},
+    kind=ChainInit,
 )
 
 LEVELS = Registry(
@@ -47,12 +47,12 @@ LEVELS = Registry(
     {
         "log-normal": LogNormal,
         "log-uniform": LogUniform,
-        "ladder": Ladder,
+        "ladder": GeometricSchedule,
         "chain": ChainLevels,
         "cosine": CosineLevels,
         "flow": FlowLevels,
     },
-    kind=Levels,
+    kind=SigmaDistribution,
 )
 WEIGHTS = Registry(
     "weight",
@@ -94,12 +94,13 @@ __all__ = [
     "OBJECTIVES",
     "STARTS",
     "WEIGHTS",
+    "ChainInit",
     "ChainLevels",
     "CleanWeight",
-    "Constant",
+    "ConstantInit",
     "ContrastiveDivergence",
     "CosineLevels",
-    "Data",
+    "DataInit",
     "Denoising",
     "DenoisingScoreMatching",
     "DiffusionRecoveryLikelihood",
@@ -108,25 +109,24 @@ __all__ = [
     "FiniteDifferenceScoreMatching",
     "FlowLevels",
     "FlowWeight",
-    "Ladder",
-    "Levels",
+    "GeometricSchedule",
     "LogNormal",
     "LogUniform",
     "Loss",
     "MinSNRWeight",
-    "Mixture",
+    "MixtureInit",
     "MultiscaleDenoisingScoreMatching",
-    "Noise",
     "NoiseContrastiveEstimation",
     "NoiseContrastiveScoreMatching",
+    "NoiseInit",
     "NoiseWeight",
     "Objective",
     "RankingNCE",
     "ReplayBuffer",
     "ScoreMatching",
+    "SigmaDistribution",
     "SlicedScoreMatching",
     "SlicedScoreMatchingVR",
-    "Start",
     "UncertaintyWeightedDenoising",
     "VelocityWeight",
     "Weight",

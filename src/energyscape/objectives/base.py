@@ -35,7 +35,7 @@ class Loss(NamedTuple):
     facts: dict[str, Tensor]
 
 
-class Treatment(NamedTuple):
+class Adjustment(NamedTuple):
     """What guards have changed in a run so far, on top of its recipe.
 
     Args:
@@ -52,9 +52,9 @@ class Treatment(NamedTuple):
     data_noise: float = 0.0
     trim: float | None = None
 
-    def then(self, more: "Treatment") -> "Treatment":
+    def then(self, more: "Adjustment") -> "Adjustment":
         """Return both treatments together: factors multiply, of limits the stricter one counts."""
-        return Treatment(
+        return Adjustment(
             self.rate * more.rate,
             self.step * more.step,
             self.alpha * more.alpha,
@@ -63,15 +63,15 @@ class Treatment(NamedTuple):
         )
 
     @staticmethod
-    def of(stored: Any) -> "Treatment":
+    def of(stored: Any) -> "Adjustment":
         """Return what a checkpoint holds: a table or, in older ones, a list whose fourth entry has no use any more."""
-        return Treatment(**stored) if isinstance(stored, dict) else Treatment(*stored[:3], *stored[4:])
+        return Adjustment(**stored) if isinstance(stored, dict) else Adjustment(*stored[:3], *stored[4:])
 
-    def since(self, before: "Treatment") -> dict[str, float | None]:
-        """Return the settings in which this differs from an earlier treatment, with their values now."""
+    def since(self, before: "Adjustment") -> dict[str, float | None]:
+        """Return the settings in which this differs from an earlier adjustment, with their values now."""
         return {name: new for name, old, new in zip(self._fields, before, self, strict=True) if new != old}
 
-    def words(self, before: "Treatment") -> list[str]:
+    def words(self, before: "Adjustment") -> list[str]:
         """Return `since` in words."""
         changed = self.since(before)
         words = [
@@ -154,14 +154,14 @@ class Objective(nn.Module, ABC, Generic[Model]):
                 f"it was given {type(given).__name__}{'' if ours else f': wrap it in es.{MODELS[fitting[0]].__name__}'}"
             )
 
-    def treat(self, treatment: Treatment) -> None:
+    def adjust(self, adjustment: Adjustment) -> None:
         """Takes over what guards have changed, as far as it has such settings; nothing where it has none.
 
         Args:
-            treatment: All changes since the run began, not those since the last call.
+            adjustment: All changes since the run began, not those since the last call.
         """
 
-    def purge(self, model: Model, x: Tensor, *, generator: Generator | None = None) -> int:
+    def restart_diverged(self, model: Model, x: Tensor, *, generator: Generator | None = None) -> int:
         """Restarts persistent chains that have run away; returns how many they were.
 
         Args:

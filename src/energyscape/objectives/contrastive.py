@@ -19,9 +19,9 @@ from torch import Generator, Tensor, nn
 
 from energyscape.errors import check_count
 from energyscape.models.energy import Energy
-from energyscape.objectives.base import Loss, Objective, Treatment
-from energyscape.objectives.starts import Start
-from energyscape.samplers.base import KernelFactory, flat, rms, treated
+from energyscape.objectives.base import Adjustment, Loss, Objective
+from energyscape.objectives.chain_init import ChainInit
+from energyscape.samplers.base import KernelFactory, rms, with_step_factor, zero_energy
 from energyscape.samplers.driver import Steps
 
 Regulariser = Literal["squared", "mean"]
@@ -63,7 +63,7 @@ class ContrastiveDivergence(Objective):
 
     def __init__(
         self,
-        start: Start,
+        start: ChainInit,
         kernel: KernelFactory,
         *,
         steps: int,
@@ -78,16 +78,16 @@ class ContrastiveDivergence(Objective):
             raise ValueError(f"data_noise ≥ 0 and alpha ≥ 0; they were {data_noise} and {alpha}")
         self.start, self.kernel, self.steps, self.compiled = start, kernel, steps, compile
         self.data_noise, self.alpha, self.regulariser = data_noise, alpha, regulariser
-        made = kernel(flat)
+        made = kernel(zero_energy)
         self.temperature = made.temperature
         if made.bounds is not None:
             self.confined = made.confined
         self._chains: Steps | None = None
-        self.treat(Treatment())
+        self.adjust(Adjustment())
 
-    def treat(self, treatment: Treatment) -> None:
-        self.treatment, self._chains = treatment, None
-        self.level = max(self.data_noise, treatment.data_noise)
+    def adjust(self, adjustment: Adjustment) -> None:
+        self.adjustment, self._chains = adjustment, None
+        self.level = max(self.data_noise, adjustment.data_noise)
 
     def forward(
         self, model: Energy, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
@@ -99,7 +99,7 @@ class ContrastiveDivergence(Objective):
         y = point.x
         self.start.commit(handle, y)
         e_data, e_model = model(torch.cat([x, y])).split([len(x), len(y)])
-        e_told, e_model = e_model, trimmed(e_model, e_data, self.treatment.trim)
+        e_told, e_model = e_model, trimmed(e_model, e_data, self.adjustment.trim)
         noise, varied = told.noise.mean() / self.steps, x.std(0, correction=0)
         spread = varied.square().mean().sqrt()
         facts = {
@@ -126,7 +126,7 @@ class ContrastiveDivergence(Objective):
     def _steps(self, model: Energy) -> Steps:
         """Returns the chains' steps: those of before, if the model is, so that they are compiled once."""
         if self._chains is None or self._chains.kernel.energy is not model:
-            kernel = treated(self.kernel(model), step=self.treatment.step)
+            kernel = with_step_factor(self.kernel(model), step=self.adjustment.step)
             self._chains = Steps(kernel, steps=self.steps, compile=self.compiled)
         return self._chains
 
@@ -135,23 +135,25 @@ class ContrastiveDivergence(Objective):
 
     def _penalty(self, e_data: Tensor, e_model: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the regulariser, and the size of its derivative by an energy where the likelihood's is 1."""
-        alpha = self.alpha * self.treatment.alpha
+        alpha = self.alpha * self.adjustment.alpha
         if self.regulariser == "mean":
             both = e_data.mean() + e_model.mean()
             return alpha * both.square(), 2 * alpha * both.abs()
         squares = e_data.square().mean() + e_model.square().mean()
         return alpha * squares, 2 * alpha * (squares / 2).sqrt()
 
-    def purge(self, model: Energy, x: Tensor, *, generator: Generator | None = None) -> int:
+    def restart_diverged(self, model: Energy, x: Tensor, *, generator: Generator | None = None) -> int:
         """Restarts chains whose energy is not finite or farther than ten spreads from that of the data."""
         x = self.noised(x, generator=generator)
         with evaluating(model), torch.no_grad():
             of_data = model(x)
             middle, spread = of_data.median(), (of_data - of_data.median()).abs().median() * 1.4826
-            return self.start.purge(lambda y: ~((model(y) - middle).abs() <= FAR * spread), generator=generator)
+            return self.start.restart_diverged(
+                lambda y: ~((model(y) - middle).abs() <= DIVERGED_MADS * spread), generator=generator
+            )
 
 
-FAR: Final = 10.0
+DIVERGED_MADS: Final = 10.0
 """Spreads (scaled median absolute deviations) from the data's energies at which a chain has run away."""
 
 

@@ -21,7 +21,7 @@ from energyscape.models.denoiser import Denoiser, EnergyDenoiser, column
 from energyscape.models.energy import Energy
 from energyscape.noise import noised, normal_like
 from energyscape.objectives.base import Loss, Objective
-from energyscape.objectives.levels import Levels, Weight
+from energyscape.objectives.levels import SigmaDistribution, Weight
 
 BANDS = ("low", "middle", "high")
 """Thirds of the range of noise levels, on a logarithmic scale."""
@@ -167,7 +167,7 @@ class Denoising(Objective[Denoiser]):
         https://arxiv.org/abs/2207.12598
     """
 
-    def __init__(self, *, levels: Levels, weight: Weight, label_dropout: float | None = None) -> None:
+    def __init__(self, *, levels: SigmaDistribution, weight: Weight, label_dropout: float | None = None) -> None:
         super().__init__()
         _check_dropout(label_dropout)
         self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
@@ -210,7 +210,7 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
     """
 
     def __init__(
-        self, *, levels: Levels, weight: Weight, label_dropout: float | None = None, frequencies: int = 8
+        self, *, levels: SigmaDistribution, weight: Weight, label_dropout: float | None = None, frequencies: int = 8
     ) -> None:
         super().__init__()
         _check_dropout(label_dropout)
@@ -252,7 +252,7 @@ def _withheld(label: Tensor | None, dropout: float | None, generator: Generator 
 
 
 def _errors(
-    model: Denoiser, x: Tensor, levels: Levels, label: Tensor | None, generator: Generator | None
+    model: Denoiser, x: Tensor, levels: SigmaDistribution, label: Tensor | None, generator: Generator | None
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return noise levels ``(B,)``, the denoiser's mean squared error over each point's coordinates, and facts."""
     u = shifted_grid(x, generator=generator)

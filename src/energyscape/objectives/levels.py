@@ -17,7 +17,7 @@ from energyscape.errors import check_count, check_positive
 from energyscape.noise import chain_levels, geometric
 
 
-class Levels(ABC):
+class SigmaDistribution(ABC):
     """A law of noise levels."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Levels(ABC):
 
 @final
 @dataclass(frozen=True)
-class LogNormal(Levels):
+class LogNormal(SigmaDistribution):
     r"""EDM's levels.
 
     .. math:: \ln \sigma \sim N(m, s^2)
@@ -61,7 +61,7 @@ class LogNormal(Levels):
 
 @final
 @dataclass(frozen=True)
-class LogUniform(Levels):
+class LogUniform(SigmaDistribution):
     r"""All levels between two, evenly in logarithm.
 
     .. math:: \ln \sigma \sim U[\ln \sigma_{\min}, \ln \sigma_{\max}]
@@ -87,7 +87,7 @@ class LogUniform(Levels):
 
 @final
 @dataclass(frozen=True)
-class Ladder(Levels):
+class GeometricSchedule(SigmaDistribution):
     r"""The levels of noise-conditional score networks: a few, evenly in logarithm, each as often.
 
     .. math:: \sigma \in \{\sigma_1, \ldots, \sigma_L\}, \qquad \sigma_i / \sigma_{i+1} \text{ constant}
@@ -126,7 +126,7 @@ class Ladder(Levels):
 
 @final
 @dataclass(frozen=True)
-class ChainLevels(Levels):
+class ChainLevels(SigmaDistribution):
     r"""The levels of DDPM's chain, each as often.
 
     .. math:: \sigma_t^2 = \frac{1 - \bar\alpha_t}{\bar\alpha_t}, \qquad \bar\alpha_t = \prod_{s \le t} (1 - \beta_s),
@@ -161,7 +161,7 @@ class ChainLevels(Levels):
 
 @final
 @dataclass(frozen=True)
-class CosineLevels(Levels):
+class CosineLevels(SigmaDistribution):
     r"""The levels of the cosine schedule, at every time of :math:`[0, 1)`.
 
     .. math:: \sigma = \tan \phi, \qquad \cos \phi = \frac{\cos \phi_u}{\cos \phi_0}, \qquad
@@ -195,7 +195,7 @@ class CosineLevels(Levels):
 
 @final
 @dataclass(frozen=True)
-class FlowLevels(Levels):
+class FlowLevels(SigmaDistribution):
     r"""The levels of flow matching, its time uniform.
 
     .. math:: \sigma = \frac{t}{1 - t}, \qquad t \sim U(0, t_{\max})

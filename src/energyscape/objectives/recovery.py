@@ -25,12 +25,12 @@ from torch import Generator, Tensor
 from energyscape.errors import check_count
 from energyscape.models.denoiser import EnergyDenoiser
 from energyscape.noise import geometric, normal_like
-from energyscape.objectives.base import Loss, Objective, Treatment
+from energyscape.objectives.base import Adjustment, Loss, Objective
 from energyscape.objectives.contrastive import energies_told, evaluating
 from energyscape.objectives.denoising import score_losses
-from energyscape.samplers.base import KernelFactory, expand, rms, treated
+from energyscape.samplers.base import KernelFactory, expand, rms, with_step_factor
 from energyscape.samplers.driver import run
-from energyscape.samplers.recovery import Rung, check_temperature, conditional, rungs
+from energyscape.samplers.recovery import NoiseLevel, check_temperature, conditional, rungs
 
 
 @final
@@ -108,10 +108,10 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         self.sigmas = geometric(sigma_min, sigma_max, levels)
         self.kernel, self.steps, self.level = kernel, steps, sigma_min
         self.score_weight, self.data_std, self.share = score_weight, data_std, share
-        self.treat(Treatment())
+        self.adjust(Adjustment())
 
-    def treat(self, treatment: Treatment) -> None:
-        self.treatment = treatment
+    def adjust(self, adjustment: Adjustment) -> None:
+        self.adjustment = adjustment
 
     def forward(
         self, model: EnergyDenoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
@@ -127,9 +127,9 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
             losses, relative = score_losses(model, positive, x, rung.sigma, data_std=self.data_std)
             value, facts["relative"] = self.score_weight * losses.mean(), relative.mean()
         some = max(1, round(self.share * len(x)))
-        x, positive, level, rung = x[:some], positive[:some], level[:some], Rung(*(each[:some] for each in rung))
+        x, positive, level, rung = x[:some], positive[:some], level[:some], NoiseLevel(*(each[:some] for each in rung))
         anchor = positive + expand(rung.noise, x) * normal_like(x, generator=generator)
-        kernel = treated(self.kernel(conditional(model.energy, anchor, rung)), step=self.treatment.step)
+        kernel = with_step_factor(self.kernel(conditional(model.energy, anchor, rung)), step=self.adjustment.step)
         with evaluating(model):
             start = (positive - anchor) / expand(rung.unit, x)
             point, told = run(kernel, start, steps=self.steps, generator=generator)

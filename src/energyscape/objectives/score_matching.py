@@ -63,8 +63,8 @@ class SlicedScoreMatching(Objective):
 
     Args:
         projections: Directions for each point; each costs one more backward pass.
-        projection: Law of a direction: signs, which have the least variance, a normal law, or uniform on the sphere of
-            radius :math:`\sqrt d`.
+        projection: Distribution of a direction: signs, which have the least variance, normal, or uniform on the sphere
+            of radius :math:`\sqrt d`.
 
     Raises:
         ValueError: If ``projections`` is not positive or ``projection`` is unknown.
@@ -104,7 +104,7 @@ class SlicedScoreMatchingVR(Objective):
 
     Args:
         projections: Directions for each point; each costs one more backward pass.
-        projection: Law of a direction, as in `SlicedScoreMatching`.
+        projection: Distribution of a direction, as in `SlicedScoreMatching`.
 
     Raises:
         ValueError: If ``projections`` is not positive or ``projection`` is unknown.

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from energyscape.models.energy import Energy
-from energyscape.objectives.base import Loss, Objective, Treatment
+from energyscape.objectives.base import Adjustment, Loss, Objective
 from energyscape.objectives.noise_contrastive import NoiseContrastiveEstimation, NoiseLaw
 from energyscape.objectives.score_matching import SlicedScoreMatchingVR
 
@@ -61,7 +61,7 @@ class Weighted(Objective[nn.Module]):
             raise ValueError(f"all parts learn the same law; they learn {told}")
         self.parts = nn.ModuleList(parts)
         self.temperature, self.conditional = parts[0].temperature, any(part.conditional for part in parts)
-        self.treat(Treatment())
+        self.adjust(Adjustment())
 
     def forward(
         self, model: nn.Module, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
@@ -76,14 +76,14 @@ class Weighted(Objective[nn.Module]):
         for part in self._each():
             part.check(model)
 
-    def treat(self, treatment: Treatment) -> None:
+    def adjust(self, adjustment: Adjustment) -> None:
         for part in self._each():
-            part.treat(treatment)
+            part.adjust(adjustment)
         self.level = max(part.level for part in self._each())
 
-    def purge(self, model: nn.Module, x: Tensor, *, generator: Generator | None = None) -> int:
+    def restart_diverged(self, model: nn.Module, x: Tensor, *, generator: Generator | None = None) -> int:
         """Return how many chains of all parts were restarted."""
-        return sum(part.purge(model, x, generator=generator) for part in self._each())
+        return sum(part.restart_diverged(model, x, generator=generator) for part in self._each())
 
     def _each(self) -> list[Objective[Any]]:
         return cast("list[Objective[Any]]", list(self.parts))

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_count, check_positive
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, Walls, at, hamiltonian, unadjusted
+from energyscape.samplers.base import Info, Kernel, Walls, evaluate_at, hamiltonian, unadjusted
 from energyscape.samplers.langevin import check_limits, clipped
 
 
@@ -84,7 +84,9 @@ class AnnealedLangevin(Kernel[Cooling]):
             )
 
     def init(self, x: Tensor) -> Cooling:
-        return Cooling(*at(self.energy, self.confined(x)), steps=torch.zeros((), dtype=torch.long, device=x.device))
+        return Cooling(
+            *evaluate_at(self.energy, self.confined(x)), steps=torch.zeros((), dtype=torch.long, device=x.device)
+        )
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor]:
         return (normal_like(x, generator=generator),)
@@ -95,6 +97,6 @@ class AnnealedLangevin(Kernel[Cooling]):
         temperature = self.hottest * (self.temperature / self.hottest) ** fallen
         drift = clipped(self.step_size * state.score, self.drift_clip)
         noise = (2 * self.step_size * temperature) ** 0.5 * z
-        new = at(self.energy, self.confined(state.x + drift + noise))
+        new = evaluate_at(self.energy, self.confined(state.x + drift + noise))
         point, info = unadjusted(state, new, drift, noise, hamiltonian(state, temperature**0.5 * z))
         return Cooling(*point, steps=state.steps + 1), info

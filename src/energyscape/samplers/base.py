@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn, energy_and_score
 
 
-class Standing(Protocol):
+class ChainState(Protocol):
     """What every state has; a kernel's own may carry more, such as a velocity."""
 
     @property
@@ -72,7 +72,7 @@ class Info(NamedTuple):
     hamiltonian: Tensor
 
 
-State = TypeVar("State", bound=Standing)
+State = TypeVar("State", bound=ChainState)
 
 
 Walls = Literal["reflect", "clamp"]
@@ -136,7 +136,7 @@ KernelFactory = Callable[[EnergyFn], Kernel[Any]]
 """A kernel whose energy is still to come, such as ``partial(Langevin, step_size=0.1)``."""
 
 
-def at(energy: EnergyFn, x: Tensor, bounds: tuple[float, float] | None = None) -> Point:
+def evaluate_at(energy: EnergyFn, x: Tensor, bounds: tuple[float, float] | None = None) -> Point:
     """Returns the point at ``x``; beyond the walls of a box the energy is its mirror image."""
     if bounds is None:
         return Point(x.detach(), *energy_and_score(energy, x))
@@ -167,17 +167,17 @@ def check_bounds(bounds: tuple[float, float] | None) -> None:
         raise ValueError(f"bounds are finite, (low, high) with low < high; they were {bounds}")
 
 
-def flat(x: Tensor) -> Tensor:
+def zero_energy(x: Tensor) -> Tensor:
     """Return energy zero everywhere: a kernel made with it has its settings checked before any training."""
     return x.flatten(1).sum(1) * 0
 
 
-def finite(point: Standing) -> Tensor:
+def finite(point: ChainState) -> Tensor:
     """Return which chains have a finite position, energy and score, ``(C,)``."""
     return point.x.isfinite().flatten(1).all(1) & point.energy.isfinite() & point.score.isfinite().flatten(1).all(1)
 
 
-def where(condition: Tensor, yes: Standing, no: Standing) -> Point:
+def where(condition: Tensor, yes: ChainState, no: ChainState) -> Point:
     """Return, chain by chain, one point or the other."""
     wide = expand(condition, yes.x)
     return Point(
@@ -197,12 +197,12 @@ def rms(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def hamiltonian(point: Standing, velocity: Tensor) -> Tensor:
+def hamiltonian(point: ChainState, velocity: Tensor) -> Tensor:
     r"""Return :math:`E(x) + \tfrac12 \|v\|^2`, ``(C,)``."""
     return point.energy + velocity.flatten(1).square().sum(1) / 2
 
 
-def unadjusted(state: Standing, new: Point, drift: Tensor, noise: Tensor, total: Tensor) -> tuple[Point, Info]:
+def unadjusted(state: ChainState, new: Point, drift: Tensor, noise: Tensor, total: Tensor) -> tuple[Point, Info]:
     """Accept whatever is finite."""
     accepted = finite(new)
     accept_prob = accepted.to(new.x.dtype)
@@ -210,7 +210,9 @@ def unadjusted(state: Standing, new: Point, drift: Tensor, noise: Tensor, total:
     return where(accepted, new, state), info
 
 
-def metropolis(state: Standing, new: Point, log_ratio: Tensor, uniform: Tensor) -> tuple[Point, Tensor, Tensor, Tensor]:
+def metropolis(
+    state: ChainState, new: Point, log_ratio: Tensor, uniform: Tensor
+) -> tuple[Point, Tensor, Tensor, Tensor]:
     r"""Accepts with probability :math:`\min(1, e^{r})`, never a proposal that is not finite.
 
     Args:
@@ -232,7 +234,7 @@ def metropolis(state: Standing, new: Point, log_ratio: Tensor, uniform: Tensor) 
     return where(accepted, new, state), accept_prob, accepted, diverged
 
 
-def treated(kernel: Kernel[Any], *, step: float = 1.0) -> Kernel[Any]:
+def with_step_factor(kernel: Kernel[Any], *, step: float = 1.0) -> Kernel[Any]:
     """Return a kernel with its step size times a factor, or as it is where it has none."""
     size = getattr(kernel, "step_size", None)
     return kernel if step == 1 or size is None else dataclasses.replace(kernel, step_size=size * step)  # type: ignore[type-var]

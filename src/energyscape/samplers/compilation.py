@@ -30,7 +30,7 @@ def compiled(function: Callable[..., Any], *, cpp: bool = False) -> Callable[...
 
 
 @final
-class Mended(CustomGraphPass):
+class CpuFusionPass(CustomGraphPass):
     """Mends what gradients waste on a CPU, a sixth of the time of thousands of chains, and what is wrong in them."""
 
     def __call__(self, graph: Graph) -> None:
@@ -133,5 +133,5 @@ def _value(argument: Any) -> Any:
     return argument.meta["val"] if isinstance(argument, Node) else argument
 
 
-_OPTIONS: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Mended()}
+_OPTIONS: Final[dict[str, Any]] = {"post_grad_custom_post_pass": CpuFusionPass()}
 _CALLED_FROM_CPP: Final[dict[str, Any]] = {**_OPTIONS, "cpp_wrapper": True}

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from energyscape.memory import keep_freed
 from energyscape.samplers.base import Info, Kernel, Point
 from energyscape.samplers.hmc import HMC
-from energyscape.samplers.recording import Recorded
+from energyscape.samplers.recording import CudaGraph
 
 Compile = bool | Literal["auto"]
 """Whether to compile: yes, no, or only where it pays for itself."""
@@ -26,7 +26,7 @@ Compile = bool | Literal["auto"]
 GRADIENTS: Final = 10
 """Evaluations of the score in one graph: twice as many are hardly faster, and take twice as long to compile."""
 
-FEW: Final = 256
+SMALL_BATCH: Final = 256
 """Chains up to which a graph holds twice as many: to ask for a graph takes as long as some of their steps."""
 
 IMAGES: Final = 2
@@ -35,10 +35,10 @@ IMAGES: Final = 2
 CHAINS: Final = 4096
 """Chains that take their steps together, if there are more: what passes between the layers of many is in no cache."""
 
-WORTH: Final = 60.0
+MIN_COMPILE_SECONDS: Final = 60.0
 """Seconds of eager steps still to come from which on compiling pays: it may take as long."""
 
-RECORDED: Final = 100
+MIN_GRAPH_GRADIENTS: Final = 100
 """Evaluations of the score from which on steps are recorded on a GPU, which costs the time of thirty."""
 
 
@@ -93,14 +93,14 @@ class Steps:
             begun, left = time.perf_counter(), left - many
             take = self._moves if many < block else self._tried
             moved = _joined([take(*each) for each in _shares(state, noise, blocks)])
-            if self.compile == "auto" and (time.perf_counter() - begun) * left / many > WORTH:
+            if self.compile == "auto" and (time.perf_counter() - begun) * left / many > MIN_COMPILE_SECONDS:
                 self.compile = True
             state = moved[-1][0]
             yield moved
 
     def _gradients(self, x: Tensor) -> int:
         """Return how many evaluations of the score one graph holds."""
-        return IMAGES if x.ndim > 2 and not x.is_cuda else GRADIENTS * (2 if len(x) <= FEW else 1)
+        return IMAGES if x.ndim > 2 and not x.is_cuda else GRADIENTS * (2 if len(x) <= SMALL_BATCH else 1)
 
     def _block(self, x: Tensor) -> int:
         """Return how many steps are taken at once: a number that leaves none over, if there is one of that size."""
@@ -126,7 +126,7 @@ class Steps:
 
     def _tried(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:
         gradients = self.steps * getattr(self.kernel, "leapfrog_steps", 1)
-        recorded = self.compile == "auto" and state.x.is_cuda and gradients >= RECORDED
+        recorded = self.compile == "auto" and state.x.is_cuda and gradients >= MIN_GRAPH_GRADIENTS
         if self.compile is not True and not recorded:
             return self._moves(state, noise)
         try:
@@ -160,7 +160,7 @@ class Steps:
         """Return a function compiled, if that is wanted, and recorded, where that can be; one for each key."""
         if key not in self._graphs:
             function = _compiled(function, x) if self.compile is True else function
-            self._graphs[key] = Recorded(function) if x.is_cuda else function
+            self._graphs[key] = CudaGraph(function) if x.is_cuda else function
         return self._graphs[key]
 
     def _moves(self, state: Any, noise: list[tuple[Tensor, ...]]) -> list[tuple[Any, Info]]:

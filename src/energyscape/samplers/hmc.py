@@ -18,8 +18,19 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_count, check_positive
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, Point, at, check_bounds, expand, hamiltonian, home, metropolis, rms
-from energyscape.samplers.scale import check_scale, check_shape, pulled, stretched, turns
+from energyscape.samplers.base import (
+    Info,
+    Kernel,
+    Point,
+    check_bounds,
+    evaluate_at,
+    expand,
+    hamiltonian,
+    home,
+    metropolis,
+    rms,
+)
+from energyscape.samplers.scale import check_scale, check_shape, rotates, unwhiten, whitened_score
 
 
 @final
@@ -80,9 +91,9 @@ class HMC(Kernel[Point]):
     def init(self, x: Tensor) -> Point:
         if self.scale is not None:
             check_shape(self.scale, x)
-            if self.bounds is not None and turns(self.scale, x):
+            if self.bounds is not None and rotates(self.scale, x):
                 raise ValueError("a scale with correlations has no mirror image at bounds: leave either out")
-        return at(self.energy, self.confined(x))
+        return evaluate_at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
         z, uniform = normal_like(x, generator=generator), x.new_empty(len(x)).uniform_(generator=generator)
@@ -96,11 +107,11 @@ class HMC(Kernel[Point]):
     def trajectory(self, state: Point, randomness: tuple[Tensor, ...]) -> Iterator[tuple[Point, Tensor]]:
         """Yields the point and the velocity after each leapfrog step."""
         point, step, v = state, self._step(randomness), self.temperature**0.5 * randomness[0]
-        score = pulled(point.score, self.scale)
+        score = whitened_score(point.score, self.scale)
         for _ in range(self.leapfrog_steps):
             v = v + step / 2 * score
-            point = at(self.energy, point.x + step * stretched(v, self.scale), self.bounds)
-            score = pulled(point.score, self.scale)
+            point = evaluate_at(self.energy, point.x + step * unwhiten(v, self.scale), self.bounds)
+            score = whitened_score(point.score, self.scale)
             v = v + step / 2 * score
             yield point, v
 
@@ -115,7 +126,7 @@ class HMC(Kernel[Point]):
         """Returns the state after the Metropolis test of a trajectory, and what there is to tell of it."""
         log_ratio, v0 = self.log_ratio(state, new, v, randomness), self.temperature**0.5 * randomness[0]
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, randomness[1])
-        free = self._step(randomness) * self.leapfrog_steps * stretched(v0, self.scale)
+        free = self._step(randomness) * self.leapfrog_steps * unwhiten(v0, self.scale)
         drift = rms(new.x - state.x - free).where(~diverged, 0)
         total = hamiltonian(state, v0)
         return home(point, self.bounds), Info(accept_prob, accepted, diverged, drift, rms(free), -log_ratio, total)

@@ -24,8 +24,8 @@ from energyscape.samplers.base import (
     Kernel,
     Point,
     Walls,
-    at,
     check_bounds,
+    evaluate_at,
     hamiltonian,
     home,
     metropolis,
@@ -84,7 +84,7 @@ class Langevin(Kernel[Point]):
             raise ValueError(f"temperature is at least 0; it was {self.temperature}")
 
     def init(self, x: Tensor) -> Point:
-        return at(self.energy, self.confined(x))
+        return evaluate_at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor]:
         return (normal_like(x, generator=generator),)
@@ -93,7 +93,7 @@ class Langevin(Kernel[Point]):
         (z,) = randomness
         drift = clipped(self.step_size * state.score, self.drift_clip)
         noise = (2 * self.step_size * self.temperature) ** 0.5 * z
-        new = at(self.energy, self.confined(state.x + drift + noise))
+        new = evaluate_at(self.energy, self.confined(state.x + drift + noise))
         return unadjusted(state, new, drift, noise, hamiltonian(state, self.temperature**0.5 * z))
 
 
@@ -133,7 +133,7 @@ class MALA(Kernel[Point]):
         check_bounds(self.bounds)
 
     def init(self, x: Tensor) -> Point:
-        return at(self.energy, self.confined(x))
+        return evaluate_at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         return normal_like(x, generator=generator), x.new_empty(len(x)).uniform_(generator=generator)
@@ -142,7 +142,7 @@ class MALA(Kernel[Point]):
         z, uniform = randomness
         drift = self.step_size * state.score
         noise = (2 * self.step_size * self.temperature) ** 0.5 * z
-        new = at(self.energy, state.x + drift + noise, self.bounds)
+        new = evaluate_at(self.energy, state.x + drift + noise, self.bounds)
         log_ratio = (state.energy - new.energy) / self.temperature + self._log_q(new, state) - self._log_q(state, new)
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, uniform)
         total = hamiltonian(state, self.temperature**0.5 * z)
@@ -196,14 +196,14 @@ class GradientDescent(Kernel[Point]):
         check_limits(self.drift_clip, self.bounds)
 
     def init(self, x: Tensor) -> Point:
-        return at(self.energy, self.confined(x))
+        return evaluate_at(self.energy, self.confined(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
         return ()
 
     def move(self, state: Point, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
         drift = clipped(self.step_size * state.score, self.drift_clip)
-        new = at(self.energy, self.confined(state.x + drift))
+        new = evaluate_at(self.energy, self.confined(state.x + drift))
         return unadjusted(state, new, drift, torch.zeros_like(drift), state.energy)
 
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 
 @final
-class Recorded:
+class CudaGraph:
     """A function from tensors to tensors, recorded when it is first called.
 
     Later calls repeat the very operations on the new tensors, and so take neither other shapes nor other paths.

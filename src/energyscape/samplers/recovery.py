@@ -27,7 +27,7 @@ from energyscape.calculus import EnergyFn
 from energyscape.errors import UserError, check_count, check_positive
 from energyscape.models.denoiser import AtLevel
 from energyscape.noise import geometric, normal_like
-from energyscape.samplers.base import Info, Kernel, KernelFactory, Point, at, expand, flat
+from energyscape.samplers.base import Info, Kernel, KernelFactory, Point, evaluate_at, expand, zero_energy
 
 LevelledEnergy = Callable[[Tensor, Tensor], Tensor]
 """Maps points ``(B, *)`` and their noise levels ``(B,)`` to energies ``(B,)``."""
@@ -40,7 +40,7 @@ class DescentFactory(Protocol):
         """Return the kernel."""
 
 
-class Rung(NamedTuple):
+class NoiseLevel(NamedTuple):
     r"""A noise level and the way up to the next.
 
     Args:
@@ -53,19 +53,19 @@ class Rung(NamedTuple):
     noise: Tensor
     unit: Tensor
 
-    def of(self, index: Tensor) -> "Rung":
+    def of(self, index: Tensor) -> "NoiseLevel":
         """Return some of several rungs."""
-        return Rung(*(each[index] for each in self))
+        return NoiseLevel(*(each[index] for each in self))
 
 
-def rungs(sigmas: list[float], *, like: Tensor) -> Rung:
+def rungs(sigmas: list[float], *, like: Tensor) -> NoiseLevel:
     """Return the rungs of a ladder of noise levels, each field ``(L,)``, lowest first."""
     sigma = torch.tensor(sigmas, dtype=like.dtype, device=like.device)
     noise = (sigma[1:].square() - sigma[:-1].square()).sqrt()
-    return Rung(sigma[:-1], noise, sigma[:-1] * noise / sigma[1:])
+    return NoiseLevel(sigma[:-1], noise, sigma[:-1] * noise / sigma[1:])
 
 
-def conditional(energy: LevelledEnergy, anchor: Tensor, rung: Rung) -> EnergyFn:
+def conditional(energy: LevelledEnergy, anchor: Tensor, rung: NoiseLevel) -> EnergyFn:
     r"""Return the energy of :math:`u` where :math:`x = \tilde x + s_i u` is what was there before the noise.
 
     .. math:: U(u) = E(\tilde x + s_i u, \sigma_i) + \frac{s_i^2 \|u\|^2}{2 \tau_i^2}
@@ -80,7 +80,7 @@ def conditional(energy: LevelledEnergy, anchor: Tensor, rung: Rung) -> EnergyFn:
 
 def check_temperature(kernel: KernelFactory) -> None:
     """Raise a clear error unless a kernel has temperature 1, that of the laws that it is to leave invariant."""
-    temperature = kernel(flat).temperature
+    temperature = kernel(zero_energy).temperature
     if temperature != 1:
         raise ValueError(f"the kernel's temperature is 1 here, that of its law; it was {temperature}: leave it out")
 
@@ -165,23 +165,23 @@ class RecoveryDescent(Kernel[Descending]):
         check_positive(sigma_max=self.sigma_max)
         if self.steps < self.levels:
             raise UserError(f"{self.levels} noise levels need at least as many steps; there were {self.steps}")
-        if self.energy is not flat:
+        if self.energy is not zero_energy:
             geometric(self._bottom.sigma, self.sigma_max, self.levels)
         check_temperature(self.kernel)
 
     def init(self, x: Tensor) -> Descending:
         top = self._rungs(x).of(torch.tensor(self.levels - 1)).sigma
-        point = at(lambda y: self._bottom.denoiser.energy(y, top.expand(len(y))), x)
+        point = evaluate_at(lambda y: self._bottom.denoiser.energy(y, top.expand(len(y))), x)
         return Descending(*point, anchor=point.x, steps=torch.zeros((), dtype=torch.long, device=x.device))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
-        return *self.kernel(flat).draw(x, generator=generator), normal_like(x, generator=generator)
+        return *self.kernel(zero_energy).draw(x, generator=generator), normal_like(x, generator=generator)
 
     def move(self, state: Descending, randomness: tuple[Tensor, ...]) -> tuple[Descending, Info]:
         *rest, z = randomness
         rung, arrived, noise = self._whereabouts(state)
         anchor = torch.where(arrived, state.x + noise * z, state.anchor)
-        each = Rung(*(value.expand(len(anchor)) for value in rung))
+        each = NoiseLevel(*(value.expand(len(anchor)) for value in rung))
         kernel = self.kernel(conditional(self._bottom.denoiser.energy, anchor, each))
         start = kernel.init(torch.where(arrived, 0, (state.x - anchor) / rung.unit))
         if not isinstance(start, Point):
@@ -202,10 +202,10 @@ class RecoveryDescent(Kernel[Descending]):
             )
         return self.energy
 
-    def _rungs(self, like: Tensor) -> Rung:
+    def _rungs(self, like: Tensor) -> NoiseLevel:
         return rungs(geometric(self._bottom.sigma, self.sigma_max, self.levels), like=like)
 
-    def _whereabouts(self, state: Descending) -> tuple[Rung, Tensor, Tensor]:
+    def _whereabouts(self, state: Descending) -> tuple[NoiseLevel, Tensor, Tensor]:
         """Return the rung of the next step, whether it is the first one there, and the noise that begins it."""
         k, each = state.steps, self.steps // self.levels
         down = k >= self.steps

@@ -9,31 +9,31 @@ import torch
 from torch import Tensor
 
 
-def stretched(u: Tensor, scale: Tensor | None) -> Tensor:
+def unwhiten(u: Tensor, scale: Tensor | None) -> Tensor:
     """Return :math:`S u`."""
     if scale is None:
         return u
-    return u @ scale.to(u).mT if turns(scale, u) else scale.to(u) * u
+    return u @ scale.to(u).mT if rotates(scale, u) else scale.to(u) * u
 
 
-def pulled(score: Tensor, scale: Tensor | None) -> Tensor:
+def whitened_score(score: Tensor, scale: Tensor | None) -> Tensor:
     r"""Return :math:`S^\top s`, the score in units of the scale."""
     if scale is None:
         return score
-    return score @ scale.to(score) if turns(scale, score) else scale.to(score) * score
+    return score @ scale.to(score) if rotates(scale, score) else scale.to(score) * score
 
 
-def shrunk(x: Tensor, scale: Tensor | None) -> Tensor:
+def whiten(x: Tensor, scale: Tensor | None) -> Tensor:
     r"""Return :math:`S^{-1} x`."""
     if scale is None:
         return x
-    if turns(scale, x):
+    if rotates(scale, x):
         solved: Tensor = torch.linalg.solve_triangular(scale.to(x), x.mT, upper=False)
         return solved.mT
     return x / scale.to(x)
 
 
-def turns(scale: Tensor, x: Tensor) -> bool:
+def rotates(scale: Tensor, x: Tensor) -> bool:
     """Return whether a scale is a matrix, for these points."""
     return scale.ndim == x.ndim
 
@@ -52,6 +52,6 @@ def check_scale(scale: Tensor, events: int | None = None) -> None:
 def check_shape(scale: Tensor, x: Tensor) -> None:
     """Raise a clear error unless a scale is one for points ``(C, *)``, of the event's shape or for vectors a matrix."""
     event = tuple(x.shape[1:])
-    if tuple(scale.shape) != (event * 2 if len(event) == 1 and turns(scale, x) else event):
+    if tuple(scale.shape) != (event * 2 if len(event) == 1 and rotates(scale, x) else event):
         raise ValueError(f"scale is of the event's shape {event}; it was {tuple(scale.shape)}")
     check_scale(scale, len(event))

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
 from energyscape.errors import UserError, check_count
-from energyscape.samplers.base import Info, Kernel, KernelFactory, expand, flat
+from energyscape.samplers.base import Info, Kernel, KernelFactory, expand, zero_energy
 
 
 class Replicas(NamedTuple):
@@ -99,7 +99,7 @@ class ParallelTempering(Kernel[Replicas]):
         rising = all(a < b < math.inf for a, b in zip(self.temperatures, self.temperatures[1:], strict=False))
         if len(self.temperatures) < 2 or self.temperatures[0] != 1 or not rising:
             raise UserError(f"temperatures are factors that rise from 1, at least two; they were {self.temperatures}")
-        inner = self.kernel(flat)
+        inner = self.kernel(zero_energy)
         if isinstance(inner, ParallelTempering) or not inner.temperature > 0:
             raise UserError(f"the inner kernel is one of single chains at a temperature above 0; it was {inner}")
         if inner.bounds is not None:

@@ -17,7 +17,18 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_positive
 from energyscape.noise import normal_like
-from energyscape.samplers.base import Info, Kernel, at, check_bounds, expand, finite, folded, hamiltonian, rms, where
+from energyscape.samplers.base import (
+    Info,
+    Kernel,
+    check_bounds,
+    evaluate_at,
+    expand,
+    finite,
+    folded,
+    hamiltonian,
+    rms,
+    where,
+)
 
 
 class Moving(NamedTuple):
@@ -86,7 +97,7 @@ class UnderdampedLangevin(Kernel[Moving]):
         check_bounds(self.bounds)
 
     def init(self, x: Tensor) -> Moving:
-        return Moving(*at(self.energy, self.confined(x)), velocity=torch.zeros_like(x))
+        return Moving(*evaluate_at(self.energy, self.confined(x)), velocity=torch.zeros_like(x))
 
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor]:
         return (normal_like(x, generator=generator),)
@@ -98,7 +109,7 @@ class UnderdampedLangevin(Kernel[Moving]):
         v = state.velocity + half * state.score
         x = state.x + half * v
         v = c * v + kick
-        new = at(self.energy, x + half * v, self.bounds)
+        new = evaluate_at(self.energy, x + half * v, self.bounds)
         v = v + half * new.score
         accepted = finite(new) & v.isfinite().flatten(1).all(1)
         end = Moving(*where(accepted, new, state), torch.where(expand(accepted, v), v, -state.velocity))

@@ -30,7 +30,7 @@ from energyscape.errors import UserError
 from energyscape.samplers.base import Info, Kernel, Point, expand, finite
 from energyscape.samplers.hmc import HMC
 from energyscape.samplers.langevin import MALA
-from energyscape.samplers.scale import shrunk
+from energyscape.samplers.scale import whiten
 
 WINDOWS = (0.04, 0.04, 0.04, 0.04, 0.04, 0.04, 0.08, 0.16, 0.25)
 """Shares of the steps after which scale and length are set anew; what is left over goes to the step size alone."""
@@ -50,7 +50,7 @@ SHORT = 4
 WIDEST = 512
 """Most dimensions whose covariance is asked for."""
 
-ENOUGH = 10
+DRAWS_PER_DIMENSION = 10
 """Draws for each dimension from which on their correlations are believed."""
 
 RIDGE = 0.01
@@ -239,13 +239,13 @@ def _surveyed(
     kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
 ) -> tuple[HMC, Point]:
     """Runs a window; returns the kernel with a new step, scale and length, and the chains."""
-    survey = Survey(state, kernel, skip=steps // 2, dense=dense, generator=generator)
+    survey = AdaptationWindow(state, kernel, skip=steps // 2, dense=dense, generator=generator)
     kernel, state, _ = _tuned(kernel, state, steps, target=target, generator=generator, step=survey.step)
     twice = min(2 * survey.length(), LONGEST)
     return dataclasses.replace(kernel, leapfrog_steps=twice, scale=survey.scale()), state
 
 
-class Survey:
+class AdaptationWindow:
     """What chains tell of their law in one window: its spread, and how far trajectories should go.
 
     Args:
@@ -286,7 +286,7 @@ class Survey:
     def _chees(self, x0: Tensor, x: Tensor, accept_prob: Tensor) -> Tensor:
         """Returns the criterion over the living chains, in units of the scale."""
         moved = self._alive & (accept_prob > 0)
-        a, x0, x = (each[moved].double() for each in (accept_prob, *(shrunk(y, self._unit) for y in (x0, x))))
+        a, x0, x = (each[moved].double() for each in (accept_prob, *(whiten(y, self._unit) for y in (x0, x))))
         if not len(a):
             return a.sum()
         mean = (expand(a, x) * x).sum(0) / a.sum()
@@ -312,7 +312,7 @@ class Survey:
     def _correlation(self, squares: Tensor, mean: Tensor, std: Tensor) -> Tensor | None:
         """Returns the correlations of the draws, or none where they are too few or too weak to be worth their price."""
         d = len(std)
-        if self._dense is None and self._n < ENOUGH * d:
+        if self._dense is None and self._n < DRAWS_PER_DIMENSION * d:
             return None
         correlation = (squares - torch.outer(mean, mean)) / torch.outer(std, std)
         # Directions that the draws happen not to have are not shut for ever.

@@ -18,11 +18,11 @@ from torch.optim.swa_utils import AveragedModel
 from energyscape.data.batches import Batches
 from energyscape.errors import UserError
 from energyscape.memory import keep_freed
-from energyscape.objectives.base import Loss, Model, Objective, Treatment
+from energyscape.objectives.base import Adjustment, Loss, Model, Objective
 from energyscape.rng import Streams, global_seed, seed_for
 from energyscape.samplers.driver import Compile
 from energyscape.training.guards import GO, NOTHING, SLOWER, Guard, Judgement, Remedies, Report, Verdict, usual
-from energyscape.training.snapshot import Refuge, Snapshot
+from energyscape.training.snapshot import RollbackPoints, Snapshot
 
 Schedule = Callable[[float, int], float]
 """Maps progress in [0, 1] and samples learned from to a factor on the learning rate; a rollback takes samples back."""
@@ -97,7 +97,7 @@ class Fit(Iterator[Report], Generic[Model]):
         self.step = self.samples = self.age = self.rolled_back = self.spoiled = 0
         self.seconds, self.stopped, self._due = 0.0, False, False
         self._latest: tuple[Report, Tensor] | None = None
-        self.treatment = NOTHING
+        self.adjustment = NOTHING
         """What guards have changed so far, on top of the settings."""
         self.remedies = Remedies()
         """What rollbacks to the good snapshot have tried."""
@@ -113,7 +113,7 @@ class Fit(Iterator[Report], Generic[Model]):
                 "and let some of them require gradients"
             )
         model.train()
-        self.refuge = Refuge(self.snapshot())
+        self.refuge = RollbackPoints(self.snapshot())
         """Where rollbacks go."""
         if broken := self.good.broken():
             raise UserError(
@@ -201,7 +201,7 @@ class Fit(Iterator[Report], Generic[Model]):
             if self.average is not None:
                 self.average.update_parameters(self.model)
         if judgement.verdict == Verdict.REMEDY:
-            report = self._treated(report, self.treatment.then(judgement.treatment), judgement, x)
+            report = self._treated(report, self.adjustment.then(judgement.adjustment), judgement, x)
         return report._replace(verdict=judgement.verdict, reason=judgement.reason)
 
     def _spoiled(self, report: Report, x: Tensor) -> Judgement | None:
@@ -246,7 +246,7 @@ class Fit(Iterator[Report], Generic[Model]):
                     "samples": self.samples,
                     "age": self.age,
                     "position": self.data.position if isinstance(self.data, Batches) else None,
-                    "treatment": self.treatment._asdict(),
+                    "treatment": self.adjustment._asdict(),
                     "tried": [each._asdict() for each in self.remedies.tried],
                     "rolled_back": self.rolled_back,
                     "spoiled": self.spoiled,
@@ -263,7 +263,7 @@ class Fit(Iterator[Report], Generic[Model]):
             }
         )
 
-    def restore(self, snapshot: Snapshot, *, refuge: Refuge | None = None) -> None:
+    def restore(self, snapshot: Snapshot, *, refuge: RollbackPoints | None = None) -> None:
         """Goes back to a snapshot; going on from it gives the same bits as never having stopped.
 
         Args:
@@ -275,12 +275,12 @@ class Fit(Iterator[Report], Generic[Model]):
         self.step, self.samples = clock["step"], clock["samples"]
         self.rolled_back, self.spoiled, self.seconds = clock["rolled_back"], clock.get("spoiled", 0), clock["seconds"]
         self._due, self.stopped = clock["due"], False
-        self.treatment = Treatment.of(clock.get("treatment", {}))
-        self.objective.treat(self.treatment)
-        self.remedies = Remedies(tuple(map(Treatment.of, clock.get("tried", ()))))
+        self.adjustment = Adjustment.of(clock.get("treatment", {}))
+        self.objective.adjust(self.adjustment)
+        self.remedies = Remedies(tuple(map(Adjustment.of, clock.get("tried", ()))))
         self.streams.restore(tree["streams"])
         self._restore_learned(tree)
-        self.refuge = refuge or Refuge(snapshot)
+        self.refuge = refuge or RollbackPoints(snapshot)
         if isinstance(self.data, Batches):
             self.data.seek(clock["position"])
 
@@ -301,7 +301,7 @@ class Fit(Iterator[Report], Generic[Model]):
             ) from None
 
     def _set_rate(self) -> None:
-        factor = self.treatment.rate * (1.0 if self.schedule is None else self.schedule(self.progress, self.age))
+        factor = self.adjustment.rate * (1.0 if self.schedule is None else self.schedule(self.progress, self.age))
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
@@ -318,9 +318,9 @@ class Fit(Iterator[Report], Generic[Model]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
-                from energyscape.compiler_faults import CORRECTED  # the compiler takes seconds to import
+                from energyscape.compiler_faults import INDUCTOR_OPTIONS  # the compiler takes seconds to import
 
-                self._called = cast("Model", torch.compile(self.model, dynamic=False, options=CORRECTED))
+                self._called = cast("Model", torch.compile(self.model, dynamic=False, options=INDUCTOR_OPTIONS))
                 return self._gradient(x, label)
         except Exception as error:  # whatever a compiler may raise
             self._called = self.model
@@ -337,7 +337,7 @@ class Fit(Iterator[Report], Generic[Model]):
             return False
         self.compile = False
         (before, begun), (now, seconds) = self._pace[PACED - 1], self._pace[-1]
-        return (1 - now) * (seconds - begun) > WORTH * (now - before)
+        return (1 - now) * (seconds - begun) > MIN_COMPILE_SECONDS * (now - before)
 
     def _gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
         # Layers such as dropout draw from torch's global generators, which no stream reaches: they are seeded anew.
@@ -355,7 +355,7 @@ class Fit(Iterator[Report], Generic[Model]):
         names = list(loss.facts)
         told = torch.stack([each.detach().double() for each in (loss.value, grad_norm, *loss.facts.values())]).tolist()
         facts = dict(zip(names, told[2:], strict=True))
-        return Report(self.step, self.samples, told[0], told[1], facts, self.treatment, after=self.treatment)
+        return Report(self.step, self.samples, told[0], told[1], facts, self.adjustment, after=self.adjustment)
 
     def _keep(self, report: Report, x: Tensor) -> Report:
         """Takes a snapshot; rolls back first where a number is not finite or the run ends in trouble."""
@@ -379,13 +379,13 @@ class Fit(Iterator[Report], Generic[Model]):
         self.refuge, self._due = self.refuge.returned(), False
         tree = self.good.copy()
         self._restore_learned(tree)
-        base, vain = Treatment.of(tree["clock"].get("treatment", {})), len(self.remedies.tried)
-        self.remedies = self.remedies.more(judgement.treatment)
+        base, vain = Adjustment.of(tree["clock"].get("treatment", {})), len(self.remedies.tried)
+        self.remedies = self.remedies.more(judgement.adjustment)
         report = report._replace(reason=judgement.reason, outcome=f"back to sample {self.good.samples:,}")
         if vain < self.rollbacks and not (self.progress >= 1 and self.age == 0):
             return self._treated(report, self.remedies.on(base), judgement, x)._replace(verdict=Verdict.ROLLBACK)
-        after, self.remedies, self.treatment = self.remedies.on(base), Remedies(), base
-        self.objective.treat(base)
+        after, self.remedies, self.adjustment = self.remedies.on(base), Remedies(), base
+        self.objective.adjust(base)
         where = "the last good snapshot" if self.age else "the beginning, for nothing better was reached"
         rate, slower = max(self._rates), f"{max(self._rates) * after.rate:.1g}"
         cause = (
@@ -396,20 +396,22 @@ class Fit(Iterator[Report], Generic[Model]):
         reason = f"{report.reason}; {vain} rollbacks in vain, stopped at {where}: {cause}"
         return report._replace(verdict=Verdict.STOP, reason=reason, after=after)
 
-    def _treated(self, report: Report, treatment: Treatment, judgement: Judgement, x: Tensor) -> Report:
-        """Change the treatment and return the report of it."""
-        before, self.treatment = self.treatment, treatment
-        self.objective.treat(treatment)
-        action = treatment.words(before)
-        if judgement.purge and (purged := self.objective.purge(self.model, x, generator=self.streams["objective"])):
+    def _treated(self, report: Report, adjustment: Adjustment, judgement: Judgement, x: Tensor) -> Report:
+        """Change the adjustment and return the report of it."""
+        before, self.adjustment = self.adjustment, adjustment
+        self.objective.adjust(adjustment)
+        action = adjustment.words(before)
+        if judgement.purge and (
+            purged := self.objective.restart_diverged(self.model, x, generator=self.streams["objective"])
+        ):
             action.append(f"restarted {purged:,} diverged chains")
-        return report._replace(action=", ".join(action), after=treatment)
+        return report._replace(action=", ".join(action), after=adjustment)
 
 
 MOST_SPOILED: Final = 20
 """Steps with data that are not finite that every run is forgiven."""
 
-WORTH: Final = 120.0
+MIN_COMPILE_SECONDS: Final = 120.0
 """Seconds of training still to come from which on compiling pays: a large network takes one of a GPU's minutes."""
 
 PACED: Final = 10

@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from energyscape.errors import UserError
-from energyscape.files import foreign, from_json, read_tensors, whole
+from energyscape.files import atomic_write, foreign, from_json, read_tensors
 
 FORMAT: Final = "energyscape-snapshot-2"
 UNSEALED: Final = "energyscape-snapshot-1"
@@ -82,7 +82,7 @@ class Snapshot:
         # One entry only: safetensors writes several in any order, and equal snapshots are to be equal files.
         content = to_bytes(tensors, metadata={FORMAT: "0" * DIGEST + skeleton})
         digest = _digest(memoryview(content))
-        with whole(path) as file:
+        with atomic_write(path) as file:
             file.write(content)
             file.seek(_start(memoryview(content)))
             file.write(digest)
@@ -138,7 +138,7 @@ def _digest(content: memoryview) -> bytes:
     return digest.hexdigest().encode()
 
 
-class Refuge(NamedTuple):
+class RollbackPoints(NamedTuple):
     """Where rollbacks go.
 
     Args:
@@ -151,17 +151,17 @@ class Refuge(NamedTuple):
     earlier: Snapshot | None = None
     doubtful: bool = False
 
-    def kept(self, snapshot: Snapshot) -> "Refuge":
+    def kept(self, snapshot: Snapshot) -> "RollbackPoints":
         """Return the refuge once there is a newer snapshot."""
-        return Refuge(snapshot, self.good)
+        return RollbackPoints(snapshot, self.good)
 
-    def returned(self) -> "Refuge":
+    def returned(self) -> "RollbackPoints":
         """Return the refuge of a rollback, which goes to its ``good``.
 
         Where trouble comes again, the snapshot was near it already, and is given up for the one before.
         """
         if self.doubtful and self.earlier is not None:
-            return Refuge(self.earlier, doubtful=True)
+            return RollbackPoints(self.earlier, doubtful=True)
         return self._replace(doubtful=True)
 
 

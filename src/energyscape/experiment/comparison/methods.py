@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Final, NamedTuple, final
 from matplotlib.figure import Figure
 
 from energyscape import plotting
-from energyscape.data import LAWS, Law
-from energyscape.errors import UserError, nearest
+from energyscape.data import DISTRIBUTIONS, Distribution
+from energyscape.errors import UserError, did_you_mean
 from energyscape.evaluation import diagnose, kl, mmd, mode_masses
 from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.comparison.board import Row, board, mean_and_error, shown, shown_with_error
@@ -145,7 +145,7 @@ def measured(cell: MethodCell, rate: float, reason: str) -> Score:
         return nothing
     experiment = run.experiment()
     law, temperature = experiment.source, experiment.objective.temperature
-    assert isinstance(law, Law)
+    assert isinstance(law, Distribution)
     divergence = kl(law, experiment.energy, temperature=temperature)
     if not reason and not math.isfinite(divergence.value):
         reason = f"the energy is not finite everywhere: KL {divergence.value}"
@@ -165,7 +165,7 @@ def measured(cell: MethodCell, rate: float, reason: str) -> Score:
     )
 
 
-def worst_mode(experiment: Experiment, law: Law) -> float:
+def worst_mode(experiment: Experiment, law: Distribution) -> float:
     """Return the least share of its own mass that a mode of the law got; NaN without modes."""
     if law.modes is None:
         return math.nan
@@ -173,7 +173,7 @@ def worst_mode(experiment: Experiment, law: Law) -> float:
     return float((masses / mode_masses(law, lambda x: -law.log_prob(x))).min())
 
 
-def _clouds(experiment: Experiment, law: Law) -> tuple[Any, Any]:
+def _clouds(experiment: Experiment, law: Distribution) -> tuple[Any, Any]:
     """Return samples of the law and of the model."""
     real = law.sample(SAMPLES, generator=seeded(experiment, None, "compare", device="cpu"))
     return real, generate(experiment, SAMPLES).x
@@ -191,14 +191,14 @@ def _ess_per_second(experiment: Experiment) -> float:
 def laws_named(words: str) -> list[str]:
     """Return the names of laws."""
     if words == "all":
-        return [name for name in LAWS if name not in WITHOUT]
+        return [name for name in DISTRIBUTIONS if name not in WITHOUT]
     names = [word.strip() for word in words.split(",")]
     for name in names:
-        if name not in LAWS:
-            hint = nearest(name, LAWS)
+        if name not in DISTRIBUTIONS:
+            hint = did_you_mean(name, DISTRIBUTIONS)
             raise UserError(
                 f"{name!r} is no law in the plane, so there is no exact truth to compare with{hint} "
-                f"Known: {', '.join(LAWS)}, all."
+                f"Known: {', '.join(DISTRIBUTIONS)}, all."
             )
     return names
 
@@ -217,7 +217,8 @@ def plan(
     for name in names:
         if name not in method_names():
             raise UserError(
-                f"there is no method {name!r}{nearest(name, method_names())} Known: {', '.join(method_names())}, all."
+                f"there is no method {name!r}{did_you_mean(name, method_names())} "
+                f"Known: {', '.join(method_names())}, all."
             )
     if seeds < 1:
         raise UserError(f"seeds is at least 1; it was {seeds}")
@@ -298,7 +299,7 @@ def multiples(cells: Sequence[MethodCell], scores: Sequence[Score]) -> Figure:
     firsts = [(cell, score) for cell, score in zip(cells, scores, strict=True) if cell.seed == 0]
     firsts.sort(key=lambda pair: math.inf if pair[1].failed else pair[1].kl)
     law = Experiment(cells[0].recipe).source
-    assert isinstance(law, Law)
+    assert isinstance(law, Distribution)
     rows = []
     for cell, score in firsts:
         if Run.open(cell.folder).latest() is None:
@@ -314,5 +315,5 @@ def entropy_of(cells: Sequence[MethodCell]) -> float:
     """Return the entropy of the law as it was, in nats."""
     data = cells[0].recipe.resolved().tables["data"]
     inner = dict(data["law"]) if data["name"] == "rescaled" else dict(data)
-    law: Law = build(LAWS, inner.pop("name"), inner)
+    law: Distribution = build(DISTRIBUTIONS, inner.pop("name"), inner)
     return law.entropy

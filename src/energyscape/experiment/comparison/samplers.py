@@ -21,9 +21,9 @@ from torch import Generator, Tensor
 
 from energyscape import plotting
 from energyscape.calculus import EnergyFn
-from energyscape.data import LAWS, Law
+from energyscape.data import DISTRIBUTIONS, Distribution
 from energyscape.data.arrays import read_array
-from energyscape.errors import UserError, nearest
+from energyscape.errors import UserError, did_you_mean
 from energyscape.evaluation import diagnose, mmd, mode_masses
 from energyscape.experiment.comparison.board import Row, board, mean_and_error, shown, shown_with_error
 from energyscape.experiment.comparison.contest import Cell
@@ -164,10 +164,10 @@ class SamplerCell(Cell[SamplerScore]):
     folder: Path
     told: ClassVar[Any] = SamplerScore
 
-    def landscape(self) -> Law:
+    def landscape(self) -> Distribution:
         """Return the law."""
         table = dict(self.data)
-        law: Law = build(LAWS, table.pop("name"), table)
+        law: Distribution = build(DISTRIBUTIONS, table.pop("name"), table)
         return law
 
     def work(self, stopping: Callable[[], bool]) -> SamplerScore | None:
@@ -217,7 +217,7 @@ class SamplerCell(Cell[SamplerScore]):
         )
 
 
-def modes_wrong(law: Law, x: Tensor) -> float:
+def modes_wrong(law: Distribution, x: Tensor) -> float:
     """Return the total variation between the shares of the modes in draws and the right ones; NaN without modes."""
     if law.modes is None:
         return math.nan
@@ -239,7 +239,7 @@ def plan_samplers(
     names = sampler_names() if which == "all" else [name.strip() for name in which.split(",")]
     for name in names:
         if name not in sampler_names():
-            hint = nearest(name, sampler_names())
+            hint = did_you_mean(name, sampler_names())
             raise UserError(f"there is no sampler {name!r}{hint} Known: {', '.join(sampler_names())}, all.")
     parsed = Budget.parse(budget, epoch=1)
     if seeds < 1 or parsed.seconds is None:

@@ -8,7 +8,7 @@ import enum
 from abc import ABC, abstractmethod
 from typing import Any, Final, NamedTuple
 
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Adjustment
 
 
 class Verdict(enum.IntEnum):
@@ -35,7 +35,7 @@ class Report(NamedTuple):
         loss: Value of the loss.
         grad_norm: Euclidean norm of the parameters' gradient before clipping.
         facts: What the objective told, by name.
-        treatment: What guards had changed before this step, on top of the settings.
+        adjustment: What guards had changed before this step, on top of the settings.
         verdict: What became of the step.
         reason: Why, when the verdict is not GO: the evidence.
         action: What was done about it.
@@ -49,19 +49,19 @@ class Report(NamedTuple):
     loss: float
     grad_norm: float
     facts: dict[str, float]
-    treatment: Treatment = Treatment()
+    adjustment: Adjustment = Adjustment()
     verdict: Verdict = Verdict.GO
     reason: str = ""
     action: str = ""
     outcome: str = ""
     guard: str = ""
-    after: Treatment = Treatment()
+    after: Adjustment = Adjustment()
 
 
-NOTHING: Final = Treatment()
+NOTHING: Final = Adjustment()
 """Changes nothing."""
 
-SLOWER: Final = Treatment(rate=0.3)
+SLOWER: Final = Adjustment(rate=0.3)
 """What a rollback changes where its guard has nothing better."""
 
 
@@ -71,13 +71,13 @@ class Judgement(NamedTuple):
     Args:
         verdict: What to do.
         reason: Why, with the numbers; empty for GO.
-        treatment: What to change from now on, for REMEDY and ROLLBACK.
+        adjustment: What to change from now on, for REMEDY and ROLLBACK.
         purge: Whether to restart chains that have run away.
     """
 
     verdict: Verdict
     reason: str = ""
-    treatment: Treatment = NOTHING
+    adjustment: Adjustment = NOTHING
     purge: bool = False
 
 

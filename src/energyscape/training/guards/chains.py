@@ -8,7 +8,7 @@ import math
 import statistics
 from typing import Any, final
 
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Adjustment
 from energyscape.training.guards.base import GO, SLOWER, Guard, Judgement, Report, Verdict
 from energyscape.training.guards.window import Window
 
@@ -34,7 +34,7 @@ class LostChains(Guard):
         what = f"chains are lost: {share:.1%} of negatives lie above the data, the gap is {gap:.3g}"
         if penalty > abs(gap) / 4:
             what = f"{what}; the regulariser's {penalty:.3g} holds them apart"
-            return Judgement(Verdict.ROLLBACK, what, Treatment(alpha=0.1), purge=True)
+            return Judgement(Verdict.ROLLBACK, what, Adjustment(alpha=0.1), purge=True)
         return Judgement(Verdict.ROLLBACK, what, SLOWER, purge=True)
 
     @property
@@ -71,8 +71,8 @@ class RunawayChains(Guard):
             return GO
         what = f"some chains have run away: negatives' energies spread {self._widths():.3g} times as far as the data's"
         self.window.clear()
-        trims = "trimmed" in report.facts and report.treatment.trim is None  # not every objective can
-        remedy = Treatment(trim=10.0) if trims else SLOWER
+        trims = "trimmed" in report.facts and report.adjustment.trim is None  # not every objective can
+        remedy = Adjustment(trim=10.0) if trims else SLOWER
         return Judgement(Verdict.ROLLBACK, what, remedy, purge=True)
 
     def _widths(self) -> float:
@@ -111,9 +111,9 @@ class StrongRegulariser(Guard):
         self.window.clear()
         if abs(mean) > self.drift * spread:
             what = f"energies have drifted to {mean:.3g}, and spread by {spread:.3g}"
-            return Judgement(Verdict.ROLLBACK, what, Treatment(alpha=10.0), purge=True)
+            return Judgement(Verdict.ROLLBACK, what, Adjustment(alpha=10.0), purge=True)
         what = f"the regulariser pulls at energies {pull:.3g} times as hard as the likelihood"
-        return Judgement(Verdict.REMEDY, what, Treatment(alpha=float(f"{0.1 / pull:.1g}")), purge=True)
+        return Judgement(Verdict.REMEDY, what, Adjustment(alpha=float(f"{0.1 / pull:.1g}")), purge=True)
 
     def state(self) -> dict[str, Any]:
         return self.window.state()
@@ -183,7 +183,7 @@ class DegenerateData(Guard):
         return Judgement(
             Verdict.REMEDY,
             f"in {share:.0%} of their coordinates the data vary less than one step's noise of {noise:.3g}",
-            Treatment(data_noise=float(f"{math.sqrt(2) * noise:.3g}")),
+            Adjustment(data_noise=float(f"{math.sqrt(2) * noise:.3g}")),
         )
 
     def state(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple, final
 
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Adjustment
 from energyscape.training.guards.base import SLOWER
 
 CUTS: Final = 2
@@ -20,13 +20,13 @@ class Remedies(NamedTuple):
         tried: The remedies, in order.
     """
 
-    tried: tuple[Treatment, ...] = ()
+    tried: tuple[Adjustment, ...] = ()
 
-    def more(self, proposed: Treatment) -> "Remedies":
+    def more(self, proposed: Adjustment) -> "Remedies":
         """Return these remedies and the next: the one proposed, or a lower learning rate after two that did not help.
 
         Examples:
-            >>> cut = Treatment(step=0.1)
+            >>> cut = Adjustment(step=0.1)
             >>> [each.rate for each in Remedies().more(cut).more(cut).more(cut).more(cut).tried]
             [1.0, 1.0, 0.3, 0.1]
         """
@@ -37,8 +37,8 @@ class Remedies(NamedTuple):
             proposed = proposed._replace(rate=FURTHER)
         return Remedies((*self.tried, proposed))
 
-    def on(self, base: Treatment) -> Treatment:
-        """Return the treatment in force: lower rates add up, what was tried before one of them is undone."""
+    def on(self, base: Adjustment) -> Adjustment:
+        """Return the adjustment in force: lower rates add up, what was tried before one of them is undone."""
         total = base
         for each in self.tried:
             base = base.then(each) if each.rate != 1 else base

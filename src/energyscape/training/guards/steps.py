@@ -14,7 +14,7 @@ import statistics
 from collections import deque
 from typing import Any, Final, final
 
-from energyscape.objectives.base import Treatment
+from energyscape.objectives.base import Adjustment
 from energyscape.training.guards.base import GO, SLOWER, Guard, Judgement, Report, Verdict
 from energyscape.training.guards.window import Window
 
@@ -50,7 +50,7 @@ class StandingChains(Guard):
             Verdict.ROLLBACK,
             f"chains stand still: {mean:.2%} of {self.window} steps' proposals were accepted; their step size is too "
             "large for this landscape",
-            Treatment(step=0.3),
+            Adjustment(step=0.3),
         )
 
     @property
@@ -95,7 +95,7 @@ class StepSize(Guard):
         full, quick = self.window.add(report.facts), self.latest.add(report.facts)
         if not 0.5 <= report.facts.get("temperature", math.nan) <= 2:
             return GO
-        shortened = report.treatment.step < 1
+        shortened = report.adjustment.step < 1
         enough = 0.8 * RATIO if shortened else 1.5
         judgement = self._overshooting(self.latest, 1.0) if quick else GO
         if judgement is GO and full:
@@ -106,7 +106,7 @@ class StepSize(Guard):
         if judgement is not GO:
             self.window.clear()
             self.latest.clear()
-            self.sound &= judgement.treatment.step == 1
+            self.sound &= judgement.adjustment.step == 1
         elif len(self.window.values["noise"]) >= 10:
             self.sound |= ratio(self.window) >= enough
         return judgement
@@ -152,5 +152,5 @@ def ratio(window: Window) -> float:
     return window.median("noise") / max(window.median("drift"), 1e-12)
 
 
-def _step(factor: float) -> Treatment:
-    return Treatment(step=float(f"{factor:.2g}"))
+def _step(factor: float) -> Adjustment:
+    return Adjustment(step=float(f"{factor:.2g}"))

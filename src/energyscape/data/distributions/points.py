@@ -20,8 +20,8 @@ from torch import Generator, Tensor
 
 from energyscape.calculus import Box
 from energyscape.data.arrays import read_array
-from energyscape.data.laws.base import Law, device_of, normal_rule, positive
-from energyscape.data.laws.mixtures import log_sum
+from energyscape.data.distributions.base import Distribution, device_of, normal_rule, positive
+from energyscape.data.distributions.mixtures import log_sum
 from energyscape.errors import UserError
 
 LEFT_OUT: Final = 35.0
@@ -33,7 +33,7 @@ HELD_OUT: Final = 512
 
 @final
 @dataclass(frozen=True, eq=False)
-class Points(Law):
+class Points(Distribution):
     r"""The user's own points in the plane, blurred.
 
     .. math:: p(x) = \frac{1}{N} \sum_{j=1}^{N} \mathcal{N}(x; x_j, h^2 I)

@@ -1,6 +1,6 @@
 """Where negative chains begin, and what becomes of them.
 
-A start gives positions (`Start.draw`) and, after the kernel has moved them, takes them back (`Start.commit`):
+A start gives positions (`ChainInit.draw`) and, after the kernel has moved them, takes them back (`ChainInit.commit`):
 persistent chains go on from where they were, in the very slot they came from. Results that are written elsewhere than
 they were drawn from let lineages die out, like alleles in a finite population.
 """
@@ -18,7 +18,7 @@ from energyscape.memory import require_memory
 from energyscape.objectives.base import lazily_shaped
 
 
-class Start(nn.Module, ABC):
+class ChainInit(nn.Module, ABC):
     """Where negative chains begin."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Start(nn.Module, ABC):
 
         Args:
             n: How many chains.
-            like: A batch of data: its event shape, dtype and device, and for `Data` its points.
+            like: A batch of data: its event shape, dtype and device, and for `DataInit` its points.
             generator: The stream to draw from.
         """
 
@@ -39,7 +39,7 @@ class Start(nn.Module, ABC):
             x: Positions, ``(n, *)``.
         """
 
-    def purge(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
+    def restart_diverged(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
         """Restarts the chains that are kept and lost; returns how many they were.
 
         Args:
@@ -59,7 +59,7 @@ def _check_bounds(low: float, high: float) -> None:
 
 
 @final
-class Data(Start):
+class DataInit(ChainInit):
     """Chains start at the data, as in CD-k.
 
     References:
@@ -74,7 +74,7 @@ class Data(Start):
 
 
 @final
-class Noise(Start):
+class NoiseInit(ChainInit):
     """Chains start at noise, uniform in a box, as in short-run MCMC.
 
     Args:
@@ -99,7 +99,7 @@ class Noise(Start):
 
 
 @final
-class Constant(Start):
+class ConstantInit(ChainInit):
     """Chains start at points whose coordinates are all one number, drawn uniformly: grey images of every level.
 
     Chains from noise pass these by, so that an energy trained with those alone may keep a valley at blank images that
@@ -143,7 +143,7 @@ PART: Final = 256
 
 
 @final
-class ReplayBuffer(Start):
+class ReplayBuffer(ChainInit):
     r"""Persistent chains that live in slots, as in persistent contrastive divergence.
 
     Each drawn chain is restarted from ``fresh`` with probability ``refresh`` and goes back into its own slot. A restart
@@ -195,7 +195,7 @@ class ReplayBuffer(Start):
         capacity: int = 10_000,
         *,
         refresh: float = 0.05,
-        fresh: Start | None = None,
+        fresh: ChainInit | None = None,
         stored: Stored = "float",
         low: float = -2.0,
         high: float = 2.0,
@@ -208,7 +208,7 @@ class ReplayBuffer(Start):
         _check_bounds(low, high)
         self.capacity, self.refresh = capacity, refresh
         self.stored, self.low, self.high = stored, low, high
-        self.fresh: Start = fresh or Noise()
+        self.fresh: ChainInit = fresh or NoiseInit()
         self.register_buffer("chains", torch.empty(0))
         self.register_buffer("lineage", torch.arange(capacity))
         self.register_buffer("age", torch.zeros(capacity, dtype=torch.int64))
@@ -278,7 +278,7 @@ class ReplayBuffer(Start):
         self.age[index] = torch.where(fresh, 1, self.age[index] + 1)
         self.born += fresh.sum()
 
-    def purge(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
+    def restart_diverged(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
         if self.chains.numel() == 0:
             return 0
         purged = 0
@@ -297,7 +297,7 @@ class ReplayBuffer(Start):
 
 
 @final
-class Mixture(Start):
+class MixtureInit(ChainInit):
     """Each chain starts at one of two starts, chosen by a coin.
 
     Args:
@@ -309,7 +309,7 @@ class Mixture(Start):
         ValueError: If ``share`` is no probability.
     """
 
-    def __init__(self, first: Start, second: Start, *, share: float = 0.5) -> None:
+    def __init__(self, first: ChainInit, second: ChainInit, *, share: float = 0.5) -> None:
         super().__init__()
         if not 0 <= share <= 1:
             raise ValueError(f"share is a probability in [0, 1]; it was {share}")
@@ -327,8 +327,10 @@ class Mixture(Start):
         self.first.commit(first, x[:here])
         self.second.commit(second, x[here:])
 
-    def purge(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
-        return self.first.purge(lost, generator=generator) + self.second.purge(lost, generator=generator)
+    def restart_diverged(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
+        return self.first.restart_diverged(lost, generator=generator) + self.second.restart_diverged(
+            lost, generator=generator
+        )
 
     def facts(self) -> dict[str, Tensor]:
         return {**self.second.facts(), **self.first.facts()}

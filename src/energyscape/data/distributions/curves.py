@@ -23,8 +23,8 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import Box
-from energyscape.data.laws.base import Law, device_of, piecewise, positive
-from energyscape.data.laws.mixtures import log_sum
+from energyscape.data.distributions.base import Distribution, device_of, piecewise, positive
+from energyscape.data.distributions.mixtures import log_sum
 
 Rule = tuple[Tensor, Tensor]
 """Means ``(K, 2)`` and log-weights ``(K,)`` of the finite mixture that stands for a blurred curve, in float64."""
@@ -32,7 +32,7 @@ Rule = tuple[Tensor, Tensor]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Rings(Law):
+class Rings(Distribution):
     r"""Concentric circles, blurred, with equal mass on each.
 
     .. math:: p(x) = \frac{1}{n} \sum_{k=1}^{n} \frac{1}{2 \pi \sigma^2}
@@ -105,7 +105,7 @@ class Rings(Law):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TwoMoons(Law):
+class TwoMoons(Distribution):
     r"""Two interleaved half circles, blurred; the geometry of scikit-learn's ``make_moons``.
 
     .. math:: c_\text{up}(t) = (\cos t, \sin t), \quad c_\text{low}(t) = (1 - \cos t, \tfrac12 - \sin t), \quad
@@ -166,7 +166,7 @@ class TwoMoons(Law):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TwoSpirals(Law):
+class TwoSpirals(Distribution):
     r"""Two spirals of one and a half turns, each the other's half-turn, blurred.
 
     .. math:: x = \pm \tfrac{t}{3}\, (-\cos t, \sin t) + \sigma z, \quad t = 3 \pi \sqrt{u}, \quad u \sim U[0, 1]
@@ -227,7 +227,7 @@ class TwoSpirals(Law):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SwissRoll(Law):
+class SwissRoll(Distribution):
     r"""A spiral of one and a half turns, blurred; scikit-learn's ``make_swiss_roll`` seen from the side, over 5.
 
     .. math:: x = \tfrac{t}{5}\, (\cos t, \sin t) + \sigma z, \quad t \sim U[\tfrac32 \pi, \tfrac92 \pi]

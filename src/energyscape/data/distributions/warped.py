@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import Box
-from energyscape.data.laws.base import Law, device_of, normal_rule, positive
+from energyscape.data.distributions.base import Distribution, device_of, normal_rule, positive
 
 DISC = 6.5
 """Radius of the disc that holds all but 7e-10 of a standard Gaussian in the plane."""
@@ -26,7 +26,7 @@ DISC = 6.5
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Pinwheel(Law):
+class Pinwheel(Distribution):
     r"""Gaussian arms around the origin, twisted the more the farther out.
 
     .. math:: x = s\, R_{-\phi_k - \tau \exp |f|}\, f, \qquad f = (1 + \rho z_1, \theta z_2), \qquad
@@ -103,7 +103,7 @@ class Pinwheel(Law):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Funnel(Law):
+class Funnel(Distribution):
     r"""Neal's funnel in the plane: the first coordinate is the log-variance of the second.
 
     .. math:: x_1 = \tau z_1, \qquad x_2 = e^{x_1 / 2} z_2
@@ -160,7 +160,7 @@ class Funnel(Law):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Banana(Law):
+class Banana(Distribution):
     r"""A Gaussian bent along a parabola, as the level sets of Rosenbrock's function are.
 
     .. math:: x_1 = s z_1, \qquad x_2 = \sigma z_2 + b\, (x_1^2 - s^2)

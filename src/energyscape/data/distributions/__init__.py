@@ -6,24 +6,24 @@ density when first asked for. Default settings are those of the literature, wher
 a law too, and any law can be moved and scaled.
 """
 
-from energyscape.data.laws.base import Law
-from energyscape.data.laws.curves import Rings, SwissRoll, TwoMoons, TwoSpirals
-from energyscape.data.laws.mixtures import EightGaussians, GaussianGrid, mixture_log_prob
-from energyscape.data.laws.points import Points, points_file
-from energyscape.data.laws.rescaled import Rescaled
-from energyscape.data.laws.squares import Checkerboard, FourSquares
-from energyscape.data.laws.warped import Banana, Funnel, Pinwheel
-from energyscape.data.laws.wells import DoubleWell
+from energyscape.data.distributions.base import Distribution
+from energyscape.data.distributions.curves import Rings, SwissRoll, TwoMoons, TwoSpirals
+from energyscape.data.distributions.mixtures import EightGaussians, GaussianGrid, mixture_log_prob
+from energyscape.data.distributions.points import Points, points_file
+from energyscape.data.distributions.rescaled import Rescaled
+from energyscape.data.distributions.squares import Checkerboard, FourSquares
+from energyscape.data.distributions.warped import Banana, Funnel, Pinwheel
+from energyscape.data.distributions.wells import DoubleWell
 
 __all__ = [
     "Banana",
     "Checkerboard",
+    "Distribution",
     "DoubleWell",
     "EightGaussians",
     "FourSquares",
     "Funnel",
     "GaussianGrid",
-    "Law",
     "Pinwheel",
     "Points",
     "Rescaled",

@@ -20,12 +20,12 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import Box
-from energyscape.data.laws.base import Law, device_of, piecewise, positive
+from energyscape.data.distributions.base import Distribution, device_of, piecewise, positive
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DoubleWell(Law):
+class DoubleWell(Distribution):
     r"""Two wells with a barrier between them.
 
     .. math:: p(x) \propto \exp\left( -b \left( \frac{x_1^2}{c^2} - 1 \right)^2 - \frac{x_2^2}{2 \sigma^2} \right)

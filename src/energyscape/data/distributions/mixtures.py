@@ -15,12 +15,12 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import Box, gauss_legendre
-from energyscape.data.laws.base import Law, device_of, normal_rule, positive
+from energyscape.data.distributions.base import Distribution, device_of, normal_rule, positive
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class EightGaussians(Law):
+class EightGaussians(Distribution):
     r"""Eight equal Gaussians on a circle.
 
     .. math:: p(x) = \frac{1}{8} \sum_{k=0}^{7} \mathcal{N}\left(x; r\,(\cos \tfrac{\pi k}{4},
@@ -85,7 +85,7 @@ class EightGaussians(Law):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GaussianGrid(Law):
+class GaussianGrid(Distribution):
     r"""Equal Gaussians on a square grid about the origin; 25 of them by default.
 
     .. math:: p(x) = q(x_1)\, q(x_2), \qquad q(u) = \frac{1}{n} \sum_{k=0}^{n-1}

@@ -15,7 +15,7 @@ from energyscape.calculus import Box
 from energyscape.errors import UserError
 
 
-class Law(ABC):
+class Distribution(ABC):
     """A distribution in the plane with a truth to compare with."""
 
     @property
@@ -95,7 +95,7 @@ def device_of(generator: Generator | None) -> torch.device:
     return torch.device("cpu") if generator is None else generator.device
 
 
-def positive(law: Law, *names: str, least: float = 1e-9) -> None:
+def positive(law: Distribution, *names: str, least: float = 1e-9) -> None:
     """Refuse settings that are not positive numbers of a size that quadrature can cover."""
     for name in names:
         value, most = getattr(law, name), 1_000 if name in ("side", "rings", "arms") else 1e9

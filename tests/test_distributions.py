@@ -14,8 +14,8 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from energyscape.calculus import gauss_legendre
 from energyscape.data import DATASETS
-from energyscape.data import LAWS as REGISTERED
-from energyscape.data.laws import (
+from energyscape.data import DISTRIBUTIONS as REGISTERED
+from energyscape.data.distributions import (
     Banana,
     Checkerboard,
     DoubleWell,
@@ -42,7 +42,7 @@ def forty_points():
     return torch.cat([x[:30] - 1, 0.4 * x[30:] + 2])
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "8gaussians": EightGaussians,
     "8gaussians:overlapping": lambda: EightGaussians(radius=1.0, std=0.5),
     "25gaussians": GaussianGrid,
@@ -74,19 +74,21 @@ LAWS = {
     "rescaled:points": lambda: Rescaled(Points(forty_points()), std=3.0),
 }
 FLAT = Checkerboard | FourSquares
-SMOOTH = [name for name in LAWS if not isinstance(LAWS[name](), FLAT)]
+SMOOTH = [name for name in DISTRIBUTIONS if not isinstance(DISTRIBUTIONS[name](), FLAT)]
 # Where components overlap or differ, their centres are no longer equally high points, nor their cells equal.
 WITH_MODES = [
-    name for name in LAWS if LAWS[name]().modes is not None and name.split(":")[-1] not in ("overlapping", "uneven")
+    name
+    for name in DISTRIBUTIONS
+    if DISTRIBUTIONS[name]().modes is not None and name.split(":")[-1] not in ("overlapping", "uneven")
 ]
 VIEW = {Funnel: ((-3.2, 3.2), (-5.0, 5.0)), Banana: ((-3.5, 3.5), (-1.5, 4.0))}
 """Where most of the mass is, for laws whose tails make most of their boxes empty."""
 N = 40_000
 
 
-@pytest.fixture(params=LAWS)
+@pytest.fixture(params=DISTRIBUTIONS)
 def law(request):
-    return LAWS[request.param]()
+    return DISTRIBUTIONS[request.param]()
 
 
 def generator(seed=0):
@@ -148,12 +150,12 @@ def test_log_prob_keeps_the_dtype_and_the_order(law):
     assert law.log_prob(x[:0]).shape == (0,)
 
 
-DEFAULT = [name for name in LAWS if ":" not in name]
+DEFAULT = [name for name in DISTRIBUTIONS if ":" not in name]
 PLAIN = [name for name in DEFAULT if name not in ("points", "rescaled")]
 SETTINGS = [
-    (type(LAWS[name]()), field.name)
+    (type(DISTRIBUTIONS[name]()), field.name)
     for name in PLAIN
-    for field in dataclasses.fields(LAWS[name]())
+    for field in dataclasses.fields(DISTRIBUTIONS[name]())
     if field.name != "shares"
 ]
 
@@ -166,8 +168,8 @@ def test_refuses_what_is_not_positive(law, setting, value):
 
 
 def test_every_registered_law_is_tested_at_its_defaults():
-    assert set(REGISTERED) == {name for name in LAWS if ":" not in name}
-    assert all(REGISTERED[name] is type(LAWS[name]()) for name in REGISTERED if name != "points")
+    assert set(REGISTERED) == {name for name in DISTRIBUTIONS if ":" not in name}
+    assert all(REGISTERED[name] is type(DISTRIBUTIONS[name]()) for name in REGISTERED if name != "points")
     assert {name: DATASETS[name] for name in REGISTERED} == dict(REGISTERED)
 
 
@@ -177,7 +179,7 @@ def test_no_samples_are_an_empty_tensor(law):
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_gradients_are_those_of_the_density(name):
-    law = LAWS[name]()
+    law = DISTRIBUTIONS[name]()
     x = law.sample(6, generator=generator(12)).double().requires_grad_()
     assert torch.autograd.gradcheck(law.log_prob, x)
 
@@ -185,7 +187,7 @@ def test_gradients_are_those_of_the_density(name):
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_far_away_the_density_is_still_a_number(name, dtype):
-    law = LAWS[name]()
+    law = DISTRIBUTIONS[name]()
     far = torch.tensor([[30.0, -40.0], [-400.0, 300.0], [0.0, 0.0]], dtype=dtype)
     log_prob = law.log_prob(far)
     assert not log_prob.isnan().any()
@@ -202,7 +204,7 @@ def test_box_holds_all_but_a_billionth_of_the_mass(law):
 
 def test_entropy_is_minus_the_mean_log_prob(law):
     log_prob = law.log_prob(law.sample(N, generator=generator(1)).double())
-    if isinstance(law, FLAT) and law != LAWS["squares:uneven"]():
+    if isinstance(law, FLAT) and law != DISTRIBUTIONS["squares:uneven"]():
         torch.testing.assert_close(log_prob, torch.full_like(log_prob, -law.entropy))
     else:
         assert close(-log_prob, law.entropy)
@@ -210,7 +212,7 @@ def test_entropy_is_minus_the_mean_log_prob(law):
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_entropy_equals_quadrature_over_the_box(name):
-    law = LAWS[name]()
+    law = DISTRIBUTIONS[name]()
     # Both rules were seen to change by less than 3e-7 when their nodes were doubled.
     truth = float(integrals(law, lambda log_prob: -log_prob.exp() * log_prob, 4, 100).sum())
     assert law.entropy == pytest.approx(truth, abs=1e-6)
@@ -275,7 +277,7 @@ def test_histogram_of_samples_matches_the_density(law):
 
 @pytest.mark.parametrize("name", WITH_MODES)
 def test_modes_are_the_highest_points(name):
-    law = LAWS[name]()
+    law = DISTRIBUTIONS[name]()
     assert law.modes.dtype == torch.float32
     angle = torch.arange(16, dtype=torch.float64) * math.pi / 8
     around = law.modes.double().unsqueeze(1) + 0.01 * torch.stack([angle.cos(), angle.sin()], 1)
@@ -287,7 +289,7 @@ def test_modes_are_the_highest_points(name):
 
 @pytest.mark.parametrize("name", WITH_MODES)
 def test_every_mode_gets_its_share(name):
-    law = LAWS[name]()
+    law = DISTRIBUTIONS[name]()
     x, m = law.sample(N, generator=generator(5)), len(law.modes)
     nearest = torch.cdist(x, law.modes).argmin(1)
     share = torch.bincount(nearest, minlength=m) / N
@@ -468,7 +470,7 @@ def test_checkerboard_support():
 
 @pytest.mark.parametrize("name", DEFAULT)
 def test_divergences_do_not_change_when_a_law_is_rescaled(name):
-    law = LAWS[name]()
+    law = DISTRIBUTIONS[name]()
     moved = Rescaled(law, std=1.7)
     assert moved.entropy == pytest.approx(law.entropy + 2 * math.log(moved.scale), abs=1e-12)
     # KL(p | N(m, s^2)) = 1 + log 2 pi s^2 - H(p) for the mean m and the size s of p itself: the same number before and
@@ -479,7 +481,7 @@ def test_divergences_do_not_change_when_a_law_is_rescaled(name):
 
 @pytest.mark.parametrize("name", DEFAULT)
 def test_a_rescaled_law_is_the_law_moved(name):
-    law, moved = LAWS[name](), Rescaled(LAWS[name](), std=1.7)
+    law, moved = DISTRIBUTIONS[name](), Rescaled(DISTRIBUTIONS[name](), std=1.7)
     x = law.sample(N, generator=generator(20)).double()
     y = moved.sample(N, generator=generator(20))
     assert y.dtype == torch.float32
@@ -499,7 +501,7 @@ def test_a_rescaled_law_is_the_law_moved(name):
         torch.testing.assert_close(
             moved.modes.double(), moved.scale * (law.modes.double() - moved.mean), rtol=2e-7, atol=1e-6
         )
-    again = Rescaled(LAWS[name](), std=1.7)
+    again = Rescaled(DISTRIBUTIONS[name](), std=1.7)
     assert (again.scale, again.mean.tolist()) == (moved.scale, moved.mean.tolist())
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import Box
-from energyscape.data.laws.base import Law, device_of, positive
+from energyscape.data.distributions.base import Distribution, device_of, positive
 from energyscape.errors import UserError
 
 
 @final
 @dataclass(frozen=True)
-class Checkerboard(Law):
+class Checkerboard(Distribution):
     r"""Uniform on the eight dark squares of a four-by-four board on :math:`[-4, 4)^2`.
 
     .. math:: p(x) = \tfrac{1}{32} \left[\lfloor x_1 / 2 \rfloor + \lfloor x_2 / 2 \rfloor \text{ even}\right]
@@ -64,7 +64,7 @@ class Checkerboard(Law):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FourSquares(Law):
+class FourSquares(Distribution):
     r"""Uniform on each of four squares at the corners of a larger one.
 
     .. math:: p(x) = \frac{w_k}{a^2} \left[ |x_1|, |x_2| \in [a, 2 a) \right]

@@ -8,7 +8,7 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.objectives import STARTS, Constant, Data, Mixture, Noise, ReplayBuffer
+from energyscape.objectives import STARTS, ConstantInit, DataInit, MixtureInit, NoiseInit, ReplayBuffer
 from energyscape.samplers import HMC, Langevin, run
 
 
@@ -48,14 +48,14 @@ def test_contract(name, shape, dtype):
 
 def test_data_starts_at_the_data():
     data = cases.normal(8, 2)
-    x, _ = Data().draw(5, like=data)
+    x, _ = DataInit().draw(5, like=data)
     assert torch.equal(x, data[:5])
     with pytest.raises(UserError, match="9 chains cannot start at 8"):
-        Data().draw(9, like=data)
+        DataInit().draw(9, like=data)
 
 
 def test_constant_points_have_uniform_levels():
-    x, _ = Constant(low=-1.0, high=3.0).draw(4_000, like=cases.normal(2, 1, 3, 3), generator=cases.generator(4))
+    x, _ = ConstantInit(low=-1.0, high=3.0).draw(4_000, like=cases.normal(2, 1, 3, 3), generator=cases.generator(4))
     assert torch.equal(x, x[:, :, :1, :1].expand_as(x))
     level = x[:, 0, 0, 0].double()
     # Uniform on [-1, 3]: mean 1, variance 16 / 12; five standard errors.
@@ -63,21 +63,21 @@ def test_constant_points_have_uniform_levels():
     assert float(level.var()) == pytest.approx(16 / 12, rel=5 * math.sqrt(0.8 / 4_000))
     assert -1 <= level.min() < level.max() <= 3
     with pytest.raises(ValueError, match="low is below high"):
-        Constant(low=1.0, high=1.0)
+        ConstantInit(low=1.0, high=1.0)
 
 
 def test_chains_that_start_at_the_data_do_not_write_to_it():
     data = cases.normal(8, 2).requires_grad_()
     kept = data.detach().clone()
-    x, handle = Data().draw(8, like=data)
+    x, handle = DataInit().draw(8, like=data)
     state, _ = run(Langevin(cases.correlated().energy, step_size=0.1), x, steps=3, generator=cases.generator())
-    Data().commit(handle, state.x)
+    DataInit().commit(handle, state.x)
     assert torch.equal(data.detach(), kept)
     assert not x.requires_grad
 
 
 def test_noise_is_uniform_between_its_limits():
-    x, _ = Noise(low=-2.0, high=0.5).draw(2**15, like=cases.normal(3, 2), generator=cases.generator())
+    x, _ = NoiseInit(low=-2.0, high=0.5).draw(2**15, like=cases.normal(3, 2), generator=cases.generator())
     assert -2 <= float(x.min()) < -1.99  # the chance that all of 65,536 keep away from an end is e^-262
     assert 0.49 < float(x.max()) <= 0.5
     assert abs(cases.z_score(x.flatten(), -0.75)) < 5
@@ -87,7 +87,7 @@ def test_noise_is_uniform_between_its_limits():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_mixture_draws_its_share_from_the_first(share):
-    mixture = Mixture(Noise(low=5.0, high=6.0), Noise(low=-6.0, high=-5.0), share=share)
+    mixture = MixtureInit(NoiseInit(low=5.0, high=6.0), NoiseInit(low=-6.0, high=-5.0), share=share)
     stream, data = cases.generator(), cases.normal(2, 2)
     first = torch.cat([(mixture.draw(64, like=data, generator=stream)[0][:, 0] > 0).double() for _ in range(200)])
     n = len(first)
@@ -96,7 +96,7 @@ def test_a_mixture_draws_its_share_from_the_first(share):
 
 def test_a_mixture_gives_each_start_its_own_chains_back():
     one, two = filled(20, offset=0.0), filled(30, offset=1000.0)
-    mixture, stream = Mixture(one, two, share=0.4), cases.generator()
+    mixture, stream = MixtureInit(one, two, share=0.4), cases.generator()
     expected = one.chains.clone(), two.chains.clone()
     for _ in range(50):
         x, handle = mixture.draw(16, like=one.chains, generator=stream)
@@ -113,15 +113,15 @@ def test_a_mixture_gives_each_start_its_own_chains_back():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Noise(low=1.0, high=1.0), "low is below high"),
+        (lambda: NoiseInit(low=1.0, high=1.0), "low is below high"),
         (lambda: ReplayBuffer(0), "capacity is at least 1"),
         (lambda: ReplayBuffer(5, refresh=1.1), "probability"),
         (lambda: ReplayBuffer(5, refresh=math.nan), "probability"),
         (lambda: ReplayBuffer(5, stored="byte", low=1.0, high=1.0), "low is below high"),
-        (lambda: Mixture(Data(), Data(), share=-0.1), "probability"),
+        (lambda: MixtureInit(DataInit(), DataInit(), share=-0.1), "probability"),
     ],
 )
-def test_starts_refuse_nonsense(make, message):
+def test_chain_init_refuse_nonsense(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -144,7 +144,7 @@ def test_a_buffer_gives_no_more_chains_than_it_has():
 
 def test_a_buffer_is_filled_from_its_fresh_start_and_is_its_own_copy():
     data = cases.normal(8, 2)
-    buffer = ReplayBuffer(20, fresh=Data())
+    buffer = ReplayBuffer(20, fresh=DataInit())
     buffer.draw(8, like=data, generator=cases.generator())
     assert torch.equal(buffer.chains, data[torch.arange(20) % 8])
     data.zero_()
@@ -247,7 +247,7 @@ def test_a_drawn_chain_is_refreshed_with_its_probability(refresh):
 
 def test_fresh_chains_come_from_the_fresh_start():
     data = 100 + cases.normal(16, 2)
-    buffer, stream = filled(50, refresh=0.5, fresh=Data()), cases.generator()
+    buffer, stream = filled(50, refresh=0.5, fresh=DataInit()), cases.generator()
     x, (_, fresh) = buffer.draw(16, like=data, generator=stream)
     assert 0 < int(fresh.sum()) < 16
     assert torch.equal(x[fresh], data[fresh])
@@ -261,7 +261,7 @@ def test_a_used_buffer_loads_into_an_unused_one_and_back():
         x, handle = used.draw(8, like=data, generator=stream)
         used.commit(handle, x + 1)
     kept = {key: value.clone() for key, value in used.state_dict().items()}
-    other = Mixture(Data(), ReplayBuffer(32, refresh=0.3)).to(cases.DEVICE)
+    other = MixtureInit(DataInit(), ReplayBuffer(32, refresh=0.3)).to(cases.DEVICE)
     other.second.load_state_dict(kept)
     place = stream.get_state()
     twin = cases.generator()
@@ -296,10 +296,10 @@ def test_facts_tell_the_median_age_and_the_distinct_lineages():
 
 
 def test_histories_of_nested_buffers_are_told():
-    nested = Mixture(Noise(), Mixture(ReplayBuffer(3), Data()))
+    nested = MixtureInit(NoiseInit(), MixtureInit(ReplayBuffer(3), DataInit()))
     assert int(nested.facts()["lineages"]) == 3
-    assert Mixture(Noise(), Data()).facts() == {}
-    assert list(itertools.chain(Data().state_dict(), Noise().state_dict())) == []
+    assert MixtureInit(NoiseInit(), DataInit()).facts() == {}
+    assert list(itertools.chain(DataInit().state_dict(), NoiseInit().state_dict())) == []
 
 
 # --- chains kept as bytes ---------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_chains_that_stand_still_keep_their_bytes():
 
 def test_a_buffer_of_bytes_is_filled_like_one_of_floats():
     data = cases.normal(300, 3)
-    buffer = ReplayBuffer(1_000, fresh=Data(), stored="byte", low=-5.0, high=5.0)
+    buffer = ReplayBuffer(1_000, fresh=DataInit(), stored="byte", low=-5.0, high=5.0)
     y, (slot, _) = buffer.draw(300, like=data, generator=cases.generator())
     assert buffer.chains.shape == (1_000, 3)
     assert y.dtype == torch.float64
@@ -404,7 +404,7 @@ def test_lost_chains_of_bytes_are_restarted():
     x = torch.zeros(600, 2, device=cases.DEVICE)
     x[::3] = 1.9
     buffer, slot = kept(x)
-    assert buffer.purge(lambda y: (y > 1.5).any(1), generator=cases.generator()) == 200
+    assert buffer.restart_diverged(lambda y: (y > 1.5).any(1), generator=cases.generator()) == 200
     y = buffer.positions(slot, generator=cases.generator())
     assert float(y.max()) <= 1 + BIN
     still = torch.arange(600) % 3 != 0

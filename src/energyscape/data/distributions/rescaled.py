@@ -13,13 +13,13 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import Box
-from energyscape.data.laws.base import Law, piecewise, positive
-from energyscape.data.laws.points import Points
+from energyscape.data.distributions.base import Distribution, piecewise, positive
+from energyscape.data.distributions.points import Points
 
 
 @final
 @dataclass(frozen=True)
-class Rescaled(Law):
+class Rescaled(Distribution):
     r"""A law with its mean at the origin and a given size.
 
     .. math:: y = a\,(x - m), \qquad m = \mathbb{E}\, x, \qquad a = \sigma \Big/ \sqrt{\tfrac12 \mathbb{E}\, |x - m|^2}
@@ -36,7 +36,7 @@ class Rescaled(Law):
         UserError: If ``std`` is not positive.
 
     Examples:
-        >>> from energyscape.data.laws import EightGaussians, TwoMoons
+        >>> from energyscape.data.distributions import EightGaussians, TwoMoons
         >>> moons = Rescaled(TwoMoons(), std=2.0)
         >>> round(moons.entropy - TwoMoons().entropy - 2 * math.log(moons.scale), 9)
         0.0
@@ -44,7 +44,7 @@ class Rescaled(Law):
         5.57
     """
 
-    law: Law
+    law: Distribution
     _: KW_ONLY
     std: float
 
@@ -91,7 +91,7 @@ class Rescaled(Law):
         return (x0, x1), (y0, y1)
 
 
-def moments(law: Law) -> tuple[Tensor, float]:
+def moments(law: Distribution) -> tuple[Tensor, float]:
     r"""Return the mean :math:`m` of a law and its size :math:`\sqrt{\tfrac12 \mathbb{E}\, |x - m|^2}`."""
     if isinstance(law, Points):
         x = law.x.detach().cpu().double()
