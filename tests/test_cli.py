@@ -116,6 +116,20 @@ def test_denoise_reads_pictures_and_arrays(cli, digits):
     assert size("clean.png")[0] >= 8
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("denoise", "RUN", ".", "--sigma", "0.4"), "expected one of .png"),
+        (("inpaint", "RUN", ".", "--mask", "mask.npy"), "expected one of .png"),
+        (("inpaint", "RUN", "image.npy", "--mask", "mask.npy", "--n", "9" * 20), "of memory are available"),
+    ],
+)
+def test_files_without_a_name_and_endless_draws_are_one_line(cli, digits, words, message):
+    np.save("image.npy", np.linspace(-1, 1, 64).reshape(1, 8, 8))
+    np.save("mask.npy", np.ones((8, 8), dtype=bool))
+    refused(cli(*(str(digits) if each == "RUN" else each for each in words)), message)
+
+
 def test_evaluate_prints_a_table_and_json(cli, plane):
     status, out, _ = cli("evaluate", plane)
     assert status == 0

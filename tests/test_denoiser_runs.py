@@ -46,6 +46,21 @@ def digits(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "--steps", "1", "--out", "x.npy"),  # annealed chains choose their step by the ratio of two levels
+        ("evaluate", "--n", "20", "--steps", "1"),
+        ("sample", "--sampler.grid.name", "ddpm", "--steps", "2000", "--out", "x.npy"),
+    ],
+)
+def test_steps_that_a_solver_cannot_take_are_one_line(cli, digits, words):
+    status, _, err = cli(words[0], digits, *words[1:])
+    assert status == 2
+    assert f"[sampler]: {words[words.index('--steps') + 1]} steps: " in err
+    assert err.count("\n") == 1
+
+
 def test_samples_are_of_the_denoisers_law():
     told = generate(gaussian(**{"sampler.steps": "60"}), 4_000, seed=1)
     assert abs(cases.z_score(told.x.flatten())) < 5

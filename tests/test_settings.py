@@ -69,6 +69,12 @@ def test_a_recipe_has_the_same_rules_and_text_however_it_writes_a_count(name):
     assert written[0].recipe.differences(written[1].recipe) == []
 
 
+def test_a_descent_that_begins_below_the_lowest_level_is_refused_before_training():
+    experiment = Experiment(Recipe.named("8gaussians-drl", {"sampler.descent.sigma_max": "0.001"}))
+    with pytest.raises(UserError, match=r"^\[sampler\]: descent: 0 < sigma_min < sigma_max"):
+        experiment.check()
+
+
 @pytest.mark.parametrize(
     ("recipe", "key", "value"),
     [

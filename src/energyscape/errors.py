@@ -6,7 +6,8 @@ Numerical trouble is never an exception: kernels reject, guards answer with a ve
 import difflib
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 
@@ -15,6 +16,17 @@ class UserError(ValueError):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+@contextmanager
+def refused(title: str) -> Iterator[None]:
+    """Turn what constructors say of their arguments into a user's mistake, with the name of what was made."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{title}: {error}") from error
 
 
 def shortened(value: Any) -> str:

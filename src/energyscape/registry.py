@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from energyscape.errors import UserError, did_you_mean, shortened
+from energyscape.errors import UserError, did_you_mean, refused, shortened
 
 Settings = Mapping[str, Any]
 """What a recipe says of one component, its ``name`` left out."""
@@ -136,12 +136,8 @@ def construct(
     missing = [key for key, field in fields.items() if field.required and key not in values and key not in open_]
     if missing:
         raise UserError(f"{title} needs a value for {', '.join(map(repr, missing))}.")
-    try:
+    with refused(title):
         return functools.partial(component, **values) if open_ else component(**values)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{title}: {error}") from error
 
 
 def _check_known(settings: Iterable[str], allowed: list[str], title: str) -> None:

@@ -164,9 +164,9 @@ def denoise(
 
     opened = open_run(run)
     experiment = opened.experiment()
+    y = read_points(noisy, experiment.shape, extent=opened.extent(), sigma=sigma)
     path = out or noisy.with_stem(f"{noisy.stem}-restored")
     check_writable(path, experiment.shape)
-    y = read_points(noisy, experiment.shape, extent=opened.extent(), sigma=sigma)
     with working("restoring"):
         x = restored(experiment, y, sigma=sigma, steps=steps, seed=seed)
     write_points(path, x)

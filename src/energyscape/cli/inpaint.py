@@ -36,9 +36,9 @@ def inpaint(
     experiment = opened.experiment()
     if len(experiment.shape) != 3:
         raise UserError(f"{run}: inpainting is for runs of images; this run's points have shape {experiment.shape}")
+    y, missing = read_points(picture, experiment.shape, extent=opened.extent()), read_mask(mask, experiment.shape)
     path = out or picture.with_name(f"{picture.stem}-completed.png")
     check_writable(path, experiment.shape)
-    y, missing = read_points(picture, experiment.shape, extent=opened.extent()), read_mask(mask, experiment.shape)
     if len(y) != 1:
         raise UserError(f"expected one image; {picture} holds {len(y)}")
     with working("completing"):

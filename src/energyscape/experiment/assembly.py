@@ -193,6 +193,8 @@ class Experiment:
             )
         self._check_batch()
         self._check_bounds()
+        if self.has_chains and self.chains.descent is not None:
+            self.chains.descend(self.energy)
         if not self.objective.conditional:
             return
         images = self.source if isinstance(self.source, Images) else None

@@ -107,7 +107,7 @@ def _kernel(experiment: Experiment, start: StartName, steps: int) -> Kernel[Any]
     """Returns the transition; chains that begin at the lowest noise level have none to descend."""
     sampling = experiment.chains
     if sampling.descent is not None and start == "noise":
-        return sampling.descent(experiment.energy, steps=steps)
+        return sampling.descend(experiment.energy, steps)
     return sampling.kernel(experiment.energy)
 
 
@@ -241,6 +241,7 @@ def completed(
         raise UserError(f"at least one draw and two steps; they were {n} and {steps}")
     if not missing.any():
         raise UserError("no pixel is missing: nothing is there to complete")
+    require_memory(16 * n * y.numel(), f"{n:,} completions")
     objective, device = experiment.objective, experiment.training.torch_device
     copies = y.to(device).repeat(n, *[1] * (y.ndim - 1))
     generator = seeded(experiment, seed, "inpaint")

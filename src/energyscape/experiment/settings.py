@@ -7,17 +7,18 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, final
+from typing import Any, Final, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from energyscape.errors import UserError, check_count, check_positive, shortened
+from energyscape.calculus import DenoiseFn, EnergyFn
+from energyscape.errors import UserError, check_count, check_positive, refused, shortened
 from energyscape.experiment.precision import Precision
 from energyscape.noise import Grid
 from energyscape.objectives import ChainInit
 from energyscape.registry import UNITS, Samples
-from energyscape.samplers import DescentFactory, KernelFactory, SolverFactory
+from energyscape.samplers import DescentFactory, Kernel, KernelFactory, Solver, SolverFactory
 from energyscape.samplers.base import zero_energy
 from energyscape.samplers.driver import Compile
 from energyscape.training import Guard
@@ -189,7 +190,13 @@ class Sampling:
         check_count(steps=self.steps, most=1_000_000)
         self.kernel(zero_energy)  # a mistake in its settings is told before training, not after it
         if self.descent is not None:
-            self.descent(zero_energy, steps=self.steps)
+            self.descend(zero_energy)
+
+    def descend(self, energy: EnergyFn, steps: int | None = None) -> Kernel[Any]:
+        """Return the transition that comes down the noise levels in so many steps, the recipe's when left out."""
+        assert self.descent is not None
+        with refused("[sampler]: descent"):
+            return self.descent(energy, steps=self.steps if steps is None else steps)
 
 
 @final
@@ -220,7 +227,7 @@ class Solving:
         for name, value in (("guidance", self.guidance), ("guided_from", self.guided_from)):
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name} is at least 0; it was {value}")
-        self.solver(denoise=_nothing, sigmas=self.levels())  # a mistake in its settings is told before training
+        self.descend(_nothing)  # a mistake in its settings is told before training
 
     def levels(self, steps: int | None = None) -> list[float]:
         """Return the noise levels, falling, the last one 0."""
@@ -228,7 +235,12 @@ class Solving:
 
     def evaluations(self, steps: int | None = None) -> int:
         """Return how often the denoiser is evaluated for a sample."""
-        return self.solver(denoise=_nothing, sigmas=self.levels(steps)).nfe
+        return self.descend(_nothing, steps).nfe
+
+    def descend(self, denoise: DenoiseFn, steps: int | None = None) -> Solver:
+        """Return the solver of so many steps, the recipe's when left out."""
+        with refused(f"[sampler]: {self.steps if steps is None else steps} steps"):
+            return self.solver(denoise=denoise, sigmas=self.levels(steps))
 
 
 def _nothing(x: Tensor, _: Tensor) -> Tensor:

@@ -57,17 +57,16 @@ def solving(
 ) -> Iterator[Generated]:
     """Draw samples with the recipe's solver; yield them batch by batch."""
     sampling, generator = experiment.solving, seeded(experiment, seed, "solve")
-    levels = sampling.levels(steps)
     labels = class_of_each(experiment, n, label)
     like = torch.zeros(1, *experiment.shape, device=experiment.training.torch_device)
     at = sorted({round(k * steps / max(frames - 1, 1)) for k in range(frames)} | {0, steps})
     for first in range(0, n, BATCH):
         part = None if labels is None else labels[first : first + BATCH]
-        x = levels[0] * normal_like(like.expand(min(BATCH, n - first), *experiment.shape), generator=generator)
+        solver = sampling.descend(denoising(experiment, part), steps)
+        x = solver.sigmas[0] * normal_like(like.expand(min(BATCH, n - first), *experiment.shape), generator=generator)
         shown = shown if first == 0 else 0
-        path = [x[:shown] / levels[0]]
+        path = [x[:shown] / solver.sigmas[0]]
         with torch.no_grad():
-            solver = sampling.solver(denoise=denoising(experiment, part), sigmas=levels)
             for step, state in enumerate(solve(solver, x, generator=generator), 1):
                 if shown and step in at:
                     path.append(_framed(experiment, state.x[:shown], last=step == steps))
@@ -112,7 +111,7 @@ def repainted(experiment: Experiment, y: Tensor, missing: Tensor, *, steps: int,
     parts = []
     for first in range(0, len(y), BATCH):
         part, gaps = (each[first : first + BATCH].to(device) for each in (y, missing.broadcast_to(y.shape)))
-        solver = sampling.solver(denoise=denoising(experiment, None), sigmas=sampling.levels(steps))
+        solver = sampling.descend(denoising(experiment, None), steps)
         if isinstance(solver, DPMSolver | DPMSolverSDE):
             solver = Heun(solver.denoise, solver.sigmas)
         with torch.no_grad():
