@@ -29,7 +29,7 @@ Box = tuple[tuple[float, float], tuple[float, float]]
 
 
 def score(energy: EnergyFn, x: Tensor, *, create_graph: bool = False) -> Tensor:
-    r"""Returns the score :math:`-\nabla_x E(x)`.
+    r"""Return the score :math:`-\nabla_x E(x)`.
 
     Args:
         energy: Maps ``(B, *)`` to ``(B,)``.
@@ -52,7 +52,7 @@ def score(energy: EnergyFn, x: Tensor, *, create_graph: bool = False) -> Tensor:
 
 
 def energy_and_score(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Returns :math:`E(x)` and :math:`-\nabla_x E(x)` from one forward and one backward pass.
+    r"""Return :math:`E(x)` and :math:`-\nabla_x E(x)` from one forward and one backward pass.
 
     Args:
         energy: Maps ``(B, *)`` to ``(B,)``.

@@ -1,4 +1,4 @@
-"""What PyTorch's compiler gets wrong, put right in every graph that it makes for us: of chains and of training."""
+"""Corrections of errors that PyTorch's compiler makes in our graphs, of chains and of training."""
 
 from typing import Any, Final, cast, final
 
@@ -22,10 +22,10 @@ class Corrected(CustomGraphPass):
 
 
 def count_pixels(node: Node) -> None:
-    """Has the gradient of average pooling divided by the number of pixels that a window holds.
+    """Divide the gradient of average pooling by the number of pixels that a window holds.
 
-    Where the last window overhangs (``ceil_mode``) the compiler divides its gradient by the kernel's size, unless it is
-    told not to count padding: https://github.com/pytorch/pytorch/issues/198119. Where there is none, that is the same.
+    With ``ceil_mode`` the compiler divides an overhanging window's gradient by the kernel's size, unless padding is not
+    counted: https://github.com/pytorch/pytorch/issues/198119. Without padding the two are the same.
     """
     if node.target not in (_aten.avg_pool2d_backward.default, _aten.avg_pool3d_backward.default):
         return

@@ -1,4 +1,4 @@
-"""What `train` shows while it works: a live line on a terminal, a line every few seconds elsewhere."""
+"""Progress of `train`: a live line on a terminal, a line every few seconds elsewhere."""
 
 import time
 from collections import deque

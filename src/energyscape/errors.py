@@ -12,7 +12,7 @@ from typing import Any, Final
 
 
 class UserError(ValueError):
-    """What was expected, what came, and what to do about it, in one line.
+    """A one-line message that says what was expected, what came and what to do.
 
     The command line prints the message without a traceback and exits with status 2.
     """

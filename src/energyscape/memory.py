@@ -1,4 +1,4 @@
-"""Memory of this process: how much a request may take, and what is kept of what tensors free."""
+"""Memory of this process: the limit of a request, and reuse of freed memory."""
 
 import contextlib
 import ctypes
@@ -31,12 +31,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 @functools.cache
 def keep_freed() -> bool:
-    """Let this process keep the memory that tensors free, for the next ones; return whether that could be asked for.
+    """Keep freed tensor memory in this process for reuse; return whether the C library agreed.
 
-    GNU's C library gives freed memory back to the system, and takes it anew page by page, zeroed: in loops over tensors
-    of some megabytes that is 3 to 13 % of the time of a training step or a chain's. Loops ask for this when they begin.
-    It takes no more memory than the loop needs at its peak, and leaves alone what the environment has set by
-    ``MALLOC_TRIM_THRESHOLD_`` or its like, and other C libraries.
+    GNU's C library returns freed memory to the system and gets it back zeroed, page by page. With tensors of some
+    megabytes this costs 3 to 13 % of a training or chain step. Loops call this when they begin; the peak memory stays
+    the same. Other C libraries and settings of the environment (``MALLOC_TRIM_THRESHOLD_``) are left alone.
 
     References:
         mallopt(3), Linux manual pages. https://man7.org/linux/man-pages/man3/mallopt.3.html

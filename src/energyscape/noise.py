@@ -38,7 +38,7 @@ def uniform_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
 
 
 def noised(x: Tensor, sigma: float, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-    r"""Returns :math:`y = x + \sigma z` and the noise :math:`z`.
+    r"""Return :math:`y = x + \sigma z` and the noise :math:`z`.
 
     Args:
         x: Points, ``(B, *)``.
@@ -65,7 +65,7 @@ def geometric(low: float, high: float, steps: int) -> list[float]:
 
 
 def tweedie(energy: EnergyFn, y: Tensor, sigma: float, *, temperature: float = 1.0) -> Tensor:
-    r"""Returns the posterior mean :math:`y - \sigma^2\, \nabla E(y) / T` of the point before the noise.
+    r"""Return the posterior mean :math:`y - \sigma^2\, \nabla E(y) / T` of the point before the noise.
 
     It is the truth only where :math:`\exp(-E / T)` is the density of data noised at this very :math:`\sigma`.
 
@@ -83,7 +83,7 @@ class Grid(ABC):
 
     @abstractmethod
     def levels(self, steps: int) -> list[float]:
-        """Returns the levels that steps set out from, falling.
+        """Return the levels that steps set out from, falling.
 
         Args:
             steps: How many, at least one.
@@ -232,7 +232,7 @@ class LinearBeta(Grid):
         return [chain[t] for t in self.times(steps)]
 
     def times(self, steps: int) -> list[int]:
-        """Returns the steps of the chain that are visited, falling.
+        """Return the steps of the chain that are visited, falling.
 
         Args:
             steps: How many.

@@ -38,7 +38,7 @@ def seed_for(seed: int, *parts: str | int) -> int:
 
 
 def generator_for(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> Generator:
-    """Returns a fresh generator for one stream of a run.
+    """Return a fresh generator for one stream of a run.
 
     Args:
         seed: The run's seed.

@@ -131,7 +131,7 @@ class Batches(Iterator[Batch]):
         return type(self._from).__name__ if isinstance(self._from, Distribution) else self._from.name
 
     def seek(self, position: int) -> None:
-        """Goes to a position, at no cost.
+        """Go to a position, at no cost.
 
         Args:
             position: Samples drawn before the next one.
@@ -183,7 +183,7 @@ def batches(
     device: torch.device | str = "cpu",
     flips: bool = False,
 ) -> Batches:
-    """Returns an endless iterator of batches.
+    """Return an endless iterator of batches.
 
     Args:
         source: A law, images, rows ``(N, *)`` of floating point, or a pair of such rows and their labels ``(N,)``.

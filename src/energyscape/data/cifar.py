@@ -58,7 +58,7 @@ class Layout(NamedTuple):
 
 
 def cifar10(*, root: str | None = None, split: str = "train", download: bool = True) -> Images:
-    """Returns CIFAR-10: 50,000 + 10,000 photographs of ten kinds of things, 32×32 pixels in colour.
+    """Return CIFAR-10: 50,000 + 10,000 photographs of ten kinds of things, 32×32 pixels in colour.
 
     Batches may hold fewer images than those that are published, but none may be missing.
 

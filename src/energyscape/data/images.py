@@ -98,7 +98,7 @@ class Images:
         return float(2 * ends[0] / self.white - 1), float(2 * ends[1] / self.white - 1)
 
     def floats(self, index: Tensor | slice | None = None) -> Tensor:
-        """Returns images as numbers from -1 (black) to 1 (white).
+        """Return images as numbers from -1 (black) to 1 (white).
 
         Args:
             index: Which images; all if None.
@@ -110,7 +110,7 @@ class Images:
         return pixels.float().mul_(2).div_(self.white).sub_(1)  # doubled first: white becomes exactly 1
 
     def subset(self, index: Tensor | slice) -> "Images":
-        """Returns some of the images.
+        """Return some of the images.
 
         Args:
             index: Which.
@@ -119,7 +119,7 @@ class Images:
         return dataclasses.replace(self, pixels=self.pixels[index], labels=labels)
 
     def to(self, device: torch.device | str) -> "Images":
-        """Returns the same images on a device.
+        """Return the same images on a device.
 
         Args:
             device: Where to.
@@ -129,7 +129,7 @@ class Images:
 
 
 def digits(*, split: str = "train") -> Images:
-    """Returns scikit-learn's 1,797 handwritten digits of 8×8 pixels; they need no download.
+    """Return scikit-learn's 1,797 handwritten digits of 8×8 pixels; they need no download.
 
     Every sixth image (index 5, 11, …) is a test image. White is 16, not 255.
 
@@ -158,7 +158,7 @@ def digits(*, split: str = "train") -> Images:
 
 
 def image_folder(*, root: str, size: int, channels: int = 3, split: str = "train") -> Images:
-    """Returns the images of a folder, cropped to their central square and resized.
+    """Return the images of a folder, cropped to their central square and resized.
 
     PNG, JPEG, WebP, BMP, TIFF, GIF, PGM and PPM files are read; a warning counts the others. If the folder holds
     sub-folders, each of them (with everything below it) is a class. Classes are in natural order: 1, 2, …, 10. Images
@@ -193,7 +193,7 @@ def image_folder(*, root: str, size: int, channels: int = 3, split: str = "train
 
 
 def _listing(folder: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...]]:
-    """Returns the image files of a folder, their labels and the names of the classes."""
+    """Return the image files of a folder, their labels and the names of the classes."""
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of PNG, JPEG or other images; there is no such folder")
     with reading(folder, "a folder of images"):
@@ -266,7 +266,7 @@ def open_picture(path: Path, channels: int) -> "Image":
 
 
 def _square(path: Path, size: int, channels: int) -> Tensor:
-    """Returns the central square of an image file, ``(C, size, size)``."""
+    """Return the central square of an image file, ``(C, size, size)``."""
     import PIL.Image
 
     image = open_picture(path, channels)

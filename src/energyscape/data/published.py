@@ -77,7 +77,7 @@ PUBLISHED = {
 
 
 def mnist(*, root: str | None = None, split: str = "train", download: bool = True) -> Images:
-    """Returns MNIST: 60,000 + 10,000 handwritten digits of 28×28 pixels.
+    """Return MNIST: 60,000 + 10,000 handwritten digits of 28×28 pixels.
 
     Args:
         root: Folder that holds the idx files, compressed or not, itself or as torchvision lays them; nothing is ever
@@ -96,7 +96,7 @@ def mnist(*, root: str | None = None, split: str = "train", download: bool = Tru
 
 
 def fashion_mnist(*, root: str | None = None, split: str = "train", download: bool = True) -> Images:
-    """Returns Fashion-MNIST: 60,000 + 10,000 pictures of clothes of 28×28 pixels.
+    """Return Fashion-MNIST: 60,000 + 10,000 pictures of clothes of 28×28 pixels.
 
     Args:
         root: Folder that holds the idx files, compressed or not, itself or as torchvision lays them; nothing is ever
@@ -116,7 +116,7 @@ def fashion_mnist(*, root: str | None = None, split: str = "train", download: bo
 
 
 def kmnist(*, root: str | None = None, split: str = "train", download: bool = True) -> Images:
-    """Returns Kuzushiji-MNIST: 60,000 + 10,000 cursive Japanese characters of 28×28 pixels.
+    """Return Kuzushiji-MNIST: 60,000 + 10,000 cursive Japanese characters of 28×28 pixels.
 
     Args:
         root: Folder that holds the idx files, compressed or not, itself or as torchvision lays them; nothing is ever

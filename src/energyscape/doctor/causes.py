@@ -9,11 +9,11 @@ from energyscape.doctor.record import Record, autocorrelation, jitter, median, s
 
 
 def spoiled_data(record: Record, probes: Probes) -> Finding | None:
-    r"""Data that are not finite.
+    r"""Find data that are not finite.
 
-    Told by the data themselves, by guards that skipped such batches, or by a record whose numbers end from one line to
-    the next: calm (gradient norm within 10 times its median, energies within 100 times their smallest), then not finite
-    for five lines or to the end.
+    The evidence is the data themselves, batches that guards skipped, or a record that suddenly ends. Such a record is
+    calm (gradient norm within 10 times its median, energies within 100 times their smallest) and then not finite for
+    five lines or to the end.
     """
     skipped = record.answered("data points are not finite")
     bad = 0.0 if probes.finite is None else 1 - probes.finite
@@ -48,7 +48,7 @@ def _ended_suddenly(record: Record) -> bool:
 
 
 def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
-    r"""An energy regulariser that outweighs the data (row 15).
+    r"""Find an energy regulariser that outweighs the data (row 15).
 
     With :math:`\alpha \overline{E^2}` in the loss, the gradient of a point's energy is :math:`1 + 2 \alpha E` where it
     should be 1; with :math:`\alpha (\bar E^+ + \bar E^-)^2`, the mean alone, it is
@@ -86,17 +86,17 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
 
 
 def _at_first(record: Record, probes: Probes) -> float | None:
-    """Returns the energies of data before training, where the reference alone makes them."""
+    """Return the energies of data before training, where the reference alone makes them."""
     return None if probes.size is None else safe_ratio(probes.size**2 / 2, (record.reference_std or 0) ** 2)
 
 
 def _size(record: Record, spread: float) -> float:
-    """Returns the root mean square of the energies, of data's or of negatives', whichever is larger."""
+    """Return the root mean square of the energies, of data's or of negatives', whichever is larger."""
     return math.hypot(max(abs(record.now("energy_data") or 0), abs(record.now("energy_model") or 0)), spread)
 
 
 def _sum_of_means(record: Record) -> tuple[float, float]:
-    """Returns the root mean square of both mean energies' sum, at the beginning and over the record's last half."""
+    """Return the root mean square of both mean energies' sum, at the beginning and over the record's last half."""
     half = max(record.window, record.lines // 2)
     first, last = (record.first(name) for name in _MEANS), (record.last(name, window=half) for name in _MEANS)
     return _root_mean_square(map(sum, zip(*first, strict=False))), _root_mean_square(map(sum, zip(*last, strict=False)))
@@ -148,7 +148,7 @@ def degenerate_data(record: Record, probes: Probes) -> Finding | None:
 
 
 def small_batch(record: Record, _: Probes) -> Finding | None:
-    r"""A batch so small that its gradient is mostly noise.
+    r"""Find a batch so small that its gradient is mostly noise.
 
     The gap of a batch of :math:`B` is off by :math:`\sqrt{(s_+^2 + s_-^2) / B}`. Warn where from line to line it
     jitters by more than 0.2 of :math:`\sqrt{s_+^2 + s_-^2}` and :math:`B \le 16`, over the last half of the record; act
@@ -179,7 +179,7 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
 
 
 def stale_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Persistent chains that are never restarted, or too seldom (row 14).
+    r"""Find persistent chains that are never restarted, or too seldom (row 14).
 
     With refresh probability :math:`r` the median age settles at :math:`\ln 2 / r` draws. Warn where no chain has been
     restarted (:math:`r = 0` and the age is 0.8 of all draws, at least 10), or the median age exceeds 1000 draws; act
@@ -206,7 +206,7 @@ def stale_chains(record: Record, probes: Probes) -> Finding | None:
 
 
 def straight_pieces(record: Record, probes: Probes) -> Finding | None:
-    r"""A network of straight pieces, whose gradient jumps.
+    r"""Find a piecewise linear network, whose gradient jumps.
 
     The exact second derivative of :math:`E` is the same at all points (its spread below :math:`10^{-4}` of its size),
     and yet the score changes over one step's noise by more than :math:`10^{-3}` beyond what it says: units such as ReLU
@@ -228,7 +228,7 @@ def straight_pieces(record: Record, probes: Probes) -> Finding | None:
 
 
 def high_rate(record: Record, _: Probes) -> Finding | None:
-    r"""A learning rate that chains cannot follow (rows 1 and 2).
+    r"""Find a learning rate that chains cannot follow (rows 1 and 2).
 
     Energies ran away (1000 times their smallest), gradient norms exploded (100 times their median), numbers ended, the
     gap swings (autocorrelation below -0.5), or guards lowered the rate; and no setting of the chains is to blame, whose
@@ -264,7 +264,7 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
 
 
 def flat_energy(record: Record, probes: Probes) -> Finding | None:
-    r"""An energy too flat for its data (row 7b).
+    r"""Find an energy too flat for its data (row 7b).
 
     Noise over drift :math:`R > 30` at the chains, and more than three times what any true energy has: the mean square
     of its score is at least :math:`1 / v` in a coordinate of variance :math:`v` (Cramér and Rao), so that

@@ -34,13 +34,13 @@ class Chains(NamedTuple):
         return min(max(10 * self.steps, self.sampler_steps), LONGEST)
 
     def kernel(self, energy: EnergyFn, *, temperature: float | None = None) -> Langevin:
-        """Returns the transition."""
+        """Return the transition."""
         t = self.temperature if temperature is None else temperature
         limits: dict[str, Any] = {"drift_clip": self.drift_clip, "bounds": self.bounds, "walls": self.walls}
         return Langevin(energy, step_size=self.step_size, temperature=t, **limits)
 
     def record(self, **more: Any) -> Record:
-        """Returns the record of a landscape that nobody has trained, or nobody knows how, sampled by these chains.
+        """Return the record of a landscape that nobody has trained, or nobody knows how, sampled by these chains.
 
         Examples:
             >>> Chains(step_size=0.1, temperature=50.0).record(objective="dsm").temperature

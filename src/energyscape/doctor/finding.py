@@ -33,19 +33,19 @@ Rule = Callable[[Record, Probes], Finding | None]
 
 
 def flag(record: Record, setting: str, value: float) -> str:
-    """Returns a setting of the chains' kernel as it is typed; a step is given as η."""
+    """Return a setting of the chains' kernel as it is typed; a step is given as η."""
     if setting == "step_size" and record.step_size and record.typed:
         value = record.typed[0] * (value / record.step_size) ** record.typed[1]
     return f"--{record.chains}.kernel.{record.inner}{setting} {value:.2g}"
 
 
 def rate(record: Record, factor: float) -> str:
-    """Returns the learning rate times a factor, as it is typed."""
+    """Return the learning rate times a factor, as it is typed."""
     return f"--train.learning_rate {(record.learning_rate or 1e-3) * factor:.2g}"
 
 
 def energy_growth(record: Record) -> float | None:
-    r"""Returns how many times the energies' size exceeds its smallest, or none.
+    r"""Return how many times the energies' size exceeds its smallest, or none.
 
     .. math:: \max_{t \in W} \ell_t / \min_t \operatorname{median}(\ell_{t-4}, \ldots, \ell_t),
               \qquad \ell = |\bar E^- - \bar E^+| + \operatorname{std} E^+
@@ -59,14 +59,14 @@ def energy_growth(record: Record) -> float | None:
 
 
 def gradient_spike(record: Record) -> float | None:
-    """Returns the largest gradient norm among the last lines over their median, or none."""
+    """Return the largest gradient norm among the last lines over their median, or none."""
     norms = record.last("grad_norm")
     usual = median(norms)
     return max(norms) / usual if usual else None
 
 
 def stopped(record: Record) -> list[str]:
-    """Returns why guards stopped the run, if they did."""
+    """Return why guards stopped the run, if they did."""
     return [f"guards stopped it: {each['reason']}" for each in record.interventions if each["verdict"] == "STOP"]
 
 

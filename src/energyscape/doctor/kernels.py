@@ -18,7 +18,7 @@ from energyscape.doctor.record import Record, safe_ratio
 
 
 def long_step(record: Record, probes: Probes) -> Finding | None:
-    r"""A step that is too long (row 6).
+    r"""Find a step that is too long (row 6).
 
     Kernels with a Metropolis test: acceptance below 0.3, act below 0.1. Others: :math:`R = \sqrt{2 v_{\min} / \eta}` of
     the data, act at 1 (unstable), warn below 1.5. Else, while energies have not run away: the chains' own :math:`R`
@@ -92,7 +92,7 @@ def _overshooting(record: Record, probes: Probes) -> _Step | None:
 
 
 def short_step(record: Record, probes: Probes) -> Finding | None:
-    r"""Steps that are too short or too few for chains to get anywhere (row 5).
+    r"""Find steps that are too short or too few for chains to move (row 5).
 
     In :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the model; warn below 0.3
     of the data's standard deviation in training, 0.7 in generation, which begins at noise. Act below 0.05 and 0.35,
@@ -177,7 +177,7 @@ def hot_chains(record: Record, probes: Probes) -> Finding | None:
 
 
 def _within_reach(record: Record, probes: Probes) -> str:
-    """Returns the step that a sampler's cooled chains need too, where their own would take them nowhere."""
+    """Return the step that a sampler's cooled chains need too, where their own would take them nowhere."""
     eta, k, width = record.step_size, record.sampler_steps, probes.data_std
     if record.chains != "sampler" or eta is None or k is None or width is None or math.sqrt(2 * eta * k) > width:
         return ""
@@ -186,7 +186,7 @@ def _within_reach(record: Record, probes: Probes) -> str:
 
 
 def _noise_share(record: Record) -> float | None:
-    r"""Returns :math:`\nu / \sqrt{2 \eta}`: what the setting says, else what the chains told."""
+    r"""Return :math:`\nu / \sqrt{2 \eta}`: what the setting says, else what the chains told."""
     if record.temperature is not None:
         return math.sqrt(record.temperature)
     noise = record.began("noise")

@@ -43,7 +43,7 @@ def parted_islands(record: Record, probes: Probes) -> Finding | None:
 
 
 def one_noise_level(record: Record, probes: Probes) -> Finding | None:
-    r"""A score that is right at one noise level and says nothing away from it.
+    r"""Find a score that is right at one noise level only.
 
     At its own level :math:`E\|\sigma s + z\|^2 / d < 0.9`, where 1 is a score of zero. Either chains from noise stay
     away: at noise as wide as where they start that error is above 0.98, and they end more than 2 times as far from the
@@ -77,7 +77,7 @@ def one_noise_level(record: Record, probes: Probes) -> Finding | None:
 
 
 def all_levels(record: Record, probes: Probes) -> str:
-    r"""Returns what trains a denoiser that is told the level, at all of them, as it is typed.
+    r"""Return what trains a denoiser that is told the level, at all of them, as it is typed.
 
     From a fiftieth of the data's deviation, where noise cannot be seen, to three times their root mean square norm,
     beyond which data are hardly told from a point at the origin.
@@ -104,7 +104,7 @@ def all_levels(record: Record, probes: Probes) -> str:
 
 
 def noise_kept(record: Record, probes: Probes) -> Finding | None:
-    r"""Samples that carry the noise that was learned with the data.
+    r"""Find samples that carry the noise that was learned with the data.
 
     More than 0.04 of their variance is noise by the score's own account (a fifth of the signal's deviation, 14 dB), and
     no denoising step ends the chains.

@@ -93,7 +93,7 @@ def probe(
     held_out: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Probes:
-    """Asks all that can be asked.
+    """Ask all that can be asked.
 
     Args:
         energy: Maps ``(B, *)`` to ``(B,)``; none where only a score is known.
@@ -145,7 +145,7 @@ class Subject(NamedTuple):
     generator: Generator | None  # The stream to draw from
 
     def slope(self, x: Tensor) -> Tensor:
-        """Returns the score."""
+        """Return the score."""
         return score(self.energy, x)
 
 
@@ -199,7 +199,7 @@ def parted(y: Tensor) -> float | None:
 
 
 def _of_shape(told: Probes, subject: Subject, noise: Tensor | None) -> Probes:
-    """Asks what a score says of noise, and whether it bends."""
+    """Ask what a score says of noise, and whether it bends."""
     x, level, generator = subject.data[: 2 * CHAINS], subject.level, subject.generator
 
     def slope(x: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def _of_shape(told: Probes, subject: Subject, noise: Tensor | None) -> Probes:
 
 
 def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tuple[Probes, dict[str, ChainState]]:
-    """Asks where chains go from where they stand: few steps, many, without noise, and from data."""
+    """Ask where chains go from where they stand: few steps, many, without noise, and from data."""
     energy, y, generator = subject.energy, subject.y, subject.generator
     kernel, still = how.kernel(energy), how.kernel(energy, temperature=0.0)
     standing = evaluate_at(energy, start)
@@ -243,7 +243,7 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
 def _of_energies(
     told: Probes, subject: Subject, end: dict[str, ChainState], noise: Tensor | None, held_out: Tensor | None
 ) -> Probes:
-    """Compares the energies of where chains ended, in standard deviations of those of data."""
+    """Compare the energies of where chains ended, in standard deviations of those of data."""
     of_data = energies(subject.energy, subject.y)
     told = told._replace(spread=float(of_data[of_data.isfinite()].double().std(correction=0)))
     unit = told.spread or 1.0
@@ -269,7 +269,7 @@ def _of_energies(
 
 
 def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> tuple[Probes, ChainState]:
-    """Asks where chains from noise come to in as many steps as a sample takes, and how they are thrown on the way."""
+    """Ask where chains from noise come to in as many steps as a sample takes, and how they are thrown on the way."""
     y, kernel = subject.y, how.kernel(subject.energy)
     unit, steepest = math.sqrt(2 * how.step_size), 0.0
     state = kernel.init(noise)
@@ -293,7 +293,7 @@ def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> t
 
 
 def _noisy(standing: ChainState, level: float, temperature: float) -> float | None:
-    """Returns the share of the variance of points that their score takes for noise."""
+    """Return the share of the variance of points that their score takes for noise."""
     variance = float(standing.x.flatten(1).double().var(0, correction=0).mean())
     noise = float((level**2 / temperature * standing.score).double().square().mean())
     return noise / variance if variance > 0 and math.isfinite(noise) else None
@@ -309,7 +309,7 @@ def _surrogate(slope: ScoreFn | None) -> EnergyFn:
 
 
 def _ratio(s: Tensor, how: Chains) -> float | None:
-    r"""Returns :math:`\sqrt{2 \eta T} / \operatorname{rms}(\eta s)`."""
+    r"""Return :math:`\sqrt{2 \eta T} / \operatorname{rms}(\eta s)`."""
     drift = float((how.step_size * s[s.flatten(1).isfinite().all(1)]).double().square().mean().sqrt())
     return how.noise / drift if drift > 0 and math.isfinite(drift) else None
 
@@ -323,7 +323,7 @@ def _relative(gradient: ScoreFn, x: Tensor, sigma: float, generator: Generator |
 def _bending(
     energy: EnergyFn, x: Tensor, length: float, generator: Generator | None
 ) -> tuple[float | None, float | None]:
-    """Returns how much exact curvature varies, and how much of the score's change over a length it leaves unsaid."""
+    """Return how much exact curvature varies, and how much of the score's change over a length it leaves unsaid."""
     u = normal_like(x, generator=generator)
     u = u / u.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
     try:
@@ -349,6 +349,6 @@ def _rise(after: Tensor, before: Tensor, unit: float) -> float | None:
 
 
 def energies(energy: EnergyFn, x: Tensor) -> Tensor:
-    """Returns energies, a few hundred points a time, ``(B,)``."""
+    """Return energies, a few hundred points a time, ``(B,)``."""
     with torch.no_grad():
         return torch.cat([energy(part) for part in x.split(BATCH)])

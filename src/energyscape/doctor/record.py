@@ -77,19 +77,19 @@ class Record:
         return max(MIN_FINITE, min(WINDOW, self.lines // 2))
 
     def last(self, name: str, *, window: int | None = None) -> list[float]:
-        """Returns the finite numbers among a column's last lines; fewer than `ENOUGH` are none."""
+        """Return the finite numbers among a column's last lines; fewer than `ENOUGH` are none."""
         return _told(self.columns.get(name, ())[-(window or self.window) :])
 
     def first(self, name: str, *, window: int = 10) -> list[float]:
-        """Returns the finite numbers among a column's first lines; fewer than `ENOUGH` are none."""
+        """Return the finite numbers among a column's first lines; fewer than `ENOUGH` are none."""
         return _told(self.columns.get(name, ())[:window])
 
     def now(self, name: str) -> float | None:
-        """Returns the median of a column's last lines, or none."""
+        """Return the median of a column's last lines, or none."""
         return median(self.last(name))
 
     def began(self, name: str) -> float | None:
-        """Returns the median of a column's first lines, or none."""
+        """Return the median of a column's first lines, or none."""
         return median(self.first(name))
 
     @property
@@ -98,11 +98,11 @@ class Record:
         return safe_ratio(self.now("noise"), self.now("drift"))
 
     def lost(self, name: str = "loss") -> int:
-        """Returns how many lines of a column are not finite."""
+        """Return how many lines of a column are not finite."""
         return sum(not math.isfinite(value) for value in self.columns.get(name, ()))
 
     def answered(self, *words: str) -> list[Mapping[str, Any]]:
-        """Returns the interventions whose reason or action says any of some words."""
+        """Return the interventions whose reason or action says any of some words."""
         said = [(each, f"{each.get('reason', '')} {each.get('action', '')}") for each in self.interventions]
         return [each for each, text in said if any(word in text for word in words)]
 
@@ -113,18 +113,18 @@ def _told(values: Sequence[float]) -> list[float]:
 
 
 def median(values: Sequence[float]) -> float | None:
-    """Returns the median, or none of nothing."""
+    """Return the median, or none of nothing."""
     return statistics.median(values) if values else None
 
 
 def safe_ratio(numerator: float | None, denominator: float | None) -> float | None:
-    """Returns a ratio, or none where a part of it is missing or the denominator is not positive."""
+    """Return a ratio, or none where a part of it is missing or the denominator is not positive."""
     known = numerator is not None and denominator is not None and denominator > 0
     return numerator / denominator if known else None  # type: ignore[operator]
 
 
 def autocorrelation(values: Sequence[float], lag: int = 1) -> float | None:
-    r"""Returns :math:`\rho_k = \sum_t (v_t - \bar v)(v_{t+k} - \bar v) / \sum_t (v_t - \bar v)^2`, or none.
+    r"""Return :math:`\rho_k = \sum_t (v_t - \bar v)(v_{t+k} - \bar v) / \sum_t (v_t - \bar v)^2`, or none.
 
     Near 0 the numbers are noise about a level, near 1 they drift, below 0 they swing to and fro.
 
@@ -141,7 +141,7 @@ def autocorrelation(values: Sequence[float], lag: int = 1) -> float | None:
 
 
 def jitter(values: Sequence[float]) -> float | None:
-    r"""Returns the standard deviation of the noise on a slowly changing series, or none.
+    r"""Return the standard deviation of the noise on a slowly changing series, or none.
 
     .. math:: \hat s = 1.4826\, \operatorname{median}_t |v_{t+1} - v_t| / \sqrt 2
 

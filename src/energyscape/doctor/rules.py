@@ -66,7 +66,7 @@ CAUSES: Final = tuple(name for name, rule in RULES.items() if rule.__module__ !=
 
 
 def diagnose(record: Record, probes: Probes) -> list[Finding]:
-    """Asks every rule.
+    """Ask every rule.
 
     Args:
         record: What a run left behind; an empty one for a bare energy.
@@ -89,7 +89,7 @@ def diagnose(record: Record, probes: Probes) -> list[Finding]:
 
 
 def merged(*asked: tuple[Record, Probes]) -> list[Finding]:
-    """Returns the findings of several records, such as of training and of generation, each rule's first."""
+    """Return the findings of several records, such as of training and of generation, each rule's first."""
     found: dict[str, Finding] = {}
     for record, probes in asked:
         for each in diagnose(record, probes):

@@ -24,7 +24,7 @@ class Limit(NamedTuple):
     remedy: Callable[[Record, Probes], str]  # What to set instead
 
     def rule(self, name: str) -> Rule:
-        """Returns the rule: warn outside the range, act where the number is off by more than a factor of 4."""
+        """Return the rule: warn outside the range, act where the number is off by more than a factor of 4."""
 
         def rule(record: Record, probes: Probes) -> Finding | None:
             value, (least, most) = self.measure(record, probes), self.range
@@ -53,12 +53,12 @@ STILL = 0.01
 
 
 def updates(record: Record) -> float | None:
-    """Returns how many steps the budget has."""
+    """Return how many steps the budget has."""
     return safe_ratio(record.budget, record.batch_size)
 
 
 def _travel(record: Record, _: Probes) -> float | None:
-    """Returns the sum of the learning rates, without a warm-up; fewer than 100 steps are another rule's."""
+    """Return the sum of the learning rates, without a warm-up; fewer than 100 steps are another rule's."""
     steps = updates(record)
     if steps is None or record.learning_rate is None:
         return None
@@ -75,7 +75,7 @@ def _drift_clip(record: Record, _: Probes) -> float | None:
 
 
 def _lines(record: Record, _: Probes) -> float | None:
-    """Returns the lines of the metrics, where the setting asks for fewer than the usual ones."""
+    """Return the lines of the metrics, where the setting asks for fewer than the usual ones."""
     return safe_ratio(updates(record), record.log_every) if (record.log_every or 0) > 10 else None
 
 

@@ -14,7 +14,7 @@ from energyscape.doctor.settings import STILL
 
 
 def nothing_learned(record: Record, probes: Probes) -> Finding | None:
-    r"""A model that is as it began.
+    r"""Find a model that is as it began.
 
     Weights within `STILL` of their initial values, or a gap that has not moved by twice its own noise from the first
     lines to the last, with AUC outside [0.05, 0.95].
@@ -170,7 +170,7 @@ def saturation(record: Record, probes: Probes) -> Finding | None:
 
 
 def cold_gradient(record: Record, probes: Probes) -> Finding | None:
-    r"""A sampler that is an optimiser with jitter (row 7).
+    r"""Find a sampler that is an optimiser with jitter (row 7).
 
     :math:`R < 0.2` while the run is stable: what comes out are modes, not samples. No likelihood, no annealed
     importance sampling at :math:`T = 1` from such a run.
@@ -190,7 +190,7 @@ def cold_gradient(record: Record, probes: Probes) -> Finding | None:
 
 
 def long_run(record: Record, probes: Probes) -> Finding | None:
-    r"""Samples that degenerate when chains go on (row 10).
+    r"""Find samples that degenerate when chains go on (row 10).
 
     :math:`\Delta E_{\text{long}} < -1` standard deviations of the data's energies after ten times the steps, act below
     -3 (healthy -0.02 to -0.6). Persistent chains that are young still fall in every run: of them only what asks to act.
@@ -209,7 +209,7 @@ def long_run(record: Record, probes: Probes) -> Finding | None:
 
 
 def unreached_from_noise(record: Record, probes: Probes) -> Finding | None:
-    r"""A flow and not a density: noise and buffer end at different places (row 11).
+    r"""Find a flow instead of a density: noise and buffer end at different places (row 11).
 
     Chains from noise end more than 2 standard deviations of energy away from the persistent ones, act beyond 5; of
     young chains only what asks to act.
@@ -256,7 +256,7 @@ def buffer_collapse(record: Record, probes: Probes) -> Finding | None:
 
 
 def energy_drift(record: Record, _: Probes) -> Finding | None:
-    r"""A free constant that runs away (row 16), or that has gone far and nothing holds.
+    r"""Find a free constant that diverges (row 16), or one that is large and unregularised.
 
     :math:`|\bar E^+|` above 100 times the spread of the energies and growing in a line (twice what it was at a third of
     the record), while the gap is within ten spreads: numbers lose their digits. Without a regulariser also above 20
@@ -287,7 +287,7 @@ def energy_drift(record: Record, _: Probes) -> Finding | None:
 
 
 def _holding(spread: float) -> float:
-    r"""Returns the :math:`\alpha` at which :math:`2 \alpha (\bar E^+ + \bar E^-)` is 0.03 for means of five spreads."""
+    r"""Return the :math:`\alpha` at which :math:`2 \alpha (\bar E^+ + \bar E^-)` is 0.03 for means of five spreads."""
     return 0.03 / (2 * 2 * 5 * max(spread, 1e-12))
 
 

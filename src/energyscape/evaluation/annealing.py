@@ -49,7 +49,7 @@ class Base(Protocol):
         """Return the energy of each point, ``(B, *) -> (B,)``."""
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Returns exact draws, ``(n, *)``."""
+        """Return exact draws, ``(n, *)``."""
 
 
 @final
@@ -97,7 +97,7 @@ class Path:
         check_temperature(partial(self.kernel, step_size=self.step_sizes[0]))
 
     def at(self, level: int) -> Kernel[Any]:
-        """Returns the transition of a level.
+        """Return the transition of a level.
 
         Args:
             level: From 0, the base, to K, the energy.
@@ -105,7 +105,7 @@ class Path:
         return self.kernel(self.tempered(self.betas[level]), step_size=self.step_sizes[level])
 
     def tempered(self, beta: float) -> EnergyFn:
-        r"""Returns :math:`\beta E / T + (1 - \beta) E_0` as a function, whose values are in float64.
+        r"""Return :math:`\beta E / T + (1 - \beta) E_0` as a function, whose values are in float64.
 
         Args:
             beta: From 0 to 1.
@@ -131,7 +131,7 @@ def pilot(
     moves: int = 1,
     generator: Generator | None = None,
 ) -> Path:
-    r"""Returns a path whose levels and step sizes suit an energy, found with chains that are thrown away.
+    r"""Return a path whose levels and step sizes suit an energy, found with chains that are thrown away.
 
     Two walks down the path set the step size of each level by the acceptance of 128 chains, and lay the levels so that
     the spread of :math:`E / T - E_0` between the chains, times the step of :math:`\beta`, is the same everywhere: that
@@ -164,7 +164,7 @@ def pilot(
 
 
 def _explored(path: Path, generator: Generator | None) -> tuple[list[float], list[float]]:
-    """Walks a path while adapting to it; returns each level's step size and the spread of E / T - E0 there."""
+    """Walk a path while adapting to it; return each level's step size and the spread of E / T - E0 there."""
     x = path.base.sample(CHAINS, generator=generator)
     correction, steps, spread = 0.0, [], [_spread(path, x)]
     for level in range(1, len(path.betas)):

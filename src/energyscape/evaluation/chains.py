@@ -48,7 +48,7 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(draws: Tensor | Chain) -> Diagnosis:
-    r"""Returns :math:`\hat R`, bulk effective sample size, Monte Carlo standard error and E-BFMI.
+    r"""Return :math:`\hat R`, bulk effective sample size, Monte Carlo standard error and E-BFMI.
 
     Draws run along the *first* dimension and chains along the second, as `samplers.sample` keeps them; ArviZ has them
     the other way round.
@@ -100,7 +100,7 @@ def acceptance(
     bounds: tuple[float, float] | None = None,
     generator: Generator | None = None,
 ) -> float:
-    r"""Returns the mean acceptance probability of a few steps of `MALA`: a probe of what a step size does here.
+    r"""Return the mean acceptance probability of a few steps of `MALA`: a probe of what a step size does here.
 
     Near 1 an unadjusted chain of the same step and temperature samples nearly the right law; near 0 what it samples is
     the work of its step size.

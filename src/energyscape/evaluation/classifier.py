@@ -89,7 +89,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the logits of all classes, debris last.
+        """Return the logits of all classes, debris last.
 
         Args:
             x: Images on [-1, 1], ``(B, C, H, W)``.
@@ -107,7 +107,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Returns the activations under the last layer; of an image that is not finite, none of them is finite.
+        """Return the activations under the last layer; of an image that is not finite, none of them is finite.
 
         Args:
             x: Images on [-1, 1], ``(B, C, H, W)``.
@@ -119,7 +119,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """Returns the probability of each class; what a row lacks to one is the probability of debris.
+        """Return the probability of each class; what a row lacks to one is the probability of debris.
 
         Args:
             x: Images on [-1, 1], ``(B, C, H, W)``; one that is not finite is debris.
@@ -134,7 +134,7 @@ class Classifier(nn.Module):
         return torch.cat([x.new_zeros(0, self.classes, dtype=torch.float32), *parts]).nan_to_num(0.0)
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the likeliest class of each image, debris apart, and its probability, as `Judge.confidence` does.
+        """Return the likeliest class of each image, debris apart, and its probability, as `Judge.confidence` does.
 
         Args:
             x: Images on [-1, 1], ``(B, C, H, W)``.
@@ -193,7 +193,7 @@ def _augmented(x: Tensor, label: Tensor, classes: int, generator: Generator) -> 
 
 
 def classifier_for(images: Images, *, seed: int = 0) -> Classifier:
-    """Returns the classifier of a data set: from the cache, or trained and put there.
+    """Return the classifier of a data set: from the cache, or trained and put there.
 
     The file's name is a hash of the data, the settings and the seed. A damaged one is replaced, which is logged; where
     nothing can be written, the classifier is trained each time.

@@ -54,7 +54,7 @@ class Detection(NamedTuple):
 
     @staticmethod
     def of(outside: Tensor, inside: Tensor) -> "Detection":
-        """Returns how well given scores tell outliers from inliers.
+        """Return how well given scores tell outliers from inliers.
 
         The order is that of `auc`: what should score high comes first.
 
@@ -77,7 +77,7 @@ class Detection(NamedTuple):
 
 
 def outliers(score: Score, inside: Tensor, outside: Tensor) -> Detection:
-    """Returns how well a score tells outliers from inliers.
+    """Return how well a score tells outliers from inliers.
 
     Args:
         score: The higher, the less likely.
@@ -88,7 +88,7 @@ def outliers(score: Score, inside: Tensor, outside: Tensor) -> Detection:
 
 
 def aupr(outside: Tensor, inside: Tensor) -> float:
-    r"""Returns the average precision :math:`\sum_i (R_i - R_{i-1}) P_i` of finding outliers by high scores.
+    r"""Return the average precision :math:`\sum_i (R_i - R_{i-1}) P_i` of finding outliers by high scores.
 
     It depends on how many outliers there are to how many inliers, so that only sets of like sizes compare.
 
@@ -115,7 +115,7 @@ def aupr(outside: Tensor, inside: Tensor) -> float:
 
 
 def fpr_at(outside: Tensor, inside: Tensor, tpr: float = 0.95) -> float:
-    r"""Returns the share of outliers that pass for inliers at the threshold that keeps a share of the inliers.
+    r"""Return the share of outliers that pass for inliers at the threshold that keeps a share of the inliers.
 
     The inliers are the positives here, as in most of the literature; with the outliers as positives it is another
     number.
@@ -145,7 +145,7 @@ def fpr_at(outside: Tensor, inside: Tensor, tpr: float = 0.95) -> float:
 
 
 def overlap(x: Tensor, y: Tensor, *, bins: int | None = None) -> float:
-    r"""Returns what two laws have in common, :math:`\int \min(p, q)`, from draws of both.
+    r"""Return what two laws have in common, :math:`\int \min(p, q)`, from draws of both.
 
     The densities are histograms over quantiles of the pooled draws, so that neither outliers nor a change of scale
     matter. Finite sets never overlap quite: at equality it is short of one by about :math:`\sqrt{B / \pi n}` for
@@ -240,7 +240,7 @@ def pixel_variance(x: Tensor) -> Tensor:
 
 
 def trivial_scores(train: Tensor) -> dict[str, Score]:
-    """Returns the scores that have learned nothing, by name.
+    """Return the scores that have learned nothing, by name.
 
     Args:
         train: Images of the training, ``(N, *)``, to measure the distance to.

@@ -61,7 +61,7 @@ class SteinDiscrepancy(NamedTuple):
 
 
 def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> Discrepancy:
-    r"""Returns the *squared* maximum mean discrepancy with a Gaussian kernel.
+    r"""Return the *squared* maximum mean discrepancy with a Gaussian kernel.
 
     .. math:: \operatorname{MMD}^2 = E\, k(X, X') + E\, k(Y, Y') - 2 E\, k(X, Y), \qquad
               k(x, y) = e^{-\|x - y\|^2 / 2 \ell^2}
@@ -94,7 +94,7 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> Discrepancy:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Discrepancy:
-    r"""Returns the energy distance, in units of ``x``.
+    r"""Return the energy distance, in units of ``x``.
 
     .. math:: D = 2 E \|X - Y\| - E \|X - X'\| - E \|Y - Y'\|
 
@@ -125,7 +125,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Discrepancy:
 def sliced_wasserstein(
     x: Tensor, y: Tensor, *, projections: int = 100, blocks: int = 20, generator: Generator | None = None
 ) -> Discrepancy:
-    r"""Returns the *squared* sliced 2-Wasserstein distance, in squared units of ``x``, without its bias.
+    r"""Return the *squared* sliced 2-Wasserstein distance, in squared units of ``x``, without its bias.
 
     .. math:: \operatorname{SW}_2^2 = E_\theta \int_0^1 \bigl( F_{\theta \cdot X}^{-1}(t)
               - F_{\theta \cdot Y}^{-1}(t) \bigr)^2 dt, \qquad \theta \text{ uniform on the sphere}
@@ -191,7 +191,7 @@ def kernel_stein(
     bootstraps: int = 500,
     generator: Generator | None = None,
 ) -> SteinDiscrepancy:
-    r"""Returns the *squared* kernel Stein discrepancy of draws from :math:`e^{-E / T} / Z`, without its :math:`Z`.
+    r"""Return the *squared* kernel Stein discrepancy of draws from :math:`e^{-E / T} / Z`, without its :math:`Z`.
 
     .. math::
         u(x, y) = s(x) \cdot s(y)\, k + s(x) \cdot \nabla_y k + s(y) \cdot \nabla_x k + \nabla_x \cdot \nabla_y k, \quad

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def nearest(x: Tensor, reference: Tensor) -> Tensor:
-    """Returns each point's Euclidean distance to the nearest reference point.
+    """Return each point's Euclidean distance to the nearest reference point.
 
     A distance of generated images to the training set that is much below that of held-out images is memorisation; it
     says nothing by itself of quality.
@@ -41,7 +41,7 @@ def nearest(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def auc(negative_energies: Tensor, positive_energies: Tensor) -> float:
-    r"""Returns the probability that a negative has a higher energy than a positive, ties counting half.
+    r"""Return the probability that a negative has a higher energy than a positive, ties counting half.
 
     The order matters: negatives, which should be *unlikely*, come first. Between data and the model's own samples the
     goal is 0.5, between data and outliers 1.

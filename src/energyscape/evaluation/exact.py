@@ -70,7 +70,7 @@ class Divergence(NamedTuple):
 
 
 def log_z(energy: EnergyFn, box: Box, *, temperature: float = 1.0, nodes: int = 400) -> LogZ:
-    r"""Returns :math:`\log \int_{\text{box}} e^{-E(x) / T}\, dx`.
+    r"""Return :math:`\log \int_{\text{box}} e^{-E(x) / T}\, dx`.
 
     It is the constant of the box, not of the plane: read ``edge_mass`` before believing it.
 
@@ -96,7 +96,7 @@ def log_z(energy: EnergyFn, box: Box, *, temperature: float = 1.0, nodes: int = 
 def kl(
     law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
 ) -> Divergence:
-    r"""Returns :math:`\operatorname{KL}(\text{law} \,\|\, e^{-E / T} / Z)`, the nats a model loses to the truth.
+    r"""Return :math:`\operatorname{KL}(\text{law} \,\|\, e^{-E / T} / Z)`, the nats a model loses to the truth.
 
     It equals the model's negative log-likelihood less the law's entropy. The first integral runs over the law's box,
     :math:`\log Z` over one that is widened, up to 32.5 times, until less than 1e-6 of the widest box's mass lies in
@@ -127,7 +127,7 @@ def kl(
 def total_variation(
     law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
 ) -> Divergence:
-    r"""Returns :math:`\operatorname{TV} = \tfrac12 \int |p - e^{-E / T} / Z|`, the mass that is in the wrong place.
+    r"""Return :math:`\operatorname{TV} = \tfrac12 \int |p - e^{-E / T} / Z|`, the mass that is in the wrong place.
 
     It is the largest error of the model about the probability of any event. Unlike the divergence it hardly notices
     how the tails fall off. Its integrand has a kink where the densities cross, so that the rule converges slowly: its
@@ -159,7 +159,7 @@ def total_variation(
 def mode_masses(
     law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
 ) -> Tensor:
-    """Returns the share of the model's mass that is nearest to each mode of a law.
+    """Return the share of the model's mass that is nearest to each mode of a law.
 
     A point belongs to the mode at the smallest Euclidean distance, however far: mass between modes is shared out too,
     so that equal masses alone are no proof of a good model. The truth to compare with is the law's own masses by the

@@ -47,7 +47,7 @@ class Frechet(NamedTuple):
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Frechet:
-    r"""Returns the Fréchet distance of two sets of features.
+    r"""Return the Fréchet distance of two sets of features.
 
     It sees means and covariances alone. With fewer images than features it is mostly bias.
 
@@ -90,7 +90,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> Frechet:
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> Discrepancy:
-    r"""Returns the kernel distance of two sets of features: a squared maximum mean discrepancy.
+    r"""Return the kernel distance of two sets of features: a squared maximum mean discrepancy.
 
     Unlike the Fréchet distance it is unbiased: at equality its expectation is zero, whatever the sizes. It is the mean
     over all pairs, not over random subsets, and its error that of the images, not of the choice of subsets.

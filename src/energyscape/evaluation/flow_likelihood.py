@@ -113,7 +113,7 @@ class ProbabilityFlow:
             raise UserError(f"data_std is at least 0 and steps at least 1; they were {self.data_std} and {self.steps}")
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Returns the log-density of each point, with the exact trace: as many backward passes as dimensions.
+        """Return the log-density of each point, with the exact trace: as many backward passes as dimensions.
 
         Args:
             x: Points, ``(B, *)``.
@@ -124,7 +124,7 @@ class ProbabilityFlow:
         return self._followed(x, exact_trace).squeeze(0)
 
     def estimates(self, x: Tensor, probes: Tensor) -> Tensor:
-        r"""Returns the log-density of each point with Hutchinson's trace :math:`v^\top J\, v` along each probe.
+        r"""Return the log-density of each point with Hutchinson's trace :math:`v^\top J\, v` along each probe.
 
         A probe is kept for the whole way: what is integrated is then smooth, and a higher order of steps worth it. Over
         probes with :math:`E[v v^\top] = I` each value is unbiased.
@@ -183,7 +183,7 @@ def flow_likelihood(
     batch_size: int = 256,
     generator: Generator | None = None,
 ) -> FlowLikelihood:
-    r"""Returns the mean log-density of points under a flow, with its errors.
+    r"""Return the mean log-density of points under a flow, with its errors.
 
     Args:
         flow: The law.
@@ -234,7 +234,7 @@ def image_likelihood(
     batch_size: int = 256,
     generator: Generator | None = None,
 ) -> FlowLikelihood:
-    r"""Returns the mean log-probability of images whose pixels have few values, and bits per dimension.
+    r"""Return the mean log-probability of images whose pixels have few values, and bits per dimension.
 
     A density at isolated values says nothing: a model that finds them has as much of it as it likes. Each value
     :math:`k` is spread over its bin of width :math:`w`, the distance to the next one, which bounds its probability,

@@ -180,7 +180,7 @@ class Inception(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns features of images that were resized to 299×299.
+        """Return features of images that were resized to 299×299.
 
         Args:
             x: Numbers on [-1, 1), ``(B, 3, 299, 299)``.
@@ -197,7 +197,7 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Returns the features that published distances are of; grey images are taken as colours that are alike.
+        """Return the features that published distances are of; grey images are taken as colours that are alike.
 
         Args:
             x: Images on [-1, 1], ``(B, C, H, W)`` with one or three channels; they are rounded to bytes first.
@@ -219,7 +219,7 @@ class Inception(nn.Module):
 
 
 def read_inception(path: Path) -> Inception:
-    """Returns the network with weights from a file.
+    """Return the network with weights from a file.
 
     Args:
         path: PyTorch (.pth) or safetensors; of the first, nothing but tensors is read.

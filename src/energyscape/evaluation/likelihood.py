@@ -82,7 +82,7 @@ class Bracket(NamedTuple):
 
 
 def forward_ais(path: Path, chains: int = 1000, *, generator: Generator | None = None) -> Annealed:
-    r"""Returns annealed importance sampling's estimate of :math:`\log Z`: a stochastic *lower* bound.
+    r"""Return annealed importance sampling's estimate of :math:`\log Z`: a stochastic *lower* bound.
 
     Its standard error knows nothing of modes that no chain has found. Use `bracket` where there are exact draws.
 
@@ -112,7 +112,7 @@ def forward_ais(path: Path, chains: int = 1000, *, generator: Generator | None =
 
 
 def reverse_ais(path: Path, exact_draws: Tensor, *, generator: Generator | None = None) -> Annealed:
-    r"""Returns the estimate of :math:`\log Z` by walking from exact draws to the base: a stochastic *upper* bound.
+    r"""Return the estimate of :math:`\log Z` by walking from exact draws to the base: a stochastic *upper* bound.
 
     It is a bound only if the draws are independent ones of :math:`e^{-E / T} / Z` itself. Data are that only if the
     model is the law of the data; the end of a chain is not if the chain has not mixed.
@@ -145,7 +145,7 @@ def bracket(
     sigmas: float = 3.0,
     generator: Generator | None = None,
 ) -> Bracket:
-    r"""Returns :math:`\log Z` between a lower and an upper bound, and no value where they do not meet.
+    r"""Return :math:`\log Z` between a lower and an upper bound, and no value where they do not meet.
 
     The bracket closes if forward estimate less ``sigmas`` standard errors and reverse estimate plus as many are at most
     ``tolerance`` apart, both directions have an effective number of weights of at least 16, and they have not crossed.

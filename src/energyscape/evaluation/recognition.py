@@ -89,7 +89,7 @@ class Judge:
         self._model.fit(torch.cat([flat, nothing]).numpy(), known.numpy())
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the likeliest class of each image, debris apart, and its probability.
+        """Return the likeliest class of each image, debris apart, and its probability.
 
         Args:
             x: Images, ``(B, *)``.
@@ -143,7 +143,7 @@ class Recognition(NamedTuple):
 
 
 def recognise(judge: Recogniser, x: Tensor, threshold: float = 0.8) -> Recognition:
-    """Returns how many images a judge is sure of, and which classes it sees in them.
+    """Return how many images a judge is sure of, and which classes it sees in them.
 
     Report it beside the same number for held-out real images: that is the goal, not one. The standard errors are those
     of independent images; draws of one chain are worth fewer.

@@ -34,7 +34,7 @@ TARGET = 0.574
 
 
 def psnr(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
-    r"""Returns the peak signal-to-noise ratio :math:`10 \log_{10}(\text{peak}^2 / \operatorname{MSE})` of each image.
+    r"""Return the peak signal-to-noise ratio :math:`10 \log_{10}(\text{peak}^2 / \operatorname{MSE})` of each image.
 
     The peak is the *width* of the range of pixel values: 2 for images in [-1, 1], not 1.
 
@@ -59,7 +59,7 @@ def psnr(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
 
 
 def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
-    r"""Returns the structural similarity of each image to the truth, averaged over windows.
+    r"""Return the structural similarity of each image to the truth, averaged over windows.
 
     .. math:: \frac{(2 \mu_x \mu_r + c_1)(2 \sigma_{xr} + c_2)}
               {(\mu_x^2 + \mu_r^2 + c_1)(\sigma_x^2 + \sigma_r^2 + c_2)},
@@ -102,7 +102,7 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
 
 
 def median_filtered(y: Tensor, *, size: int = 3) -> Tensor:
-    """Returns images each of whose pixels is the median of its neighbourhood: what no prior can do without learning.
+    """Return images each of whose pixels is the median of its neighbourhood: what no prior can do without learning.
 
     Args:
         y: Images, ``(B, C, H, W)``.
@@ -129,7 +129,7 @@ def calibrated_step(
     probes: int = 4,
     generator: Generator | None = None,
 ) -> Tensor:
-    r"""Returns :math:`y + \lambda\, s(y)` with the :math:`\lambda` of least estimated squared error.
+    r"""Return :math:`y + \lambda\, s(y)` with the :math:`\lambda` of least estimated squared error.
 
     The score :math:`s = -\nabla E / T` is that of data noised at ``level``. With less noise in ``y`` neither of
     Tweedie's factors, :math:`\sigma^2` and :math:`\ell^2`, is right: in directions where the data vary much the first
@@ -184,7 +184,7 @@ def restore(
     bounds: tuple[float, float] | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    r"""Returns the posterior mean :math:`E[x_0 \mid y]` of images before noise of standard deviation ``sigma``.
+    r"""Return the posterior mean :math:`E[x_0 \mid y]` of images before noise of standard deviation ``sigma``.
 
     One MALA chain an image runs on :math:`U` from ``y``, and after the burn-in the average of
     :math:`x + \ell^2 \nabla \log q(x)` is taken. Where ``sigma`` is at most ``level`` there is nothing to sample, and
@@ -251,7 +251,7 @@ def restore(
 def _settled(
     fine: MALA, y: Tensor, *, level: float, variance: float, steps: int, generator: Generator | None
 ) -> Tensor:
-    """Returns where unadjusted chains come to from ``y``: far from the data, Metropolis tests can hold chains for ever.
+    """Return where unadjusted chains come to from ``y``: far from the data, Metropolis tests can hold chains for ever.
 
     Their step is a quarter of the posterior's own width where data are narrow: noise of variance l² and that of ``y``.
     """
@@ -266,7 +266,7 @@ def _settled(
 def _burnt_in(
     kernel: MALA, state: Point, steps: int, *, adapt: bool, generator: Generator | None
 ) -> tuple[MALA, Point]:
-    """Returns the kernel with the step size that was found, and where its chains stand."""
+    """Return the kernel with the step size that was found, and where its chains stand."""
     for t in range(1, steps + 1):
         state, info = kernel.step(state, generator=generator)
         if adapt:
@@ -287,7 +287,7 @@ def inpaint(
     start: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    r"""Returns images completed where pixels are missing: one draw for each image, not a mean.
+    r"""Return images completed where pixels are missing: one draw for each image, not a mean.
 
     The energy is that of data noised at :math:`\ell`, so the known pixels are noised as well, once a chain,
     :math:`x_K = y_K + \ell z`. A chain then moves the missing ones with the conditional score

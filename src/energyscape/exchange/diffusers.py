@@ -112,7 +112,7 @@ class DiffusersUNet(nn.Module):
 
 
 def from_diffusers(folder: str | Path) -> NetworkDenoiser:
-    """Returns the denoiser in a folder that diffusers saved: a ``UNet2DModel`` with a DDPM or DDIM scheduler.
+    """Return the denoiser in a folder that diffusers saved: a ``UNet2DModel`` with a DDPM or DDIM scheduler.
 
     Only the network and the chain's noise levels are read. That DDPM's sampler clips what it denoises to [−1, 1]
     (``clip_sample``) is a matter of that sampler, and the denoiser does not.
@@ -165,7 +165,7 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
 
 
 def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
-    """Writes a denoiser as a pipeline of diffusers, which appears whole or not at all.
+    """Write a denoiser as a pipeline of diffusers, which appears whole or not at all.
 
     Args:
         denoiser: Its network is a `DiffusersUNet`, and its preconditioning `Epsilon` or a `Chain`.

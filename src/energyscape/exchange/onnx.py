@@ -24,7 +24,7 @@ from energyscape.models.denoiser import column
 
 
 def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...], labels: bool = False) -> float:
-    """Writes a model as an ONNX file, and compares the two on points of another batch.
+    """Write a model as an ONNX file, and compare the two on points of another batch.
 
     Args:
         model: Of which a copy on the CPU and in evaluation mode is written; at one noise level, an `EnergyDenoiser` is
@@ -113,7 +113,7 @@ def _written(graph: _Graph, points: dict[str, Tensor], place: Path, output: str)
 
 
 def _back_through(slope: Tensor, x: Tensor, weight: Tensor, *settings: Any) -> Any:
-    """The derivative of a convolution by its input as a convolution, for which ONNX has a word."""
+    """Write the derivative of a convolution by its input as a convolution, which ONNX knows."""
     _, stride, padding, dilation, transposed, _, groups, wanted = settings
     if transposed or any(wanted[1:]):
         return NotImplemented
@@ -128,7 +128,7 @@ def _back_through(slope: Tensor, x: Tensor, weight: Tensor, *settings: Any) -> A
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of what its user cannot change."""
+    """Silence the exporter's warnings, which its user cannot act on."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

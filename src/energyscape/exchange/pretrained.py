@@ -25,7 +25,7 @@ WHAT: Final = "the config.json of a folder that save_pretrained wrote"
 def save_pretrained(
     model: Energy | Denoiser, folder: str | Path, *, settings: Mapping[str, Any], shape: tuple[int, ...]
 ) -> None:
-    """Writes a model to a folder of its own, which appears whole or not at all.
+    """Write a model to a folder of its own, which appears whole or not at all.
 
     Args:
         model: What was trained; of averaged weights, the module inside.
@@ -55,7 +55,7 @@ def save_pretrained(
 
 
 def from_pretrained(folder: str | Path) -> Energy | Denoiser:
-    """Returns the model that `save_pretrained` wrote, in evaluation mode and on the CPU.
+    """Return the model that `save_pretrained` wrote, in evaluation mode and on the CPU.
 
     Args:
         folder: Where it was written.

@@ -236,7 +236,7 @@ class ComposedLevels(nn.Module):
         self.denoisers = nn.ModuleList(denoisers)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """Returns the composed energy.
+        """Return the composed energy.
 
         Args:
             x: Points, ``(B, *)``.
@@ -249,7 +249,7 @@ class ComposedLevels(nn.Module):
         return self.rule(torch.stack([each.energy(x, sigma, label) for each in self._members]))
 
     def at(self, sigma: float) -> Composed:
-        r"""Returns the composed energy at one level.
+        r"""Return the composed energy at one level.
 
         Args:
             sigma: :math:`\sigma > 0`, in units of ``x``.

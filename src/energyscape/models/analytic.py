@@ -61,7 +61,7 @@ class Gaussian(Energy):
         return float(self.factor.diagonal().log().sum() + self.mean.numel() / 2 * math.log(2 * math.pi))
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Returns exact draws, ``(n, *)``.
+        """Return exact draws, ``(n, *)``.
 
         Args:
             n: How many.
@@ -109,7 +109,7 @@ class GaussianMixture(Energy):
         return 0.0
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Returns exact draws, ``(n, *)``.
+        """Return exact draws, ``(n, *)``.
 
         Args:
             n: How many.
@@ -192,7 +192,7 @@ class GaussianBernoulliRBM(Energy):
         return float(log_weights.logsumexp(0)) + d / 2 * math.log(2 * math.pi * self.std**2)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Returns exact draws, ``(n, *)``.
+        """Return exact draws, ``(n, *)``.
 
         Args:
             n: How many.

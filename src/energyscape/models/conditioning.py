@@ -149,13 +149,13 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int, *, affine: bool = True) -> GroupNorm:
-    """Returns a norm over up to 32 groups of at least four channels each."""
+    """Return a norm over up to 32 groups of at least four channels each."""
     groups = max(each for each in range(1, 33) if channels % each == 0 and (each == 1 or channels // each >= 4))
     return GroupNorm(groups, channels, affine=affine)
 
 
 def linear(inside: int, outside: int, window: int, *, stride: int = 1) -> nn.Conv2d:
-    """Returns a convolution with no activation behind it, which keeps the size of what it is given."""
+    """Return a convolution with no activation behind it, which keeps the size of what it is given."""
     layer = nn.Conv2d(inside, outside, window, stride=stride, padding=window // 2)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -163,18 +163,18 @@ def linear(inside: int, outside: int, window: int, *, stride: int = 1) -> nn.Con
 
 
 def zeroed(layer: Layer) -> Layer:
-    """Returns the layer with its parameters set to zero."""
+    """Return the layer with its parameters set to zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def into_patches(u: Tensor, patch: int) -> Tensor:
-    """Returns images whose ``patch`` × ``patch`` pixels are channels of one, padded with zeros to whole ones."""
+    """Return images whose ``patch`` × ``patch`` pixels are channels of one, padded with zeros to whole ones."""
     u = nn.functional.pad(u, (0, -u.shape[3] % patch, 0, -u.shape[2] % patch))
     return nn.functional.pixel_unshuffle(u, patch)
 
 
 def out_of_patches(h: Tensor, patch: int, like: Tensor) -> Tensor:
-    """Returns the images that `into_patches` made patches of, cut to the size they had."""
+    """Return the images that `into_patches` made patches of, cut to the size they had."""
     return nn.functional.pixel_shuffle(h, patch)[:, :, : like.shape[2], : like.shape[3]]

@@ -34,7 +34,7 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        r"""Returns the posterior mean :math:`D(x, \sigma)`.
+        r"""Return the posterior mean :math:`D(x, \sigma)`.
 
         Args:
             x: Noised points, ``(B, *)``.
@@ -61,7 +61,7 @@ class EnergyDenoiser(Denoiser, ABC):
 
     @abstractmethod
     def energy(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        r"""Returns the energy :math:`E(x, \sigma)` of points noised at :math:`\sigma`.
+        r"""Return the energy :math:`E(x, \sigma)` of points noised at :math:`\sigma`.
 
         Args:
             x: Noised points, ``(B, *)``.
@@ -79,7 +79,7 @@ class EnergyDenoiser(Denoiser, ABC):
 
     @final
     def at(self, sigma: float) -> "AtLevel":
-        r"""Returns the energy at one noise level, over the same parameters.
+        r"""Return the energy at one noise level, over the same parameters.
 
         It is the law of data noised at :math:`\sigma`, not of clean data.
 

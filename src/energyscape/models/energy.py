@@ -26,7 +26,7 @@ class Energy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Returns the energy of each point.
+        """Return the energy of each point.
 
         Args:
             x: Points, ``(B, *)``.

@@ -130,7 +130,7 @@ class Epsilon(Preconditioning):
         return Coefficients(torch.ones_like(sigma), -sigma, inside, self.time(sigma))
 
     def time(self, sigma: Tensor) -> Tensor:
-        r"""Returns the step :math:`t(\sigma)`, a real number.
+        r"""Return the step :math:`t(\sigma)`, a real number.
 
         Args:
             sigma: Noise levels, ``(B,)``.

@@ -116,7 +116,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
     def forward(
         self, model: Model, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        """Returns the loss and its facts.
+        """Return the loss and its facts.
 
         Args:
             model: What is trained.
@@ -136,7 +136,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
         return self.confined(noised(x, self.level, generator=generator)[0] if self.level else x)
 
     def check(self, model: nn.Module) -> None:
-        """Refuses a model of the wrong kind; asked once, before training.
+        """Refuse a model of the wrong kind; asked once, before training.
 
         Args:
             model: What is to be trained; a compiled one is judged by what it was compiled from.
@@ -155,14 +155,14 @@ class Objective(nn.Module, ABC, Generic[Model]):
             )
 
     def adjust(self, adjustment: Adjustment) -> None:
-        """Takes over what guards have changed, as far as it has such settings; nothing where it has none.
+        """Take over what guards have changed, as far as it has such settings; nothing where it has none.
 
         Args:
             adjustment: All changes since the run began, not those since the last call.
         """
 
     def restart_diverged(self, model: Model, x: Tensor, *, generator: Generator | None = None) -> int:
-        """Restarts persistent chains that have run away; returns how many they were.
+        """Restart persistent chains that have run away; return how many they were.
 
         Args:
             model: What is trained.
@@ -179,7 +179,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
 
 
 def lazily_shaped(module: nn.Module, *names: str) -> None:
-    """Lets a module load buffers whose shape it learns only from the first batch of data."""
+    """Let a module load buffers whose shape it learns only from the first batch of data."""
 
     def make_room(owner: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         for name in names:

@@ -23,7 +23,7 @@ class ChainInit(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> tuple[Tensor, Any]:
-        """Returns starting positions and a handle to give back to `commit`.
+        """Return starting positions and a handle to give back to `commit`.
 
         Args:
             n: How many chains.
@@ -32,7 +32,7 @@ class ChainInit(nn.Module, ABC):
         """
 
     def commit(self, handle: Any, x: Tensor) -> None:
-        """Takes the chains back at the positions where the kernel left them.
+        """Take the chains back at the positions where the kernel left them.
 
         Args:
             handle: What `draw` returned.
@@ -40,7 +40,7 @@ class ChainInit(nn.Module, ABC):
         """
 
     def restart_diverged(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
-        """Restarts the chains that are kept and lost; returns how many they were.
+        """Restart the chains that are kept and lost; return how many they were.
 
         Args:
             lost: Tells of positions ``(n, *)`` which are lost, ``(n,)``.
@@ -49,7 +49,7 @@ class ChainInit(nn.Module, ABC):
         return 0
 
     def facts(self) -> dict[str, Tensor]:
-        """Returns what there is to tell of the chains' history, as 0-d tensors by name."""
+        """Return what there is to tell of the chains' history, as 0-d tensors by name."""
         return {}
 
 
@@ -240,7 +240,7 @@ class ReplayBuffer(ChainInit):
         return x, Slots(index, fresh)
 
     def positions(self, index: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Returns where chains are, without drawing them.
+        """Return where chains are, without drawing them.
 
         Args:
             index: Their slots, ``(n,)``.

@@ -124,7 +124,7 @@ class ContrastiveDivergence(Objective):
         return Loss(loss, {name: value.detach() for name, value in facts.items()})
 
     def _steps(self, model: Energy) -> Steps:
-        """Returns the chains' steps: those of before, if the model is, so that they are compiled once."""
+        """Return the chains' steps: those of before, if the model is, so that they are compiled once."""
         if self._chains is None or self._chains.kernel.energy is not model:
             kernel = with_step_factor(self.kernel(model), step=self.adjustment.step)
             self._chains = Steps(kernel, steps=self.steps, compile=self.compiled)
@@ -134,7 +134,7 @@ class ContrastiveDivergence(Objective):
         return {**self.__dict__, "_chains": None}  # a copy has chains of its own
 
     def _penalty(self, e_data: Tensor, e_model: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the regulariser, and the size of its derivative by an energy where the likelihood's is 1."""
+        """Return the regulariser, and the size of its derivative by an energy where the likelihood's is 1."""
         alpha = self.alpha * self.adjustment.alpha
         if self.regulariser == "mean":
             both = e_data.mean() + e_model.mean()
@@ -143,7 +143,7 @@ class ContrastiveDivergence(Objective):
         return alpha * squares, 2 * alpha * (squares / 2).sqrt()
 
     def restart_diverged(self, model: Energy, x: Tensor, *, generator: Generator | None = None) -> int:
-        """Restarts chains whose energy is not finite or farther than ten spreads from that of the data."""
+        """Restart chains whose energy is not finite or farther than ten spreads from that of the data."""
         x = self.noised(x, generator=generator)
         with evaluating(model), torch.no_grad():
             of_data = model(x)
@@ -158,7 +158,7 @@ DIVERGED_MADS: Final = 10.0
 
 
 def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
-    """Returns negatives' energies, clamped so that those far above the data have no gradient."""
+    """Return negatives' energies, clamped so that those far above the data have no gradient."""
     if most is None:
         return e_model
     e_data = e_data.detach()
@@ -167,7 +167,7 @@ def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
 
 
 def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
-    """Returns what there is to tell of a batch's energies."""
+    """Return what there is to tell of a batch's energies."""
     above = torch.heaviside(e_model.detach().unsqueeze(1) - e_data.detach(), e_data.new_full((), 0.5))
     return {
         "energy_data": e_data.mean(),
@@ -180,7 +180,7 @@ def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
 
 
 def surely_below(std: Tensor, limit: Tensor, n: int) -> Tensor:
-    r"""Returns the share of coordinates whose variance is below a limit's by five standard errors of its estimate.
+    r"""Return the share of coordinates whose variance is below a limit's by five standard errors of its estimate.
 
     The variance of ``n`` normal numbers has the relative error :math:`\sqrt{2 / n}`; of fewer than fifty none is sure.
     """
@@ -189,7 +189,7 @@ def surely_below(std: Tensor, limit: Tensor, n: int) -> Tensor:
 
 
 def at_extremes(x: Tensor, like: Tensor) -> Tensor:
-    """Returns the share of coordinates at or beyond the extremes of other points."""
+    """Return the share of coordinates at or beyond the extremes of other points."""
     return ((x <= like.min()) | (x >= like.max())).to(x.dtype).mean()
 
 

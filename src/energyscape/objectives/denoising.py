@@ -220,7 +220,7 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
         self.waves = torch.nn.Parameter(torch.zeros(2 * frequencies + 1))
 
     def uncertainty(self, sigma: Tensor) -> Tensor:
-        r"""Returns :math:`w(\sigma)`, ``(B,)``.
+        r"""Return :math:`w(\sigma)`, ``(B,)``.
 
         Args:
             sigma: Noise levels, ``(B,)``.

@@ -85,7 +85,7 @@ class Animation:
         return (self.pixels(index) for index in range(self.count))
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """Draws one frame.
+        """Draw one frame.
 
         Args:
             index: Which, from 0.
@@ -123,7 +123,7 @@ class TrainingFrame(NamedTuple):
 def animate_chains(
     path: Array, energy_grid: Array, box: Box, at: Sequence[int], *, top: float | None = None, title: str = ""
 ) -> Animation:
-    """Lets chains move on a landscape, the first few with a short tail, a frame for each kept position.
+    """Let chains move on a landscape, the first few with a short tail, a frame for each kept position.
 
     Where kept positions are spread evenly in the logarithm of the step, later frames span more steps; the title says
     which step each shows.
@@ -160,7 +160,7 @@ def animate_chains(
 def animate_training(
     frames: Sequence[TrainingFrame], data: Array, box: Box, *, top: float | None = None, title: str = ""
 ) -> Animation:
-    """Lets a landscape be learned: its contours, the data and the samples, frame by frame.
+    """Let a landscape be learned: its contours, the data and the samples, frame by frame.
 
     All frames share their colours. Early landscapes are flat and late ones steep; the last one decides where the top
     is, so that early frames are dark because they are flat.
@@ -207,7 +207,7 @@ def animate_training(
 def save_animation(
     frames: Iterable[NDArray[np.uint8]], path: str | Path, *, fps: float = 10.0, hold: float = 1.0
 ) -> None:
-    """Writes frames as a GIF or an MP4; the file appears whole or not at all.
+    """Write frames as a GIF or an MP4; the file appears whole or not at all.
 
     An MP4 needs ffmpeg, the program or the package imageio-ffmpeg; a GIF needs nothing, and in it a frame that repeats
     the one before makes that one last longer.

@@ -35,7 +35,7 @@ def score_field(
     top: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Draws the score as arrows that begin at its points, perhaps upon the landscape whose descent they show.
+    """Draw the score as arrows that begin at its points, perhaps upon the landscape whose descent they show.
 
     Args:
         points: Where, ``(N, 2)``; best a regular grid of 15 to 25 a side.
@@ -114,7 +114,7 @@ def _key(figure: Figure, axes: Axes, arrows: Quiver, longest: float, middle: flo
 def trajectories(
     path: Array, energy_grid: Array, box: Box, *, chains: int = 5, top: float | None = None, title: str = ""
 ) -> Figure:
-    """Draws where the first few chains went on a landscape: circles where they began, squares where they ended.
+    """Draw where the first few chains went on a landscape: circles where they began, squares where they ended.
 
     Kept positions are joined by straight lines; if not every step was kept, the chain was not on the line between.
 

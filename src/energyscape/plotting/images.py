@@ -25,7 +25,7 @@ SEPARATOR = 150
 def grid_array(
     x: Array, *, columns: int | None = None, low: float = -1.0, high: float = 1.0, scale: int | None = None
 ) -> NDArray[np.uint8]:
-    """Returns images as one picture, row by row, with a thin grey line around each.
+    """Return images as one picture, row by row, with a thin grey line around each.
 
     The line is a quarter of an image's pixel wide, and at least one pixel of the picture.
 
@@ -74,7 +74,7 @@ def save_grid(
     high: float = 1.0,
     scale: int | None = None,
 ) -> None:
-    """Writes images as one PNG file.
+    """Write images as one PNG file.
 
     Args:
         path: Where to; it is overwritten.
@@ -93,7 +93,7 @@ def save_grid(
 def image_grid(
     x: Array, *, columns: int | None = None, low: float = -1.0, high: float = 1.0, scale: int | None = None
 ) -> Figure:
-    """Draws images in a grid, pixel for pixel, at 100 dots an inch.
+    """Draw images in a grid, pixel for pixel, at 100 dots an inch.
 
     Args:
         x: Images, ``(B, C, H, W)`` with one or three channels.
@@ -116,7 +116,7 @@ def image_grid(
 
 
 def side_by_side(rows: Mapping[str, Array], *, low: float = -1.0, high: float = 1.0) -> Figure:
-    """Draws rows of images under each other, each with its name: original, noised, restored.
+    """Draw rows of images under each other, each with its name: original, noised, restored.
 
     Args:
         rows: Name of each row to its images, ``(B, C, H, W)``; image by image they belong together.
@@ -134,7 +134,7 @@ def side_by_side(rows: Mapping[str, Array], *, low: float = -1.0, high: float = 
 
 
 def evolution(chain: Array, steps: Sequence[int], *, low: float = -1.0, high: float = 1.0) -> Figure:
-    """Draws how chains of images move: a row for each chain, a column for each kept step.
+    """Draw how chains of images move: a row for each chain, a column for each kept step.
 
     Args:
         chain: Kept positions, ``(K, B, C, H, W)``.

@@ -54,7 +54,7 @@ class Multiple(NamedTuple):
 
 
 def small_multiples(rows: Sequence[Multiple], box: Box, *, top: float | None = None, title: str = "") -> Figure:
-    """Draws a row for each method: data, landscape, samples, with the same limits and colours in all rows.
+    """Draw a row for each method: data, landscape, samples, with the same limits and colours in all rows.
 
     Heights are above each landscape's own minimum, for energies of two methods differ by a constant that means nothing.
 

@@ -29,7 +29,7 @@ from energyscape.plotting.axes import (
 
 
 def scatter(x: Array, *, box: Box, title: str = "") -> Figure:
-    """Draws points in the plane.
+    """Draw points in the plane.
 
     Args:
         x: Points, ``(N, 2)``; those outside the box are counted in a note.
@@ -47,7 +47,7 @@ def scatter(x: Array, *, box: Box, title: str = "") -> Figure:
 
 
 def real_and_generated(real: Array, generated: Array, box: Box, *, bins: int | None = None, title: str = "") -> Figure:
-    """Draws data and samples side by side, with the same limits, and the same colours where they are shaded.
+    """Draw data and samples side by side, with the same limits, and the same colours where they are shaded.
 
     The eye compares clouds of unequal numbers badly: give as many samples as data, or shade.
 

@@ -104,7 +104,7 @@ def fill_with_bar(figure: Figure, axes: Axes, relief: Relief) -> None:
 def landscape(
     energy_grid: Array, box: Box, samples: Array | None = None, *, top: float | None = None, title: str = ""
 ) -> Figure:
-    """Draws an energy over the plane as filled contours, low in dark colours, and samples upon it.
+    """Draw an energy over the plane as filled contours, low in dark colours, and samples upon it.
 
     The lowest energy is set to zero. The upper two fifths of the plane, often a cliff, share one colour, and so does
     all that is more than 20 nats up and thus never visited, so that the valleys are seen.
@@ -130,7 +130,7 @@ def landscape(
 def surface(
     energy_grid: Array, box: Box, samples: Array | None = None, *, top: float | None = None, title: str = ""
 ) -> Figure:
-    """Draws an energy over the plane as a surface seen from above the front, its contours on the floor beneath it.
+    """Draw an energy over the plane as a surface seen from above the front, its contours on the floor beneath it.
 
     What rises above the top is left out, and the vertical axis says so: a plateau there would hide the valleys behind
     it, and be no feature of the energy.

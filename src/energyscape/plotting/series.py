@@ -29,7 +29,7 @@ def curves(
     log: bool = False,
     smooth: int | None = None,
 ) -> Figure:
-    """Draws what happened during a run: every value faint, their running median bold.
+    """Draw what happened during a run: every value faint, their running median bold.
 
     Args:
         step: Where each value belongs, ``(N,)``.
@@ -69,7 +69,7 @@ def curves(
 
 
 def histogram(series: Mapping[str, Array], xlabel: str, *, title: str = "", bins: int = 60) -> Figure:
-    """Draws densities of several sets of numbers over the same bins.
+    """Draw densities of several sets of numbers over the same bins.
 
     Args:
         series: Name to numbers; those that are not finite are left out and counted in the legend.

@@ -92,7 +92,7 @@ class Kernel(ABC, Generic[State]):
 
     @abstractmethod
     def init(self, x: Tensor) -> State:
-        """Returns the state of chains that stand at ``x``.
+        """Return the state of chains that stand at ``x``.
 
         Args:
             x: Positions, ``(C, *)``.
@@ -100,7 +100,7 @@ class Kernel(ABC, Generic[State]):
 
     @abstractmethod
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
-        """Returns all randomness of one step.
+        """Return all randomness of one step.
 
         Args:
             x: Positions, ``(C, *)``, for shape, dtype and device only.
@@ -109,7 +109,7 @@ class Kernel(ABC, Generic[State]):
 
     @abstractmethod
     def move(self, state: State, randomness: tuple[Tensor, ...]) -> tuple[State, Info]:
-        """Returns the state after one step, and what there is to tell of it.
+        """Return the state after one step, and what there is to tell of it.
 
         Args:
             state: Where the chains stand.
@@ -117,7 +117,7 @@ class Kernel(ABC, Generic[State]):
         """
 
     def step(self, state: State, *, generator: Generator | None = None) -> tuple[State, Info]:
-        """Draws and moves.
+        """Draw and move.
 
         Args:
             state: Where the chains stand.
@@ -126,7 +126,7 @@ class Kernel(ABC, Generic[State]):
         return self.move(state, self.draw(state.x, generator=generator))
 
     def confined(self, x: Tensor) -> Tensor:
-        """Returns positions as chains keep them: mirrored into the box, or clamped to it."""
+        """Return positions as chains keep them: mirrored into the box, or clamped to it."""
         if self.bounds is None:
             return x
         return x.clamp(*self.bounds) if self.walls == "clamp" else folded(x, self.bounds)[0]
@@ -137,7 +137,7 @@ KernelFactory = Callable[[EnergyFn], Kernel[Any]]
 
 
 def evaluate_at(energy: EnergyFn, x: Tensor, bounds: tuple[float, float] | None = None) -> Point:
-    """Returns the point at ``x``; beyond the walls of a box the energy is its mirror image."""
+    """Return the point at ``x``; beyond the walls of a box the energy is its mirror image."""
     if bounds is None:
         return Point(x.detach(), *energy_and_score(energy, x))
     inside, sign = folded(x, bounds)
@@ -146,7 +146,7 @@ def evaluate_at(energy: EnergyFn, x: Tensor, bounds: tuple[float, float] | None 
 
 
 def folded(x: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Returns positions mirrored at the walls until they are inside, and -1 where the way there is reversed, else 1."""
+    """Return positions mirrored at the walls until they are inside, and -1 where the way there is reversed, else 1."""
     low, high = bounds
     way = (x - low).remainder(2 * (high - low))
     inside = (low + torch.minimum(way, 2 * (high - low) - way)).clamp(low, high)
@@ -154,7 +154,7 @@ def folded(x: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
 
 
 def home(point: Point, bounds: tuple[float, float] | None) -> Point:
-    """Returns a point mirrored into the box, its score turned along: a step of mirrored energies ends so."""
+    """Return a point mirrored into the box, its score turned along: a step of mirrored energies ends so."""
     if bounds is None:
         return point
     inside, sign = folded(point.x, bounds)
@@ -162,7 +162,7 @@ def home(point: Point, bounds: tuple[float, float] | None) -> Point:
 
 
 def check_bounds(bounds: tuple[float, float] | None) -> None:
-    """Raises a `ValueError` unless bounds are finite and hold something."""
+    """Raise a `ValueError` unless bounds are finite and hold something."""
     if bounds is not None and not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise ValueError(f"bounds are finite, (low, high) with low < high; they were {bounds}")
 
@@ -213,7 +213,7 @@ def unadjusted(state: ChainState, new: Point, drift: Tensor, noise: Tensor, tota
 def metropolis(
     state: ChainState, new: Point, log_ratio: Tensor, uniform: Tensor
 ) -> tuple[Point, Tensor, Tensor, Tensor]:
-    r"""Accepts with probability :math:`\min(1, e^{r})`, never a proposal that is not finite.
+    r"""Accept with probability :math:`\min(1, e^{r})`, never a proposal that is not finite.
 
     Args:
         state: Where the chains stand.

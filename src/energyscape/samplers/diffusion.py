@@ -59,7 +59,7 @@ class Solver(ABC):
 
     @abstractmethod
     def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
-        """Returns all randomness of one step.
+        """Return all randomness of one step.
 
         Args:
             state: Where the chains stand.
@@ -68,7 +68,7 @@ class Solver(ABC):
 
     @abstractmethod
     def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
-        """Returns where the chains stand after one step.
+        """Return where the chains stand after one step.
 
         Args:
             state: Where they stand.
@@ -83,7 +83,7 @@ class Solver(ABC):
 
     @final
     def start(self, noise: Tensor) -> Tensor:
-        r"""Returns points at the highest level, :math:`\sigma_{\max} z`.
+        r"""Return points at the highest level, :math:`\sigma_{\max} z`.
 
         That the data's own mean and variance are missing there is an error of their size over :math:`\sigma_{\max}`.
 
@@ -94,7 +94,7 @@ class Solver(ABC):
 
     @final
     def init(self, x: Tensor) -> Solution:
-        """Returns the state of chains that stand at the highest level.
+        """Return the state of chains that stand at the highest level.
 
         Args:
             x: Positions, ``(C, *)``.
@@ -103,7 +103,7 @@ class Solver(ABC):
 
     @final
     def step(self, state: Solution, *, generator: Generator | None = None) -> Solution:
-        """Draws and moves.
+        """Draw and move.
 
         Args:
             state: Where the chains stand.
@@ -113,7 +113,7 @@ class Solver(ABC):
 
     @final
     def interval(self, state: Solution) -> tuple[float, float]:
-        r"""Returns the levels :math:`\sigma` and :math:`\sigma'` between which the next step leads.
+        r"""Return the levels :math:`\sigma` and :math:`\sigma'` between which the next step leads.
 
         Args:
             state: Where the chains stand.
@@ -122,7 +122,7 @@ class Solver(ABC):
 
     @final
     def clean(self, x: Tensor, sigma: float) -> Tensor:
-        r"""Returns :math:`D(x, \sigma)` without recording a graph.
+        r"""Return :math:`D(x, \sigma)` without recording a graph.
 
         Args:
             x: Positions, ``(C, *)``.
@@ -143,7 +143,7 @@ class SolverFactory(Protocol):
 
 
 def solve(solver: Solver, x: Tensor, *, generator: Generator | None = None) -> Iterator[Solution]:
-    """Goes all the way down; yields the state after every step.
+    """Go all the way down; yield the state after every step.
 
     Args:
         solver: The way.

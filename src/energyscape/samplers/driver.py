@@ -66,7 +66,7 @@ class Steps:
             yield from moved
 
     def end(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Any, Info]:
-        """Returns where chains end, and each one's sums over the steps of what they told; see `run`.
+        """Return where chains end, and each one's sums over the steps of what they told; see `run`.
 
         Args:
             x: Starting positions, ``(C, *)``.
@@ -79,7 +79,7 @@ class Steps:
         return state, total
 
     def together(self, state: Any, *, generator: Generator | None = None) -> Iterator[list[tuple[Any, Info]]]:
-        """Yields the same, in lists of the steps that were taken at once.
+        """Yield the same, in lists of the steps that were taken at once.
 
         Args:
             state: Where the chains stand.
@@ -232,7 +232,7 @@ class Chain(NamedTuple):
 
 
 def simulate(kernel: Kernel[Any], x: Tensor, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
-    """Runs chains for ever; yields the state and the info of every step.
+    """Run chains for ever; yield the state and the info of every step.
 
     Args:
         kernel: The transition.
@@ -253,7 +253,7 @@ def run(
     compile: Compile = False,
     generator: Generator | None = None,
 ) -> tuple[Any, Info]:
-    """Runs chains and keeps only where they end.
+    """Run chains and keep only where they end.
 
     Args:
         kernel: The transition.
@@ -283,7 +283,7 @@ def sample(
     compile: Compile = False,
     generator: Generator | None = None,
 ) -> Chain:
-    """Runs chains and keeps every ``thin``-th position after ``burn_in`` steps.
+    """Run chains and keep every ``thin``-th position after ``burn_in`` steps.
 
     Args:
         kernel: The transition.

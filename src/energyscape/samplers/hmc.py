@@ -105,7 +105,7 @@ class HMC(Kernel[Point]):
         return self.decide(state, *end, randomness)
 
     def trajectory(self, state: Point, randomness: tuple[Tensor, ...]) -> Iterator[tuple[Point, Tensor]]:
-        """Yields the point and the velocity after each leapfrog step."""
+        """Yield the point and the velocity after each leapfrog step."""
         point, step, v = state, self._step(randomness), self.temperature**0.5 * randomness[0]
         score = whitened_score(point.score, self.scale)
         for _ in range(self.leapfrog_steps):
@@ -116,14 +116,14 @@ class HMC(Kernel[Point]):
             yield point, v
 
     def log_ratio(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> Tensor:
-        r"""Returns :math:`-\Delta H / T` of a trajectory, ``(C,)``."""
+        r"""Return :math:`-\Delta H / T` of a trajectory, ``(C,)``."""
         v0: Tensor = self.temperature**0.5 * randomness[0]
         # Summed differences: H itself may be large where its change is small.
         change = new.energy - state.energy + ((v - v0) * (v + v0)).flatten(1).sum(1) / 2
         return -change / self.temperature
 
     def decide(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
-        """Returns the state after the Metropolis test of a trajectory, and what there is to tell of it."""
+        """Return the state after the Metropolis test of a trajectory, and what there is to tell of it."""
         log_ratio, v0 = self.log_ratio(state, new, v, randomness), self.temperature**0.5 * randomness[0]
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, randomness[1])
         free = self._step(randomness) * self.leapfrog_steps * unwhiten(v0, self.scale)
@@ -132,7 +132,7 @@ class HMC(Kernel[Point]):
         return home(point, self.bounds), Info(accept_prob, accepted, diverged, drift, rms(free), -log_ratio, total)
 
     def _step(self, randomness: tuple[Tensor, ...]) -> float | Tensor:
-        """Returns the length of a leapfrog step, for each chain where these differ."""
+        """Return the length of a leapfrog step, for each chain where these differ."""
         return (
             self.step_size * (1 - self.jitter * expand(randomness[2], randomness[0])) if self.jitter else self.step_size
         )

@@ -46,7 +46,7 @@ def descend(
     detail: float = 0.0,
     generator: Generator | None = None,
 ) -> Iterator[Rested]:
-    r"""Samples energies level by level; yields where the chains stand after every step.
+    r"""Sample energies level by level; yield the chains after every step.
 
     A kernel runs on :math:`u = x / r_i` with :math:`r_i = \sqrt{\sigma_i^2 + \delta^2}`, the least width that data
     noised at :math:`\sigma_i` have, so that one step size is right for all levels.

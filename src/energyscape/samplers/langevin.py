@@ -151,7 +151,7 @@ class MALA(Kernel[Point]):
         )
 
     def _log_q(self, here: Point, there: Point) -> Tensor:
-        """Returns the log density of proposing ``there`` from ``here``, up to a constant."""
+        """Return the log density of proposing ``there`` from ``here``, up to a constant."""
         residual = there.x - here.x - self.step_size * here.score
         return -residual.flatten(1).square().sum(1) / (4 * self.step_size * self.temperature)
 

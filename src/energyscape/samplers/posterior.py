@@ -26,7 +26,7 @@ from energyscape.samplers.second_order import DPMSolver, DPMSolverSDE
 
 
 def levels_from(sigma: float, sigmas: Sequence[float]) -> list[float]:
-    r"""Returns the levels of a grid below one that a point stands at, that one first: the way on from there.
+    r"""Return the levels of a grid below one that a point stands at, that one first: the way on from there.
 
     Args:
         sigma: :math:`\sigma`, the noise of the point, in units of ``x``.
@@ -58,7 +58,7 @@ def repaint(
     jump: int = 1,
     generator: Generator | None = None,
 ) -> Iterator[Solution]:
-    r"""Completes points where coordinates are missing; yields the state after every step down.
+    r"""Complete points where coordinates are missing; yield the state after every step down.
 
     From every ``jump``-th level but the last, points are noised up by so many levels and taken down again, until they
     have been there ``resamplings`` times: about ``resamplings`` times the evaluations of the solver alone.

@@ -110,7 +110,7 @@ class ParallelTempering(Kernel[Replicas]):
         return self.place(x.expand(len(self.temperatures), *x.shape))
 
     def place(self, x: Tensor) -> Replicas:
-        """Returns the state of replicas that stand at places of their own.
+        """Return the state of replicas that stand at places of their own.
 
         Args:
             x: Positions at each level, coldest first, ``(R, C, *)``.
@@ -144,7 +144,7 @@ class ParallelTempering(Kernel[Replicas]):
         return self._coldest(inner, steps, exchanged, state.offered + offered), info
 
     def exchange_rates(self, state: Replicas) -> Tensor:
-        """Returns the mean probability of the exchanges so far between each level and the next, ``(R - 1,)``.
+        """Return the mean probability of the exchanges so far between each level and the next, ``(R - 1,)``.
 
         Args:
             state: Where the chains stand; NaN for what was never offered.
@@ -152,12 +152,12 @@ class ParallelTempering(Kernel[Replicas]):
         return state.exchanged.mean(1) / state.offered
 
     def _levels(self, rows: Tensor) -> Tensor:
-        """Returns the factor of each row."""
+        """Return the factor of each row."""
         factors = torch.tensor(self.temperatures, dtype=rows.dtype, device=rows.device)
         return factors.repeat_interleave(len(rows) // len(factors))
 
     def _inner(self, level: Tensor) -> Kernel[Any]:
-        """Returns the inner kernel of rows at these levels."""
+        """Return the inner kernel of rows at these levels."""
         energy = self.energy
 
         def tempered(y: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class ParallelTempering(Kernel[Replicas]):
         return self.kernel(tempered)
 
     def _exchange(self, energy: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the probabilities of exchange ``(R - 1, C)``, and which pairs are offered one, ``(R - 1,)``."""
+        """Return the probabilities of exchange ``(R - 1, C)``, and which pairs are offered one, ``(R - 1,)``."""
         beta = 1 / torch.tensor(self.temperatures, dtype=energy.dtype, device=energy.device).unsqueeze(1)
         e = energy.view(len(beta), -1)
         log_ratio = (beta[:-1] - beta[1:]) * (e[:-1] - e[1:]) / self.temperature
@@ -181,7 +181,7 @@ class ParallelTempering(Kernel[Replicas]):
 
 
 def _rows(swap: Tensor) -> Tensor:
-    """Returns which row each row takes its place from, ``(R * C,)``, where neighbours exchange, ``(R - 1, C)``."""
+    """Return which row each row takes its place from, ``(R * C,)``, where neighbours exchange, ``(R - 1, C)``."""
     chains, none = swap.shape[1], torch.zeros_like(swap[:1])
     up, down = torch.cat([swap, none]), torch.cat([none, swap])
     rows = torch.arange(len(up) * chains, device=swap.device).view(len(up), chains)

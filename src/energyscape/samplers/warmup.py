@@ -90,7 +90,7 @@ def warmup(
     dense: bool | None = None,
     generator: Generator | None = None,
 ) -> Adapted:
-    r"""Runs chains from where they start to where they belong, and sets the kernel to suit what they met on the way.
+    r"""Run chains from where they start to where they belong, and set the kernel to suit what they met on the way.
 
     For `MALA` this is the step size; for `HMC` also the ``scale`` and the number of leapfrog steps. A window's
     trajectories are twice as long as the last window found best, and ChEES is taken at every point along them: the
@@ -162,7 +162,7 @@ def _tuned(
     generator: Generator | None,
     step: Step | None = None,
 ) -> tuple[Tunable, Point, float]:
-    """Runs chains while the step size is set, and returns the kernel, the chains and their mean acceptance."""
+    """Run chains while the step size is set, and return the kernel, the chains and their mean acceptance."""
     search = DualAveraging(_plausible(kernel, state, generator), target=target)
     told, alive = [], finite(state)
     for _ in range(steps):
@@ -175,7 +175,7 @@ def _tuned(
 
 
 def _plausible(kernel: Tunable, state: Point, generator: Generator | None) -> float:
-    """Returns a step size at which about half of single leapfrog steps are accepted, found by doubling or halving."""
+    """Return a step size at which about half of single leapfrog steps are accepted, found by doubling or halving."""
     short = dataclasses.replace(kernel, leapfrog_steps=1) if isinstance(kernel, HMC) else kernel
     alive, direction, step_size = finite(state), 0, kernel.step_size
     for _ in range(100):
@@ -200,7 +200,7 @@ class DualAveraging:
         self._mu, self._log_settled, self._shortfall, self._t = math.log(step_size), 0.0, 0.0, 0
 
     def learn(self, accept_prob: float) -> None:
-        r"""Moves on.
+        r"""Move on.
 
         The constants :math:`t_0 = 10` and :math:`\kappa = 0.75` are the published ones. :math:`\gamma` is 0.15 and not
         0.05, which is for one chain, whose acceptance is noise: from the mean of many it sends the step to and fro over
@@ -220,7 +220,7 @@ class DualAveraging:
 def _travelled(
     kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
 ) -> Adapted:
-    """Sets scale and length window by window, and the step size alone in what is left."""
+    """Set scale and length window by window, and the step size alone in what is left."""
     given = kernel.jitter
     for share in WINDOWS:
         jitter = given or (GENTLE if kernel.leapfrog_steps <= 2 * SHORT else JITTER)
@@ -238,7 +238,7 @@ def _travelled(
 def _surveyed(
     kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
 ) -> tuple[HMC, Point]:
-    """Runs a window; returns the kernel with a new step, scale and length, and the chains."""
+    """Run a window; return the kernel with a new step, scale and length, and the chains."""
     survey = AdaptationWindow(state, kernel, skip=steps // 2, dense=dense, generator=generator)
     kernel, state, _ = _tuned(kernel, state, steps, target=target, generator=generator, step=survey.step)
     twice = min(2 * survey.length(), LONGEST)
@@ -268,7 +268,7 @@ class AdaptationWindow:
         self._squares = torch.zeros_like(self._centre.outer(self._centre) if self._paired else self._centre)
 
     def step(self, kernel: HMC, state: Point) -> tuple[Point, Info]:
-        """Takes a step, and looks at every point of its trajectories."""
+        """Take a step, and look at every point of its trajectories."""
         self._skip -= 1
         randomness = kernel.draw(state.x, generator=self._generator)
         for l, (new, v) in enumerate(kernel.trajectory(state, randomness)):
@@ -284,7 +284,7 @@ class AdaptationWindow:
         return state, info
 
     def _chees(self, x0: Tensor, x: Tensor, accept_prob: Tensor) -> Tensor:
-        """Returns the criterion over the living chains, in units of the scale."""
+        """Return the criterion over the living chains, in units of the scale."""
         moved = self._alive & (accept_prob > 0)
         a, x0, x = (each[moved].double() for each in (accept_prob, *(whiten(y, self._unit) for y in (x0, x))))
         if not len(a):
@@ -294,11 +294,11 @@ class AdaptationWindow:
         return (a * change.square()).sum() / (4 * self._alive.sum())
 
     def length(self) -> int:
-        """Returns the shortest length whose criterion is within 5 % of the best: the curve is flat there."""
+        """Return the shortest length whose criterion is within 5 % of the best: the curve is flat there."""
         return int((self._curve >= 0.95 * self._curve.max()).double().argmax()) + 1
 
     def scale(self) -> Tensor:
-        """Returns the deviations or a factor of the covariance that the draws have; the old scale if they have none."""
+        """Return the deviations or a factor of the covariance that the draws have; the old scale if they have none."""
         mean, squares = self._sum / self._n, self._squares / self._n
         variance = (squares.diagonal() if self._paired else squares) - mean.square()
         std = variance.clamp(min=0).sqrt()
@@ -310,7 +310,7 @@ class AdaptationWindow:
         return root.to(self._unit)
 
     def _correlation(self, squares: Tensor, mean: Tensor, std: Tensor) -> Tensor | None:
-        """Returns the correlations of the draws, or none where they are too few or too weak to be worth their price."""
+        """Return the correlations of the draws, or none where they are too few or too weak to be worth their price."""
         d = len(std)
         if self._dense is None and self._n < DRAWS_PER_DIMENSION * d:
             return None

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(model: nn.Module, *, half_life: float, batch_size: int) -> AveragedModel:
-    """Returns an average of a model's weights, to be kept up by ``update_parameters``.
+    """Return an average of a model's weights, to be kept up by ``update_parameters``.
 
     Args:
         model: What is trained.

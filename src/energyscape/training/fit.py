@@ -186,7 +186,7 @@ class Fit(Iterator[Report], Generic[Model]):
             raise UserError(f"{wanted}: reshape or convert it. The model said: {said}") from error
 
     def _acted(self, report: Report, x: Tensor) -> Report:
-        """Lets the guards look at a step, does what they say, and returns the report of it."""
+        """Let the guards look at a step, do what they say, and return the report of it."""
         if spoiled := self._spoiled(report, x):
             name, judgement = "SpoiledData", spoiled
         else:
@@ -205,7 +205,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return report._replace(verdict=judgement.verdict, reason=judgement.reason)
 
     def _spoiled(self, report: Report, x: Tensor) -> Judgement | None:
-        """Returns what to do about data that are not finite, which are nobody's fault but their own."""
+        """Return what to do about data that are not finite, which are nobody's fault but their own."""
         if not self.guards or math.isfinite(report.loss):
             return None
         bad = int((~x.isfinite()).flatten(1).any(1).sum())
@@ -238,7 +238,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return min(1.0, max(used))
 
     def snapshot(self) -> Snapshot:
-        """Returns everything that the run is now."""
+        """Return everything that the run is now."""
         return Snapshot.of(
             {
                 "clock": {
@@ -264,7 +264,7 @@ class Fit(Iterator[Report], Generic[Model]):
         )
 
     def restore(self, snapshot: Snapshot, *, refuge: RollbackPoints | None = None) -> None:
-        """Goes back to a snapshot; going on from it gives the same bits as never having stopped.
+        """Go back to a snapshot; going on from it gives the same bits as never having stopped.
 
         Args:
             snapshot: What `snapshot` returned, or what was read from a file.
@@ -306,7 +306,7 @@ class Fit(Iterator[Report], Generic[Model]):
             group["lr"] = rate * factor
 
     def _fast_gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
-        """Returns what `_gradient` does, with the model compiled as soon as that is wanted."""
+        """Return what `_gradient` does, with the model compiled as soon as that is wanted."""
         if not (self.compile is True or (self.compile == "auto" and self._worth_compiling())):
             return self._gradient(x, label)
         self.compile = False
@@ -358,7 +358,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return Report(self.step, self.samples, told[0], told[1], facts, self.adjustment, after=self.adjustment)
 
     def _keep(self, report: Report, x: Tensor) -> Report:
-        """Takes a snapshot; rolls back first where a number is not finite or the run ends in trouble."""
+        """Take a snapshot; roll back first where a number is not finite or the run ends in trouble."""
         self._due, remedies, self.remedies = False, self.remedies, Remedies()
         snapshot = self.snapshot()
         broken = snapshot.broken()
@@ -421,7 +421,7 @@ fit = Fit
 
 
 def _lay_out(optimiser: Optimizer) -> None:
-    """Lays an optimiser's moments out in memory as their parameters are, which no file remembers.
+    """Lay an optimiser's moments out in memory as their parameters are, which no file remembers.
 
     A fused optimiser goes through both in the order of memory: with moments of another layout, such as channels last,
     it would move each weight by the moments of some other one.

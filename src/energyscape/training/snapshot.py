@@ -40,7 +40,7 @@ class Snapshot:
 
     @staticmethod
     def of(tree: dict[str, Any]) -> "Snapshot":
-        """Returns a snapshot with every tensor copied.
+        """Return a snapshot with every tensor copied.
 
         Args:
             tree: Live state.
@@ -53,23 +53,23 @@ class Snapshot:
         return int(self.tree["clock"]["samples"])
 
     def copy(self) -> dict[str, Any]:
-        """Returns the tree with every tensor copied once more, for code that keeps what it loads."""
+        """Return the tree with every tensor copied once more, for code that keeps what it loads."""
         copied: dict[str, Any] = _mapped(self.tree)
         return copied
 
     def broken(self) -> str:
-        """Returns where the first number is that is not finite, or an empty string."""
+        """Return where the first number is that is not finite, or an empty string."""
         tensors: dict[str, Tensor] = {}
         _skeleton(self.tree, "", tensors)
         bad = (name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all())
         return next(bad, "")
 
     def check(self, like: "Snapshot") -> None:
-        """Raises an error if something is of another kind than in a snapshot of the same run at its beginning."""
+        """Raise an error if something is of another kind than in a snapshot of the same run at its beginning."""
         _check_kinds(self.tree, like.tree, "")
 
     def save(self, path: Path) -> None:
-        """Writes the snapshot; the file appears whole or not at all.
+        """Write the snapshot; the file appears whole or not at all.
 
         Args:
             path: Where.
@@ -89,7 +89,7 @@ class Snapshot:
 
     @staticmethod
     def load(path: Path) -> "Snapshot":
-        """Reads a snapshot.
+        """Read a snapshot.
 
         Args:
             path: Where it was saved.

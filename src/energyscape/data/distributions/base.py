@@ -25,7 +25,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Draws independent samples.
+        """Draw independent samples.
 
         Args:
             n: How many.
@@ -37,7 +37,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        r"""Returns the exact, normalised log-density :math:`\log p(x)`.
+        r"""Return the exact, normalised log-density :math:`\log p(x)`.
 
         Args:
             x: Points, ``(B, 2)``.

@@ -154,7 +154,7 @@ class GaussianGrid(Distribution):
 
 
 def mixture_log_prob(x: Tensor, means: Tensor, std: Tensor | float, weights: Tensor | None = None) -> Tensor:
-    r"""Returns the log-density of a mixture of isotropic Gaussians.
+    r"""Return the log-density of a mixture of isotropic Gaussians.
 
     .. math:: \log p(x) = \log \sum_k w_k\, \mathcal{N}(x; \mu_k, \sigma_k^2 I)
 

@@ -135,7 +135,7 @@ class Points(Distribution):
 
 
 def points_file(*, path: str, blur: float | None = None) -> Points:
-    """Returns the law of the points in a file.
+    """Return the law of the points in a file.
 
     Args:
         path: A CSV table of two columns, whose first line may be names; or an NPY or NPZ array ``(N, 2)`` (NPZ: the

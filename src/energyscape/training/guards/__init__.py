@@ -20,7 +20,7 @@ def usual(
     energy_factor: float = 10_000.0,
     least_acceptance: float = 0.02,
 ) -> list[Guard]:
-    """Returns one of each guard."""
+    """Return one of each guard."""
     return [
         Finite(patience=patience),
         GradientNorm(factor=gradient_factor),

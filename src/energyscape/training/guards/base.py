@@ -90,7 +90,7 @@ class Guard(ABC):
 
     @abstractmethod
     def look(self, report: Report) -> Judgement:
-        """Returns a judgement on one step."""
+        """Return a judgement on one step."""
 
     @property
     @abstractmethod
@@ -99,8 +99,8 @@ class Guard(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Returns what the guard remembers, as plain numbers and lists."""
+        """Return what the guard remembers, as plain numbers and lists."""
 
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` returned."""
+        """Take back what `state` returned."""
