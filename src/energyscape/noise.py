@@ -38,16 +38,7 @@ def uniform_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
 
 
 def noised(x: Tensor, sigma: float, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`y = x + \sigma z` and the noise :math:`z`.
-
-    Args:
-        x: Points, ``(B, *)``.
-        sigma: Standard deviation of the noise, in units of ``x``.
-        generator: The stream to draw from.
-
-    Returns:
-        ``y`` and ``z``, both ``(B, *)``.
-    """
+    r"""Return :math:`y = x + \sigma z` and the noise :math:`z`."""
     z = normal_like(x, generator=generator)
     return x + sigma * z, z
 
@@ -68,12 +59,6 @@ def tweedie(energy: EnergyFn, y: Tensor, sigma: float, *, temperature: float = 1
     r"""Return the posterior mean :math:`y - \sigma^2\, \nabla E(y) / T` of the point before the noise.
 
     It is the truth only where :math:`\exp(-E / T)` is the density of data noised at this very :math:`\sigma`.
-
-    Args:
-        energy: Maps ``(B, *)`` to ``(B,)``.
-        y: Noised points, ``(B, *)``.
-        sigma: The noise level at which the energy was trained, in units of ``y``.
-        temperature: :math:`T` of the energy.
     """
     return y + sigma**2 / temperature * score(energy, y)
 

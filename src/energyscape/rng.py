@@ -20,10 +20,6 @@ def seed_for(seed: int, *parts: str | int) -> int:
 
     Args:
         seed: The run's seed, any integer: 3, ``np.int64(3)`` and ``torch.tensor(3)`` are one seed.
-        parts: What the stream is for, such as ``"data", epoch``: strings and integers.
-
-    Raises:
-        UserError: If the seed is no integer, or a part is neither a string nor an integer.
 
     Examples:
         >>> seed_for(0, "data") != seed_for(0, "chains")
@@ -38,13 +34,7 @@ def seed_for(seed: int, *parts: str | int) -> int:
 
 
 def generator_for(seed: int, *parts: str | int, device: torch.device | str = "cpu") -> Generator:
-    """Return a fresh generator for one stream of a run.
-
-    Args:
-        seed: The run's seed.
-        parts: What the stream is for.
-        device: Where the stream's tensors live.
-    """
+    """Return a fresh generator for one stream of a run."""
     return Generator(device).manual_seed(seed_for(seed, *parts))
 
 

@@ -96,17 +96,11 @@ def probe(
     """Ask all that can be asked.
 
     Args:
-        energy: Maps ``(B, *)`` to ``(B,)``; none where only a score is known.
-        data: Clean data, some hundreds, ``(B, *)``.
-        how: How chains are made; none asks only what needs no chain.
         slope: The score, where there is no energy.
         level: Standard deviation of the noise on the data whose law is learned, in units of ``x``.
-        temperature: Of the law that is learned.
         chains: Where persistent chains stand, ``(C, *)``; chains from noised data take their place where there are
             none.
         noise: Where chains start that come from nowhere, ``(C, *)``.
-        held_out: Data that training did not see, ``(B, *)``.
-        generator: The stream to draw from.
     """
     told = _of_data(data, level, how, noise)
     data = data[data.flatten(1).isfinite().all(1)]

@@ -68,13 +68,6 @@ CAUSES: Final = tuple(name for name, rule in RULES.items() if rule.__module__ !=
 def diagnose(record: Record, probes: Probes) -> list[Finding]:
     """Ask every rule.
 
-    Args:
-        record: What a run left behind; an empty one for a bare energy.
-        probes: What its landscape answered.
-
-    Returns:
-        The findings, the most causal one first; none for a healthy run.
-
     Examples:
         >>> told = diagnose(Record(step_size=0.02, temperature=0.01), Probes())
         >>> [each.rule for each in told]

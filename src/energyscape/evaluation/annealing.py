@@ -97,19 +97,11 @@ class Path:
         check_temperature(partial(self.kernel, step_size=self.step_sizes[0]))
 
     def at(self, level: int) -> Kernel[Any]:
-        """Return the transition of a level.
-
-        Args:
-            level: From 0, the base, to K, the energy.
-        """
+        """Return the transition of a level."""
         return self.kernel(self.tempered(self.betas[level]), step_size=self.step_sizes[level])
 
     def tempered(self, beta: float) -> EnergyFn:
-        r"""Return :math:`\beta E / T + (1 - \beta) E_0` as a function, whose values are in float64.
-
-        Args:
-            beta: From 0 to 1.
-        """
+        r"""Return :math:`\beta E / T + (1 - \beta) E_0` as a function, whose values are in float64."""
         energy, base, hot = self.energy, self.base, beta / self.temperature
 
         def between(x: Tensor) -> Tensor:
@@ -139,16 +131,8 @@ def pilot(
     it makes weights worse, never biased.
 
     Args:
-        energy: Maps ``(C, *)`` to ``(C,)``.
         base: Where to begin. Wider than the energy is safe; narrower is not.
-        temperature: :math:`T > 0` of the energy.
-        levels: :math:`K`, at least 1; hundreds for a landscape that is easy.
         kernel: Makes a transition from an energy and ``step_size=``; it must leave its law exactly invariant.
-        moves: Transitions at each level.
-        generator: The stream to draw from.
-
-    Raises:
-        UserError: If a setting is out of its range.
     """
     if levels < 1 or moves < 1:
         raise UserError(f"levels and moves are at least 1; they were {levels} and {moves}")

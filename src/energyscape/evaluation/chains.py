@@ -53,15 +53,6 @@ def diagnose(draws: Tensor | Chain) -> Diagnosis:
     Draws run along the *first* dimension and chains along the second, as `samplers.sample` keeps them; ArviZ has them
     the other way round.
 
-    Args:
-        draws: Kept positions ``(K, C, *)``, :math:`K \ge 4`, or what `samplers.sample` returned.
-
-    Returns:
-        One number a coordinate of the event, ``(*)``, and one a chain, ``(C,)``.
-
-    Raises:
-        UserError: If there are fewer than four draws.
-
     Examples:
         >>> draws = torch.randn(500, 4, 2, generator=torch.Generator().manual_seed(0))
         >>> bool((diagnose(draws).r_hat < 1.01).all())
@@ -104,18 +95,6 @@ def acceptance(
 
     Near 1 an unadjusted chain of the same step and temperature samples nearly the right law; near 0 what it samples is
     the work of its step size.
-
-    Args:
-        energy: Maps ``(C, *)`` to ``(C,)``.
-        x: Where the chains start, ``(C, *)``; draws of the model tell most.
-        step_size: :math:`\eta > 0`, in squared units of ``x``.
-        temperature: :math:`T > 0`.
-        steps: How many, at least one.
-        bounds: Lowest and highest value of an element of ``x``: the box that chains stay in, if any.
-        generator: The stream to draw from.
-
-    Raises:
-        ValueError: If a setting is not positive.
 
     Examples:
         >>> flat = acceptance(lambda x: 0 * x.sum(1), torch.zeros(4, 2), step_size=1.0)

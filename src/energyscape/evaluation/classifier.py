@@ -89,17 +89,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of all classes, debris last.
-
-        Args:
-            x: Images on [-1, 1], ``(B, C, H, W)``.
-
-        Returns:
-            ``(B, classes + 1)``.
-
-        Raises:
-            UserError: If the images are not of the shape of those of the training.
-        """
+        """Return the logits of all classes, debris last."""
         if x.shape[1:] != self.shape:
             raise UserError(f"the classifier knows images {self.shape}; these were {tuple(x.shape[1:])}")
         logits: Tensor = self.head(self.body(x))
@@ -107,45 +97,17 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Return the activations under the last layer; of an image that is not finite, none of them is finite.
-
-        Args:
-            x: Images on [-1, 1], ``(B, C, H, W)``.
-
-        Returns:
-            float32, ``(B, 128)``.
-        """
+        """Return the activations under the last layer; of an image that is not finite, none of them is finite."""
         return torch.cat([self.body(part.float()) for part in x.split(500)])
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """Return the probability of each class; what a row lacks to one is the probability of debris.
-
-        Args:
-            x: Images on [-1, 1], ``(B, C, H, W)``; one that is not finite is debris.
-
-        Returns:
-            float32, ``(B, classes)``.
-
-        Raises:
-            UserError: If the images are not of the shape of those of the training.
-        """
+        """Return the probability of each class; what a row lacks to one is the probability of debris."""
         parts = [self(part.float()).softmax(1)[:, :-1] for part in x.split(500)]
         return torch.cat([x.new_zeros(0, self.classes, dtype=torch.float32), *parts]).nan_to_num(0.0)
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the likeliest class of each image, debris apart, and its probability, as `Judge.confidence` does.
-
-        Args:
-            x: Images on [-1, 1], ``(B, C, H, W)``.
-
-        Returns:
-            Labels, int64 ``(B,)``, and probabilities, float32 ``(B,)``; label -1 and probability 0 where an image is
-            not finite.
-
-        Raises:
-            UserError: If the images are not of the shape of those of the training.
-        """
+        """Return the likeliest class of each image, debris apart, and its probability, as `Judge.confidence` does."""
         probability, label = self.probabilities(x).cpu().max(1)
         finite = x.detach().flatten(1).isfinite().all(1).cpu()
         return label.where(finite, -1), probability.where(finite, 0.0)
@@ -197,13 +159,6 @@ def classifier_for(images: Images, *, seed: int = 0) -> Classifier:
 
     The file's name is a hash of the data, the settings and the seed. A damaged one is replaced, which is logged; where
     nothing can be written, the classifier is trained each time.
-
-    Args:
-        images: With labels.
-        seed: Of the training.
-
-    Raises:
-        UserError: If the images have no labels.
     """
     path = cached_at(images, seed=seed)
     if path.exists() and (known := _loaded(path, images)) is not None:

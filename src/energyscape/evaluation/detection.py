@@ -58,13 +58,6 @@ class Detection(NamedTuple):
 
         The order is that of `auc`: what should score high comes first.
 
-        Args:
-            outside: Scores of outliers, ``(N,)``.
-            inside: Scores of inliers, ``(M,)``.
-
-        Returns:
-            NaN for every number if a score is NaN or a set is empty.
-
         Examples:
             >>> Detection.of(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0])).auroc
             1.0
@@ -77,13 +70,7 @@ class Detection(NamedTuple):
 
 
 def outliers(score: Score, inside: Tensor, outside: Tensor) -> Detection:
-    """Return how well a score tells outliers from inliers.
-
-    Args:
-        score: The higher, the less likely.
-        inside: Images of the kind that the score knows, held out of its training, ``(M, *)``.
-        outside: Images of another kind, ``(N, *)``.
-    """
+    """Return how well a score tells outliers from inliers."""
     return Detection.of(score(outside), score(inside))
 
 
@@ -91,13 +78,6 @@ def aupr(outside: Tensor, inside: Tensor) -> float:
     r"""Return the average precision :math:`\sum_i (R_i - R_{i-1}) P_i` of finding outliers by high scores.
 
     It depends on how many outliers there are to how many inliers, so that only sets of like sizes compare.
-
-    Args:
-        outside: Scores of outliers, ``(N,)``.
-        inside: Scores of inliers, ``(M,)``.
-
-    Returns:
-        Between 0 and 1; NaN if a score is NaN or a set is empty.
 
     Examples:
         >>> aupr(torch.tensor([3.0]), torch.tensor([1.0, 4.0]))
@@ -120,17 +100,6 @@ def fpr_at(outside: Tensor, inside: Tensor, tpr: float = 0.95) -> float:
     The inliers are the positives here, as in most of the literature; with the outliers as positives it is another
     number.
 
-    Args:
-        outside: Scores of outliers, ``(N,)``.
-        inside: Scores of inliers, ``(M,)``.
-        tpr: Share of the inliers to keep, in (0, 1].
-
-    Returns:
-        Between 0 and 1; NaN if a score is NaN or a set is empty.
-
-    Raises:
-        UserError: If ``tpr`` is out of its range.
-
     Examples:
         >>> fpr_at(torch.tensor([0.5, 5.0]), torch.arange(100.0), tpr=0.02)
         0.5
@@ -152,15 +121,7 @@ def overlap(x: Tensor, y: Tensor, *, bins: int | None = None) -> float:
     :math:`B` bins.
 
     Args:
-        x: Draws, ``(N,)``.
-        y: Draws, ``(M,)``.
         bins: Number of histogram bins; the cubic root of the smaller set's size if left out.
-
-    Returns:
-        Between 0 and 1; NaN if a draw is NaN or a set is empty.
-
-    Raises:
-        UserError: If ``bins`` is not positive.
 
     Examples:
         >>> overlap(torch.arange(8.0), torch.arange(8.0) + 100), overlap(torch.ones(5), torch.ones(3))
@@ -240,11 +201,7 @@ def pixel_variance(x: Tensor) -> Tensor:
 
 
 def trivial_scores(train: Tensor) -> dict[str, Score]:
-    """Return the scores that have learned nothing, by name.
-
-    Args:
-        train: Images of the training, ``(N, *)``, to measure the distance to.
-    """
+    """Return the scores that have learned nothing, by name."""
     return {
         "compressed size": compressed_size,
         "pixel mean": pixel_mean,

@@ -71,12 +71,7 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> Discrepancy:
     taken from the data makes values of different pairs of sets incomparable.
 
     Args:
-        x: Draws, ``(N, *)``, at least four.
-        y: Draws, ``(M, *)``, at least four.
         bandwidth: :math:`\ell > 0`, in units of ``x``; the median distance of at most 1000 pooled points if left out.
-
-    Raises:
-        UserError: If there are too few draws, their events differ or the bandwidth is not positive.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -100,13 +95,6 @@ def energy_distance(x: Tensor, y: Tensor) -> Discrepancy:
 
     It needs no bandwidth and is zero for equal laws only, but its scale is that of the largest distances: what differs
     inside a narrow mode of a wide law weighs little. (SciPy's is the square root of this, and biased.)
-
-    Args:
-        x: Draws, ``(N, *)``, at least four.
-        y: Draws, ``(M, *)``, at least four.
-
-    Raises:
-        UserError: If there are too few draws or their events differ.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -143,14 +131,8 @@ def sliced_wasserstein(
     best a hundred draws a block or more; less than a block of each is left out.
 
     Args:
-        x: Draws, ``(N, *)``, at least two a block.
-        y: Draws, ``(M, *)``, at least two a block.
         projections: Directions; that they are not all counts in the error.
         blocks: Of the smaller set, at least four; more of them know the error better and have a higher floor.
-        generator: The stream to draw from.
-
-    Raises:
-        UserError: If there are too few draws, directions or blocks, or the events differ.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -203,15 +185,7 @@ def kernel_stein(
     p-value is for independent draws; those of a chain need thinning.
 
     Args:
-        energy: Maps ``(N, *)`` to ``(N,)``.
-        x: Draws, ``(N, *)``, at least four.
-        temperature: :math:`T > 0` of the energy.
         bandwidth: :math:`\ell > 0`, in units of ``x``; the median distance of at most 1000 points if left out.
-        bootstraps: Signs that are drawn for the p-value.
-        generator: The stream to draw from.
-
-    Raises:
-        UserError: If there are too few draws or a setting is out of its range.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)

@@ -15,16 +15,6 @@ def nearest(x: Tensor, reference: Tensor) -> Tensor:
     A distance of generated images to the training set that is much below that of held-out images is memorisation; it
     says nothing by itself of quality.
 
-    Args:
-        x: Points, ``(B, *)``.
-        reference: Points, ``(N, *)``, at least one.
-
-    Returns:
-        ``(B,)``, in units of ``x``.
-
-    Raises:
-        ValueError: If the events' shapes differ or there is no reference.
-
     Examples:
         >>> nearest(torch.tensor([[0.0, 0.0], [3.0, 5.0]]), torch.tensor([[3.0, 4.0], [9.0, 9.0]]))
         tensor([5., 1.])
@@ -45,13 +35,6 @@ def auc(negative_energies: Tensor, positive_energies: Tensor) -> float:
 
     The order matters: negatives, which should be *unlikely*, come first. Between data and the model's own samples the
     goal is 0.5, between data and outliers 1.
-
-    Args:
-        negative_energies: Energies of what should be unlikely, ``(N,)``.
-        positive_energies: Energies of what should be likely, ``(M,)``.
-
-    Returns:
-        Between 0 and 1; NaN if an energy is NaN or a set is empty.
 
     Examples:
         >>> auc(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0, 2.0]))

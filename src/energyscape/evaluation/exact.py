@@ -74,15 +74,6 @@ def log_z(energy: EnergyFn, box: Box, *, temperature: float = 1.0, nodes: int = 
 
     It is the constant of the box, not of the plane: read ``edge_mass`` before believing it.
 
-    Args:
-        energy: Maps ``(B, 2)`` to ``(B,)``; given float64, unless its parameters are of another precision.
-        box: The rectangle ``((x0, x1), (y0, y1))``.
-        temperature: :math:`T > 0`.
-        nodes: Nodes along each side, at least 16.
-
-    Raises:
-        UserError: If a setting is out of its range.
-
     Examples:
         >>> result = log_z(lambda x: (x**2).sum(1) / 2, ((-9.0, 9.0), (-9.0, 9.0)))
         >>> abs(result.value - math.log(2 * math.pi)) < 1e-9
@@ -103,14 +94,8 @@ def kl(
     its rim or beyond: a model that has hardly been trained may be much wider than the law.
 
     Args:
-        law: The truth.
-        energy: Maps ``(B, 2)`` to ``(B,)``; given float64, unless its parameters are of another precision.
         box: Where to integrate :math:`e^{-E / T}`; none widens the law's box as far as needed.
-        temperature: :math:`T > 0`.
         nodes: Nodes along each side of the law's box, at least 16; a panel outside has half as many as one inside.
-
-    Raises:
-        UserError: If a setting is out of its range.
 
     Examples:
         >>> from energyscape.data.distributions import EightGaussians
@@ -132,16 +117,6 @@ def total_variation(
     It is the largest error of the model about the probability of any event. Unlike the divergence it hardly notices
     how the tails fall off. Its integrand has a kink where the densities cross, so that the rule converges slowly: its
     error is about 1e-4 with 400 nodes where that of the divergence is 1e-9.
-
-    Args:
-        law: The truth.
-        energy: Maps ``(B, 2)`` to ``(B,)``; given float64, unless its parameters are of another precision.
-        box: Where to integrate :math:`e^{-E / T}`; none widens the law's box as `kl` does.
-        temperature: :math:`T > 0`.
-        nodes: Nodes along each side of the law's box, at least 16.
-
-    Raises:
-        UserError: If a setting is out of its range.
 
     Examples:
         >>> from energyscape.data.distributions import Checkerboard
@@ -165,19 +140,6 @@ def mode_masses(
     so that equal masses alone are no proof of a good model. The truth to compare with is the law's own masses by the
     same cells, ``mode_masses(law, lambda x: -law.log_prob(x))``: they are not all equal where modes overlap or weigh
     differently, and the ratio of the two is one for every mode of a perfect model.
-
-    Args:
-        law: The truth; it has modes.
-        energy: Maps ``(B, 2)`` to ``(B,)``.
-        box: Where to integrate; none widens the law's box as `kl` does.
-        temperature: Positive.
-        nodes: Nodes along each side of the law's box, at least 16.
-
-    Returns:
-        ``(M,)`` in float64, in the order of ``law.modes``; they sum to one.
-
-    Raises:
-        UserError: If the law has no modes or a setting is out of its range.
 
     Examples:
         >>> from energyscape.data.distributions import GaussianGrid

@@ -58,16 +58,6 @@ def frechet_distance(x: Tensor, y: Tensor) -> Frechet:
     with :math:`T` the linear map that transports one Gaussian to the other. Where the laws are equal, that vanishes,
     and the error tells little beside the bias.
 
-    Args:
-        x: Features, ``(N, d)``, at least two.
-        y: Features, ``(M, d)``, at least two.
-
-    Returns:
-        NaN for both numbers if a feature is not finite.
-
-    Raises:
-        UserError: If a set has fewer than two rows or their widths differ.
-
     Examples:
         >>> x = torch.tensor([[-1.0], [1.0]])
         >>> round(frechet_distance(x, 2 * x + 3).value, 6)  # 3² + (√2 - √8)²
@@ -94,13 +84,6 @@ def kernel_distance(x: Tensor, y: Tensor) -> Discrepancy:
 
     Unlike the Fréchet distance it is unbiased: at equality its expectation is zero, whatever the sizes. It is the mean
     over all pairs, not over random subsets, and its error that of the images, not of the choice of subsets.
-
-    Args:
-        x: Features, ``(N, d)``, at least four.
-        y: Features, ``(M, d)``, at least four.
-
-    Raises:
-        UserError: If a set has fewer than four rows or their widths differ.
     """
     x, y = _pair(x, y, least=4)
     return two_sample(x, y, lambda a, b: (a @ b.mT / a.shape[1] + 1) ** 3)

@@ -113,14 +113,7 @@ class ProbabilityFlow:
             raise UserError(f"data_std is at least 0 and steps at least 1; they were {self.data_std} and {self.steps}")
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-density of each point, with the exact trace: as many backward passes as dimensions.
-
-        Args:
-            x: Points, ``(B, *)``.
-
-        Returns:
-            ``(B,)`` in float64.
-        """
+        """Return the log-density of each point, with the exact trace: as many backward passes as dimensions."""
         return self._followed(x, exact_trace).squeeze(0)
 
     def estimates(self, x: Tensor, probes: Tensor) -> Tensor:
@@ -128,13 +121,6 @@ class ProbabilityFlow:
 
         A probe is kept for the whole way: what is integrated is then smooth, and a higher order of steps worth it. Over
         probes with :math:`E[v v^\top] = I` each value is unbiased.
-
-        Args:
-            x: Points, ``(B, *)``.
-            probes: :math:`v`, ``(P, B, *)``.
-
-        Returns:
-            ``(P, B)`` in float64.
         """
         return self._followed(x, lambda clean, y: torch.stack([_gradient(clean, y, v) for v in probes]))
 
@@ -186,15 +172,8 @@ def flow_likelihood(
     r"""Return the mean log-density of points under a flow, with its errors.
 
     Args:
-        flow: The law.
-        x: Independent points, ``(B, *)``, at least two.
         probes: Random signs a point for Hutchinson's trace, each kept for its whole solve; none is the exact trace,
             which costs as many backward passes as there are dimensions.
-        batch_size: Points at a time.
-        generator: The stream to draw from.
-
-    Raises:
-        UserError: If there are fewer than two points or steps, or ``probes`` or ``batch_size`` is not positive.
 
     Examples:
         >>> flow = ProbabilityFlow(lambda x, sigma: x / (1 + sigma**2)[:, None], sigma_min=0.01, sigma_max=50.0)
@@ -246,19 +225,8 @@ def image_likelihood(
 
     Args:
         flow: The law of images, its noise no wider than a bin at :math:`\sigma_{\min}`.
-        images: At least two, ``(B, *)``, every value one of the levels.
         levels: How many there are, evenly spaced, at least 2.
-        low: The lowest of them, in units of ``x``.
-        high: The highest.
         probes: Random signs a point for Hutchinson's trace; none is the exact trace.
-        batch_size: Images at a time.
-        generator: The stream to draw from.
-
-    Returns:
-        ``nats`` and ``bits`` of the bound, averaged over images and their one draw of :math:`u` each.
-
-    Raises:
-        UserError: If a value is not one of the levels, or a setting is out of its range.
 
     References:
         A note on the evaluation of generative models (Theis, van den Oord & Bethge, 2016), section 3.1.

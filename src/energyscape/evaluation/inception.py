@@ -180,14 +180,7 @@ class Inception(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features of images that were resized to 299×299.
-
-        Args:
-            x: Numbers on [-1, 1), ``(B, 3, 299, 299)``.
-
-        Returns:
-            ``(B, 2048)``.
-        """
+        """Return features of images that were resized to 299×299."""
         for name, *_ in STEM:
             x = self.get_submodule(name)(x)
             x = max_pool2d(x, 3, 2) if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3") else x
@@ -197,17 +190,7 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Return the features that published distances are of; grey images are taken as colours that are alike.
-
-        Args:
-            x: Images on [-1, 1], ``(B, C, H, W)`` with one or three channels; they are rounded to bytes first.
-
-        Returns:
-            float32, ``(B, 2048)``.
-
-        Raises:
-            UserError: If they have another number of channels.
-        """
+        """Return the features that published distances are of; grey images are taken as colours that are alike."""
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise UserError(f"images of 1 or 3 channels, (B, C, H, W); they were {tuple(x.shape)}")
         parts = []
@@ -219,14 +202,7 @@ class Inception(nn.Module):
 
 
 def read_inception(path: Path) -> Inception:
-    """Return the network with weights from a file.
-
-    Args:
-        path: PyTorch (.pth) or safetensors; of the first, nothing but tensors is read.
-
-    Raises:
-        UserError: If the file is missing, damaged, or holds another network's weights.
-    """
+    """Return the network with weights from a file."""
     what = f"the weights {FILE}, or the same as safetensors"
     with reading(path, what):
         if path.suffix == ".safetensors":

@@ -86,14 +86,6 @@ def forward_ais(path: Path, chains: int = 1000, *, generator: Generator | None =
 
     Its standard error knows nothing of modes that no chain has found. Use `bracket` where there are exact draws.
 
-    Args:
-        path: The way.
-        chains: Independent walks.
-        generator: The stream to draw from.
-
-    Raises:
-        UserError: If there are fewer than two chains.
-
     Examples:
         >>> from energyscape.models import Gaussian, GaussianMixture
         >>> draws = torch.Generator().manual_seed(0)
@@ -116,14 +108,6 @@ def reverse_ais(path: Path, exact_draws: Tensor, *, generator: Generator | None 
 
     It is a bound only if the draws are independent ones of :math:`e^{-E / T} / Z` itself. Data are that only if the
     model is the law of the data; the end of a chain is not if the chain has not mixed.
-
-    Args:
-        path: The way, which is walked backwards.
-        exact_draws: At least two, one walk begins at each, ``(C, *)``.
-        generator: The stream to draw from.
-
-    Raises:
-        UserError: If there are fewer than two draws.
     """
     if len(exact_draws) < 2:
         raise UserError(f"at least 2 exact draws, or there is no error; there were {len(exact_draws)}")
@@ -159,20 +143,11 @@ def bracket(
     not. An exact sample of :math:`n` misses a mode of share :math:`s` with probability :math:`(1 - s)^n` only.
 
     Args:
-        energy: Maps ``(C, *)`` to ``(C,)``.
-        base: A normalised law that covers the energy's.
         exact_draws: Independent draws of :math:`e^{-E / T} / Z`, ``(C, *)``; as many walks go forward.
-        temperature: :math:`T > 0` of the energy.
-        levels: Of the path.
         kernel: Makes a transition from an energy and ``step_size=``: `MALA`, or a partial of `HMC` with a
             ``jitter``.
-        moves: Transitions at each level.
         tolerance: Widest bracket that counts as closed, in nats.
         sigmas: Standard errors that are added at both ends.
-        generator: The stream to draw from.
-
-    Raises:
-        UserError: If a setting is out of its range.
 
     Examples:
         >>> from energyscape.models import Gaussian

@@ -89,18 +89,7 @@ class Judge:
         self._model.fit(torch.cat([flat, nothing]).numpy(), known.numpy())
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the likeliest class of each image, debris apart, and its probability.
-
-        Args:
-            x: Images, ``(B, *)``.
-
-        Returns:
-            Labels, int64 ``(B,)``, and probabilities, float32 ``(B,)``; label -1 and probability 0 where an image is
-            not finite.
-
-        Raises:
-            UserError: If the images are not of the shape of those of the training.
-        """
+        """Return the likeliest class of each image, debris apart, and its probability."""
         if x.shape[1:] != self._shape:
             raise UserError(f"the judge knows images {tuple(self._shape)}; these were {tuple(x.shape[1:])}")
         flat = x.detach().flatten(1).cpu().float()
@@ -147,14 +136,6 @@ def recognise(judge: Recogniser, x: Tensor, threshold: float = 0.8) -> Recogniti
 
     Report it beside the same number for held-out real images: that is the goal, not one. The standard errors are those
     of independent images; draws of one chain are worth fewer.
-
-    Args:
-        judge: Trained on real images.
-        x: Images to judge, ``(B, *)``, at least one.
-        threshold: Probability from which an image counts as recognised, in (0, 1].
-
-    Raises:
-        UserError: If there is no image or the threshold is out of its range.
     """
     if not 0 < threshold <= 1 or len(x) == 0:
         raise UserError(f"a threshold in (0, 1] and at least one image; there were {threshold} and {len(x)}")

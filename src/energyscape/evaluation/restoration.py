@@ -38,17 +38,6 @@ def psnr(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
 
     The peak is the *width* of the range of pixel values: 2 for images in [-1, 1], not 1.
 
-    Args:
-        x: Images, ``(B, *)``.
-        reference: The truth, ``(B, *)``.
-        peak: Largest possible difference of two pixels.
-
-    Returns:
-        Decibels, ``(B,)``; infinite where nothing differs.
-
-    Raises:
-        ValueError: If the shapes differ, pixels are integers or ``peak`` is not positive.
-
     Examples:
         >>> psnr(torch.full((1, 1, 2, 2), 0.2), torch.zeros(1, 1, 2, 2))
         tensor([20.0000])
@@ -68,17 +57,6 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
     Pixels are counted from black, :math:`x + \text{peak} / 2`: the means :math:`\mu` are brightnesses, and on a scale
     about zero a mid-grey window would count for nothing. Windows are 11×11, Gaussian with a deviation of 1.5 pixels,
     and lie inside the image. In smaller images they are the largest odd square that fits, deviations in proportion.
-
-    Args:
-        x: Images, ``(B, C, H, W)``.
-        reference: The truth, ``(B, C, H, W)``.
-        peak: Width of the range of pixel values, which is symmetric about zero.
-
-    Returns:
-        At most 1, which is equality, ``(B,)``.
-
-    Raises:
-        ValueError: If the shapes differ or are no images', pixels are integers, or ``peak`` is not positive.
 
     References:
         Image quality assessment: from error visibility to structural similarity (Wang et al., 2004), equation 13.
@@ -103,10 +81,6 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
 
 def median_filtered(y: Tensor, *, size: int = 3) -> Tensor:
     """Return images each of whose pixels is the median of its neighbourhood: what no prior can do without learning.
-
-    Args:
-        y: Images, ``(B, C, H, W)``.
-        size: Side of the square neighbourhood, in pixels; the image is mirrored at its edges.
 
     Examples:
         >>> spike = torch.zeros(1, 1, 3, 3)
@@ -145,16 +119,7 @@ def calibrated_step(
     One image of few pixels tells little of its risk: give many at once.
 
     Args:
-        energy: Maps ``(B, *)`` to ``(B,)``.
-        y: Noised images, ``(B, *)``, all with the same noise.
-        sigma: Standard deviation of their noise, in units of ``y``.
         level: The noise level :math:`\ell` of the data that the energy describes.
-        temperature: :math:`T` of the energy.
-        probes: Random directions by which the divergence is estimated, by differences of scores.
-        generator: The stream to draw from.
-
-    Returns:
-        ``(B, *)``.
 
     References:
         Estimation of the mean of a multivariate normal distribution (Stein, 1981), theorem 1.
@@ -197,22 +162,9 @@ def restore(
     The mean is the best guess of least squared error, and smoother than any clean image: do not take it for a sample.
 
     Args:
-        energy: Maps ``(B, *)`` to ``(B,)``.
-        y: Noised images, ``(B, *)``.
-        sigma: Standard deviation of their noise, in units of ``y``.
         level: The noise level :math:`\ell \ge 0` of the data that the energy describes.
-        temperature: :math:`T > 0` of the energy.
         steps: Steps of each chain, burn-in included.
         burn_in: Steps before the average begins; where the data are noised, as many of unadjusted chains go before.
-        step_size: :math:`\eta`, in squared units of ``y``; none adapts it.
-        bounds: Lowest and highest value of an element of ``x`` that the energy knows, if not all.
-        generator: The stream to draw from.
-
-    Returns:
-        ``(B, *)``.
-
-    Raises:
-        ValueError: If a setting is out of its range.
 
     Examples:
         >>> y = torch.tensor([[2.0, -1.0]])
@@ -301,23 +253,13 @@ def inpaint(
     is not drawn again at each step: the chain would then follow an average of forces, and no law that one could name.
 
     Args:
-        energy: Maps ``(B, *)`` to ``(B,)``.
         y: Images without noise, ``(B, *)``; what they hold at missing pixels plays no role. Repeat one for many draws.
         missing: Which pixels are, as truth values of the shape of ``y`` or one that broadcasts to it.
         level: The noise level :math:`\ell \ge 0` of the data that the energy describes.
-        temperature: :math:`T > 0` of the energy.
-        steps: Steps of each chain.
         kernel: The transition, its energy still to come; none is MALA, whose step size is found in the first half. A
             kernel with a temperature of its own, above 0, is given :math:`E` in its units: the law stays that of
             ``temperature``.
         start: Where the missing pixels start, ``(B, *)``; uniform on [-1, 1] when left out.
-        generator: The stream to draw from.
-
-    Returns:
-        ``(B, *)``: the known pixels as they were.
-
-    Raises:
-        ValueError: If a setting is out of its range, or ``missing`` holds anything but truth values.
 
     Examples:
         >>> y, missing = torch.tensor([[3.0, 0.0]]), torch.tensor([False, True])

@@ -85,17 +85,7 @@ class Animation:
         return (self.pixels(index) for index in range(self.count))
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """Draw one frame.
-
-        Args:
-            index: Which, from 0.
-
-        Returns:
-            Bytes, ``(height, width, 3)``.
-
-        Raises:
-            IndexError: If there is no such frame.
-        """
+        """Draw one frame."""
         if not 0 <= index < self.count:
             raise IndexError(f"frames are 0 to {self.count - 1}; there is no {index}")
         self.show(index)
@@ -127,17 +117,6 @@ def animate_chains(
 
     Where kept positions are spread evenly in the logarithm of the step, later frames span more steps; the title says
     which step each shows.
-
-    Args:
-        path: Kept positions, ``(K, C, 2)``; the title counts those that are outside or not finite.
-        energy_grid: Energies over temperature, ``(N, M)``, as `landscape` takes them.
-        box: The rectangle shown.
-        at: Step number of each kept position, ``K`` of them.
-        top: As `landscape` has it.
-        title: What the picture shows; the step follows it.
-
-    Raises:
-        UserError: If the shapes do not fit.
     """
     kept = path_in_plane(path)
     if len(at) != len(kept):
@@ -164,16 +143,6 @@ def animate_training(
 
     All frames share their colours. Early landscapes are flat and late ones steep; the last one decides where the top
     is, so that early frames are dark because they are flat.
-
-    Args:
-        frames: In the order of training; an energy that is not finite anywhere is drawn blank.
-        data: What is learned from, ``(N, 2)``.
-        box: The rectangle shown.
-        top: Height above the minimum, in nats, from which on all share one colour.
-        title: What the picture shows; the samples seen follow it.
-
-    Raises:
-        UserError: If there is no frame or an array does not fit.
     """
     if not frames:
         raise UserError("an animation needs at least one frame; there was none")
@@ -213,14 +182,8 @@ def save_animation(
     the one before makes that one last longer.
 
     Args:
-        frames: An `Animation`, or pictures ``(height, width, 3)`` of bytes, all of one shape.
-        path: Where to, ending in ``.gif`` or ``.mp4``; it is overwritten.
         fps: Frames a second, at most 50 in a GIF, whose clock has hundredths of seconds.
         hold: Seconds for which the last frame stays in addition.
-
-    Raises:
-        UserError: If the suffix is another one, there is no ffmpeg for an MP4, the frames are not pictures, or the file
-            cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -35,20 +35,7 @@ def score_field(
     top: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw the score as arrows that begin at its points, perhaps upon the landscape whose descent they show.
-
-    Args:
-        points: Where, ``(N, 2)``; best a regular grid of 15 to 25 a side.
-        score: The gradient of the log-density there, ``(N, 2)``, in nats per unit of ``x``; what is not finite is
-            left out and counted in a note.
-        box: The rectangle shown.
-        energy_grid: Energies over temperature, ``(M, L)``, as `landscape` takes them, or none.
-        top: As `landscape` has it.
-        title: What the picture shows.
-
-    Raises:
-        UserError: If the shapes do not fit.
-    """
+    """Draw the score as arrows that begin at its points, perhaps upon the landscape whose descent they show."""
     x, s = plane(points), plane(score)
     if len(x) != len(s):
         raise UserError(f"every point has one score; there were {len(x)} points and {len(s)} scores")
@@ -117,17 +104,6 @@ def trajectories(
     """Draw where the first few chains went on a landscape: circles where they began, squares where they ended.
 
     Kept positions are joined by straight lines; if not every step was kept, the chain was not on the line between.
-
-    Args:
-        path: Kept positions, ``(K, C, 2)``; a chain that is not finite is drawn as far as it is.
-        energy_grid: Energies over temperature, ``(N, M)``, as `landscape` takes them.
-        box: The rectangle shown; positions outside are counted in a note.
-        chains: How many at most.
-        top: As `landscape` has it.
-        title: What the picture shows.
-
-    Raises:
-        UserError: If the path is none in the plane or ``chains`` is not positive.
     """
     kept = path_in_plane(path)[:, : max(chains, 0)]
     if not kept.shape[1]:

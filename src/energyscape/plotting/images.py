@@ -30,17 +30,7 @@ def grid_array(
     The line is a quarter of an image's pixel wide, and at least one pixel of the picture.
 
     Args:
-        x: Images, ``(B, C, H, W)`` with one or three channels; a pixel that is not finite is shown as ``low``.
-        columns: Images in a row; none makes the grid nearly square.
-        low: What is black.
-        high: What is white.
         scale: Pixels a side for each pixel of an image; none takes the least that makes images 32 pixels high and wide.
-
-    Returns:
-        Bytes, ``(height, width)`` for one channel and ``(height, width, 3)`` for three.
-
-    Raises:
-        UserError: If the array holds no images or a setting is out of its range.
 
     Examples:
         >>> grid_array(np.array([-1.0, 1.0]).reshape(2, 1, 1, 1), scale=1)
@@ -74,37 +64,14 @@ def save_grid(
     high: float = 1.0,
     scale: int | None = None,
 ) -> None:
-    """Write images as one PNG file.
-
-    Args:
-        path: Where to; it is overwritten.
-        x: Images, ``(B, C, H, W)``.
-        columns: Images in a row.
-        low: What is black.
-        high: What is white.
-        scale: Pixels a side for each pixel of an image.
-
-    Raises:
-        UserError: If the array holds no images or a setting is out of its range.
-    """
+    """Write images as one PNG file."""
     Image.fromarray(grid_array(x, columns=columns, low=low, high=high, scale=scale)).save(path, format="PNG")
 
 
 def image_grid(
     x: Array, *, columns: int | None = None, low: float = -1.0, high: float = 1.0, scale: int | None = None
 ) -> Figure:
-    """Draw images in a grid, pixel for pixel, at 100 dots an inch.
-
-    Args:
-        x: Images, ``(B, C, H, W)`` with one or three channels.
-        columns: Images in a row; none makes the grid nearly square.
-        low: What is black.
-        high: What is white.
-        scale: Pixels a side for each pixel of an image; none makes images some 64 pixels wide, the grid at most 900.
-
-    Raises:
-        UserError: If the array holds no images or a setting is out of its range.
-    """
+    """Draw images in a grid, pixel for pixel, at 100 dots an inch."""
     images = _images(x)
     columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
     scale = _scale(images, columns) if scale is None else scale
@@ -116,16 +83,7 @@ def image_grid(
 
 
 def side_by_side(rows: Mapping[str, Array], *, low: float = -1.0, high: float = 1.0) -> Figure:
-    """Draw rows of images under each other, each with its name: original, noised, restored.
-
-    Args:
-        rows: Name of each row to its images, ``(B, C, H, W)``; image by image they belong together.
-        low: What is black.
-        high: What is white.
-
-    Raises:
-        UserError: If there is no row, or the rows are not of one shape.
-    """
+    """Draw rows of images under each other, each with its name: original, noised, restored."""
     arrays = {name: _images(x) for name, x in rows.items()}
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1:
@@ -134,17 +92,7 @@ def side_by_side(rows: Mapping[str, Array], *, low: float = -1.0, high: float = 
 
 
 def evolution(chain: Array, steps: Sequence[int], *, low: float = -1.0, high: float = 1.0) -> Figure:
-    """Draw how chains of images move: a row for each chain, a column for each kept step.
-
-    Args:
-        chain: Kept positions, ``(K, B, C, H, W)``.
-        steps: Step number of each, ``K`` of them.
-        low: What is black.
-        high: What is white.
-
-    Raises:
-        UserError: If the shapes do not fit.
-    """
+    """Draw how chains of images move: a row for each chain, a column for each kept step."""
     array = numbers(chain)
     if array.ndim != 5 or len(array) != len(steps):
         raise UserError(f"a chain is (K, B, C, H, W) with K step numbers; it was {array.shape} with {len(steps)}")

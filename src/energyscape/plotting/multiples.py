@@ -59,14 +59,8 @@ def small_multiples(rows: Sequence[Multiple], box: Box, *, top: float | None = N
     Heights are above each landscape's own minimum, for energies of two methods differ by a constant that means nothing.
 
     Args:
-        rows: The methods, in the order in which they are drawn, column by column.
-        box: The rectangle shown, and that of every grid.
         top: Height above the minimum, in nats, from which on all share one colour; none takes the median of what each
             landscape would alone.
-        title: What the picture shows.
-
-    Raises:
-        UserError: If there is no row, or an array in one does not fit.
     """
     if not rows:
         raise UserError("small multiples need at least one row; there was none")

@@ -29,16 +29,7 @@ from energyscape.plotting.axes import (
 
 
 def scatter(x: Array, *, box: Box, title: str = "") -> Figure:
-    """Draw points in the plane.
-
-    Args:
-        x: Points, ``(N, 2)``; those outside the box are counted in a note.
-        box: The rectangle shown.
-        title: What the picture shows.
-
-    Raises:
-        UserError: If the points are not in the plane.
-    """
+    """Draw points in the plane."""
     points = plane(x)
     figure, axes = plane_axes(box, title=title)
     draw_points(axes, points, colour=OKABE_ITO[0])
@@ -50,16 +41,6 @@ def real_and_generated(real: Array, generated: Array, box: Box, *, bins: int | N
     """Draw data and samples side by side, with the same limits, and the same colours where they are shaded.
 
     The eye compares clouds of unequal numbers badly: give as many samples as data, or shade.
-
-    Args:
-        real: Data, ``(N, 2)``; those outside the box are counted in a note.
-        generated: Samples, ``(M, 2)``.
-        box: The rectangle shown.
-        bins: Squares along each side, shaded by the density of points; none draws the points.
-        title: What the picture shows.
-
-    Raises:
-        UserError: If points are not in the plane, or ``bins`` is not positive.
     """
     clouds = {"data": plane(real), "samples": plane(generated)}
     if bins is not None and bins < 1:

@@ -112,13 +112,6 @@ def landscape(
     Args:
         energy_grid: Energies over temperature, ``(N, M)``, at points equally spaced from edge to edge; the *first*
             index runs along :math:`x_1`, as in ``torch.cartesian_prod(x1, x2)`` reshaped.
-        box: The rectangle.
-        samples: Points ``(S, 2)``, or none.
-        top: Height above the minimum, in nats, from which on all share one colour; none is said above.
-        title: What the picture shows.
-
-    Raises:
-        UserError: If the grid is not one or nothing in it is finite.
     """
     figure, axes = plane_axes(box, title=title, beside=BAR)
     fill_with_bar(figure, axes, Relief.of(energy_grid, box, top=top))
@@ -134,17 +127,6 @@ def surface(
 
     What rises above the top is left out, and the vertical axis says so: a plateau there would hide the valleys behind
     it, and be no feature of the energy.
-
-    Args:
-        energy_grid: Energies over temperature, ``(N, M)``, at points equally spaced from edge to edge; the *first*
-            index runs along :math:`x_1`. At most 150 a side are drawn.
-        box: The rectangle.
-        samples: Points ``(S, 2)`` on the floor, or none.
-        top: Height above the minimum, in nats, at which the surface is cut off; none is that of `landscape`.
-        title: What the picture shows.
-
-    Raises:
-        UserError: If the grid is not one or nothing in it is finite.
     """
     relief = Relief.of(energy_grid, box, top=top)
     figure = Figure(figsize=(7.6, 6.6), dpi=100)

@@ -29,21 +29,7 @@ def curves(
     log: bool = False,
     smooth: int | None = None,
 ) -> Figure:
-    """Draw what happened during a run: every value faint, their running median bold.
-
-    Args:
-        step: Where each value belongs, ``(N,)``.
-        series: Name to values, ``(N,)`` each; what is not finite leaves a gap.
-        title: What the picture shows.
-        ylabel: What the values are, with their unit.
-        xlabel: What ``step`` counts.
-        marks: Interventions: where, and what happened; drawn as vertical lines.
-        log: Whether the vertical axis is logarithmic; values that are not positive leave gaps.
-        smooth: Values in the window of the median; none takes a fortieth of them, 1 draws the values alone.
-
-    Raises:
-        UserError: If a series is not as long as ``step``.
-    """
+    """Draw what happened during a run: every value faint, their running median bold."""
     x = numbers(step).astype(float)
     figure, axes = new_axes((WIDTH, 3.6), title=title, xlabel=xlabel, ylabel=ylabel)
     window = max(1, len(x) // 40) if smooth is None else smooth
@@ -69,17 +55,7 @@ def curves(
 
 
 def histogram(series: Mapping[str, Array], xlabel: str, *, title: str = "", bins: int = 60) -> Figure:
-    """Draw densities of several sets of numbers over the same bins.
-
-    Args:
-        series: Name to numbers; those that are not finite are left out and counted in the legend.
-        xlabel: What the numbers are, with their unit.
-        title: What the picture shows.
-        bins: Number of bins, from the lowest to the highest of all numbers.
-
-    Raises:
-        UserError: If there is no finite number.
-    """
+    """Draw densities of several sets of numbers over the same bins."""
     arrays = {name: numbers(values).astype(float).ravel() for name, values in series.items()}
     finite = {name: values[np.isfinite(values)] for name, values in arrays.items()}
     pooled = np.concatenate([np.empty(0), *finite.values()])

@@ -215,15 +215,6 @@ def metropolis(
 ) -> tuple[Point, Tensor, Tensor, Tensor]:
     r"""Accept with probability :math:`\min(1, e^{r})`, never a proposal that is not finite.
 
-    Args:
-        state: Where the chains stand.
-        new: Where they would go.
-        log_ratio: The logarithm :math:`r` of the Metropolis-Hastings ratio, ``(C,)``.
-        uniform: Uniform numbers, ``(C,)``.
-
-    Returns:
-        The points after the test, the acceptance probabilities, which were accepted and which were not finite.
-
     References:
         Equation of state calculations by fast computing machines (Metropolis et al., 1953).
         https://doi.org/10.1063/1.1699114

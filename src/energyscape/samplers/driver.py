@@ -66,12 +66,7 @@ class Steps:
             yield from moved
 
     def end(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Any, Info]:
-        """Return where chains end, and each one's sums over the steps of what they told; see `run`.
-
-        Args:
-            x: Starting positions, ``(C, *)``.
-            generator: The stream to draw from.
-        """
+        """Return where chains end, and each one's sums over the steps of what they told; see `run`."""
         total: Info | None = None
         for moved in self.together(self.kernel.init(x), generator=generator):
             state, total = moved[-1][0], added(total, *(info for _, info in moved))
@@ -79,12 +74,7 @@ class Steps:
         return state, total
 
     def together(self, state: Any, *, generator: Generator | None = None) -> Iterator[list[tuple[Any, Info]]]:
-        """Yield the same, in lists of the steps that were taken at once.
-
-        Args:
-            state: Where the chains stand.
-            generator: The stream to draw from.
-        """
+        """Yield the same, in lists of the steps that were taken at once."""
         left, blocks, block = self.steps, 0, self._block(state.x)
         while left:
             many = min(left, block)

@@ -28,13 +28,6 @@ from energyscape.samplers.second_order import DPMSolver, DPMSolverSDE
 def levels_from(sigma: float, sigmas: Sequence[float]) -> list[float]:
     r"""Return the levels of a grid below one that a point stands at, that one first: the way on from there.
 
-    Args:
-        sigma: :math:`\sigma`, the noise of the point, in units of ``x``.
-        sigmas: Falling levels, the last of them 0.
-
-    Raises:
-        UserError: If the grid does not reach from 0 to ``sigma``.
-
     Examples:
         >>> levels_from(0.5, [8.0, 2.0, 0.5, 0.1, 0.0])
         [0.5, 0.1, 0.0]

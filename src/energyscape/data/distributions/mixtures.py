@@ -158,15 +158,6 @@ def mixture_log_prob(x: Tensor, means: Tensor, std: Tensor | float, weights: Ten
 
     .. math:: \log p(x) = \log \sum_k w_k\, \mathcal{N}(x; \mu_k, \sigma_k^2 I)
 
-    Args:
-        x: Points, ``(B, *)``; their dtype and device are those of the computation.
-        means: Means :math:`\mu_k`, ``(K, *)``.
-        std: Standard deviations :math:`\sigma_k > 0`: one number, or ``(K,)``.
-        weights: Weights :math:`w_k \ge 0` that sum to one, ``(K,)``; equal ones if None.
-
-    Returns:
-        ``(B,)``, differentiable in every argument.
-
     Examples:
         >>> mixture_log_prob(torch.zeros(1, 2), torch.zeros(1, 2), 1.0).exp()
         tensor([0.1592])
