@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from energyscape.cli import main
-from energyscape.experiment import Run
+from energyscape.experiment import Recipe, Run
 from energyscape.experiment.solving import Generated
 
 PLANE = ["--model.network.width", "16", "--objective.steps", "2", "--sampler.steps", "20", "--train.batch_size", "64"]
@@ -204,6 +204,16 @@ def test_list(cli, what):
         "starts": "buffer",
     }
     assert expected.get(what, "neural" if what == "models" else "conv") in out
+
+
+def test_show_prints_a_recipe_as_it_is_written(cli):
+    status, out, _ = cli("show", "8gaussians-sm")
+    assert status == 0
+    Path("mine.toml").write_text(out)
+    assert Recipe.named("mine.toml").tables == Recipe.named("8gaussians-sm").tables
+    assert "# Result: " in out
+    assert cli("show", "mine.toml")[1] == out
+    refused(cli("show", "8gausians-sm"), "did you mean '8gaussians-sm'")
 
 
 def test_mistakes_in_words(cli, plane):

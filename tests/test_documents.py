@@ -78,10 +78,3 @@ def test_the_objective_of_contributing_is_an_objective():
 def test_links_lead_somewhere(document):
     for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         assert link.startswith("https://") or (document.parent / link).exists(), link
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_s_header_says_what_was_measured(name):
-    from energyscape.experiment import recipe_header
-
-    assert "Measured" in recipe_header(name)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import CycloptsError, Parameter
 
-from energyscape.cli import catalogue, compare, doctor, export, inpaint, score  # noqa: F401 (they add their commands)
+from energyscape.cli import catalogue, compare, doctor, export, inpaint, score, show  # noqa: F401 (they add their commands)
 from energyscape.cli.terminal import RunFolder, Settings, app, complain, interruptible, open_run, say, working
 from energyscape.errors import UserError
 

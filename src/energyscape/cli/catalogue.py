@@ -48,9 +48,10 @@ def list_(what: What | None = None, /) -> int:
 
     console = Console()
     if what == "recipes":
-        table = Table("recipe", "what it is", box=None)
+        table = Table("recipe", "what it trains", "result", box=None)
         for name in recipe_names():
-            table.add_row(name, recipe_header(name))
+            trains, result, *_ = recipe_header(name)
+            table.add_row(name, trains, result.removeprefix("Result: "))
         console.print(table)
         return 0
     registry = {

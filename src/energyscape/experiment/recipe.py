@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -67,17 +68,8 @@ class Recipe:
             UserError: If there is no such recipe, it is no TOML, or a setting does not exist.
         """
         path = Path(name)
-        if path.suffix == ".toml":
-            with reading(path, "a recipe"):
-                text = read_bytes(path, limit=LONGEST).decode()
-        else:
-            known = recipe_names()
-            if name not in known:
-                raise UserError(
-                    f"there is no recipe named {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}."
-                )
-            text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
-        return Recipe(path.stem if path.suffix == ".toml" else name, parsed(text, name)).overridden(overrides or {})
+        stem = path.stem if path.suffix == ".toml" else name
+        return Recipe(stem, parsed(recipe_text(name), name)).overridden(overrides or {})
 
     def overridden(self, overrides: Mapping[str, str]) -> "Recipe":
         """Returns the recipe with some settings replaced.
@@ -168,14 +160,25 @@ def recipe_names() -> list[str]:
     return sorted(each.name.removesuffix(".toml") for each in _FOLDER.iterdir() if each.name.endswith(".toml"))
 
 
-def recipe_header(name: str) -> str:
-    """Returns the comment at the head of a recipe: what it is, what it reached, what it cost.
+def recipe_text(name: str) -> str:
+    """Return a recipe as it is written: one that comes with energyscape, or a TOML file.
 
-    Args:
-        name: Of a recipe that comes with energyscape.
+    Raises:
+        UserError: If there is no such recipe.
     """
-    lines = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
-    return "\n".join(line.lstrip("# ").rstrip() for line in lines[: _first(lines)])
+    path = Path(name)
+    if path.suffix == ".toml":
+        with reading(path, "a recipe"):
+            return read_bytes(path, limit=LONGEST).decode()
+    known = recipe_names()
+    if name not in known:
+        raise UserError(f"there is no recipe named {name!r}{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def recipe_header(name: str) -> list[str]:
+    """Return the lines at the head of a recipe: what it trains, its result, its cost, notes."""
+    return [line[2:] for line in takewhile(lambda line: line.startswith("# "), recipe_text(name).splitlines())]
 
 
 def parsed(text: str, where: str) -> dict[str, dict[str, Any]]:
@@ -293,7 +296,3 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tables.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
-
-
-def _first(lines: list[str]) -> int:
-    return next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))

@@ -1,0 +1,16 @@
+"""Print a recipe."""
+
+from energyscape.cli.terminal import app, say
+
+
+@app.command
+def show(recipe: str, /) -> int:
+    """Print a recipe as it is written: what it trains, its result, its cost, then its settings.
+
+    Args:
+        recipe: A recipe's name (see `energyscape list recipes`) or the path of a TOML file.
+    """
+    from energyscape.experiment import recipe_text
+
+    say(recipe_text(recipe).rstrip())
+    return 0
