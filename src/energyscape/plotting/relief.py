@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.contour import ContourSet, QuadContourSet
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -86,7 +85,7 @@ def fill(axes: Axes, relief: Relief) -> QuadContourSet:
 
 
 def colour_bar(
-    figure: Figure, drawn: ContourSet | AxesImage, top: float, *, beside: Axes | None = None, within: Axes | None = None
+    figure: Figure, drawn: ContourSet, top: float, *, beside: Axes | None = None, within: Axes | None = None
 ) -> None:
     """Add the bar that says which colour is which height."""
     orientation, space = ("vertical", "\n") if within is None else ("horizontal", " ")
