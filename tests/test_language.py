@@ -14,7 +14,6 @@ NOT_YET_REWRITTEN = (
     "docs",
     "src/energyscape/cli",
     "src/energyscape/data",
-    "src/energyscape/doctor",
     "src/energyscape/evaluation",
     "src/energyscape/exchange",
     "src/energyscape/experiment",

@@ -1,4 +1,4 @@
-"""The doctor: reads a run's record, asks its landscape a few questions, and says what is wrong and what to do."""
+"""The doctor: diagnose a run from its record and a few probes of its landscape, and advise."""
 
 from energyscape.doctor.chains import Chains
 from energyscape.doctor.finding import Finding

@@ -1,4 +1,4 @@
-"""Rules about causes that are no part of the chains' kernel: data, regulariser, batch, network, buffer, rate."""
+"""Rules about causes outside the chains' kernel: data, regulariser, batch, network, buffer, learning rate."""
 
 import math
 from collections.abc import Iterable
@@ -51,11 +51,10 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     r"""Find an energy regulariser that outweighs the data (row 15).
 
     With :math:`\alpha \overline{E^2}` in the loss, the gradient of a point's energy is :math:`1 + 2 \alpha E` where it
-    should be 1; with :math:`\alpha (\bar E^+ + \bar E^-)^2`, the mean alone, it is
-    :math:`1 + 2 \alpha (\bar E^+ + \bar E^-)`. Warn where the root mean square of that term exceeds 0.3 (of the mean
-    alone, which should never matter, 0.1), act above 1. Of the mean alone only where it did so from the beginning,
-    above 0.5: else energies have run away, and :math:`\alpha` is not to blame. Also, where every energy is held,
-    :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with spread under 0.3 T.
+    should be 1. With :math:`\alpha (\bar E^+ + \bar E^-)^2`, the mean alone, it is :math:`1 + 2 \alpha (\bar E^+ + \bar
+    E^-)`. Warn if the root mean square of that term exceeds 0.3, act above 1. The mean alone should never matter: warn
+    at 0.1, but only if the term began above 0.5. Otherwise energies have diverged and :math:`\alpha` is not to blame.
+    With all energies regularised, act on :math:`|\bar{\text{gap}}| / \operatorname{std} > 3` with a spread under 0.3 T.
     """
     alpha, mean = record.alpha or 0.0, record.regulariser == "mean"
     spread = record.now("spread") or probes.spread or _at_first(record, probes)
@@ -116,19 +115,19 @@ def _deviation(values: list[float]) -> float:
 
 
 def degenerate_data(record: Record, probes: Probes) -> Finding | None:
-    r"""Directions in which the data hardly vary (row 8).
+    r"""Find directions in which the data hardly vary (row 8).
 
-    Share of the coordinates whose standard deviation is below one step's noise :math:`\sqrt{2 \eta}` and a quarter of
-    the others'; warn above 2 %, act above 10 %.
+    Measure the share of coordinates whose standard deviation is below one step's noise :math:`\sqrt{2 \eta}` and a
+    quarter of the others'. Warn above 2 %, act above 10 %.
 
     References:
         On the anatomy of MCMC-based maximum likelihood learning of energy-based models (Nijkamp et al., 2020),
         section 3.4. https://arxiv.org/abs/1903.12370
     """
-    told = probes.degenerate
-    if told is None and (record.batch_size or 0) >= 64:
-        told = record.began("degenerate")
-    if told is None or told <= 0.02 or record.step_size is None:
+    narrow = probes.degenerate
+    if narrow is None and (record.batch_size or 0) >= 64:
+        narrow = record.began("degenerate")
+    if narrow is None or narrow <= 0.02 or record.step_size is None:
         return None
     noise = math.sqrt(2 * record.step_size)
     level = max(math.sqrt(2) * noise, record.data_noise or 0)
@@ -136,23 +135,23 @@ def degenerate_data(record: Record, probes: Probes) -> Finding | None:
         level = record.reference_std
     return Finding(
         "degenerate_data",
-        "act" if told > 0.1 else "warn",
+        "act" if narrow > 0.1 else "warn",
         "the gap falls without end, and a few coordinates make all of it",
-        f"{told:.0%} of the coordinates vary by less than one step's noise of {noise:.3g}"
+        f"{narrow:.0%} of the coordinates vary by less than one step's noise of {noise:.3g}"
         + ("" if probes.narrowest is None else f"; the narrowest by {probes.narrowest:.3g}")
         + ("; guards have noised the data" if record.answered("data noised at") else ""),
         "the data have directions in which they hardly vary, such as black borders, and no noise is added to them",
         f"--objective.data_noise {level:.2g}",
-        {"degenerate": told, "noise": noise},
+        {"degenerate": narrow, "noise": noise},
     )
 
 
 def small_batch(record: Record, _: Probes) -> Finding | None:
     r"""Find a batch so small that its gradient is mostly noise.
 
-    The gap of a batch of :math:`B` is off by :math:`\sqrt{(s_+^2 + s_-^2) / B}`. Warn where from line to line it
-    jitters by more than 0.2 of :math:`\sqrt{s_+^2 + s_-^2}` and :math:`B \le 16`, over the last half of the record; act
-    where the run has diverged.
+    The standard error of the gap of a batch of :math:`B` is :math:`\sqrt{(s_+^2 + s_-^2) / B}`. Warn if the gap's
+    jitter over the last half of the record exceeds 0.2 of :math:`\sqrt{s_+^2 + s_-^2}` and :math:`B \le 16`; act if the
+    run has diverged.
     """
     b = record.batch_size
     half = max(record.window, record.lines // 2)
@@ -179,11 +178,11 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
 
 
 def stale_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Find persistent chains that are never restarted, or too seldom (row 14).
+    r"""Find persistent chains that are restarted too rarely or never (row 14).
 
-    With refresh probability :math:`r` the median age settles at :math:`\ln 2 / r` draws. Warn where no chain has been
-    restarted (:math:`r = 0` and the age is 0.8 of all draws, at least 10), or the median age exceeds 1000 draws; act
-    where chains from noise also end 2 standard deviations away in energy.
+    With refresh probability :math:`r` the median age settles at :math:`\ln 2 / r` draws. Warn if no chain was ever
+    restarted (:math:`r = 0` and the age is 0.8 of all draws, at least 10), or if the median age exceeds 1000 draws. Act
+    if chains from noise also end 2 standard deviations away in energy.
     """
     ages, samples = record.last("age", window=5), record.last("samples", window=5)
     if not record.capacity or bool(ages) != bool(samples):
@@ -206,11 +205,11 @@ def stale_chains(record: Record, probes: Probes) -> Finding | None:
 
 
 def straight_pieces(record: Record, probes: Probes) -> Finding | None:
-    r"""Find a piecewise linear network, whose gradient jumps.
+    """Find a piecewise linear network, whose gradient jumps.
 
-    The exact second derivative of :math:`E` is the same at all points (its spread below :math:`10^{-4}` of its size),
-    and yet the score changes over one step's noise by more than :math:`10^{-3}` beyond what it says: units such as ReLU
-    without curvature between their kinks.
+    The exact second derivative of :math:`E` is the same at all points (its spread is below :math:`10^{-4}` of its
+    size). Yet the score changes over one step's noise by :math:`10^{-3}` more than that derivative predicts. Units such
+    as ReLU do this: they have no curvature between their kinks.
     """
     if probes.kinks is None or probes.bends is None or probes.kinks > 1e-4 or probes.bends < 1e-3:
         return None
@@ -228,11 +227,11 @@ def straight_pieces(record: Record, probes: Probes) -> Finding | None:
 
 
 def high_rate(record: Record, _: Probes) -> Finding | None:
-    r"""Find a learning rate that chains cannot follow (rows 1 and 2).
+    """Find a learning rate that chains cannot follow (rows 1 and 2).
 
-    Energies ran away (1000 times their smallest), gradient norms exploded (100 times their median), numbers ended, the
-    gap swings (autocorrelation below -0.5), or guards lowered the rate; and no setting of the chains is to blame, whose
-    rules come first.
+    Any of these counts: energies at 1000 times their smallest, gradient norms at 100 times their median, numbers that
+    are not finite, a gap that oscillates (autocorrelation below -0.5), or a rate lowered by guards. Rules about the
+    chains' settings come first.
     """
     lowered = record.answered("learning rate ×")
     rho = autocorrelation(record.last("gap"))
@@ -240,14 +239,14 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
     if record.learning_rate is None or not (lowered or swings or diverged(record) or record.learning_rate > MOST_RATE):
         return None
     high = record.learning_rate > MOST_RATE
-    told = {"growth": energy_growth(record), "volley": gradient_spike(record), "autocorrelation": rho}
+    measured = {"growth": energy_growth(record), "volley": gradient_spike(record), "autocorrelation": rho}
     words = [
         *stopped(record),
         f"Adam moves every weight by up to {record.learning_rate:g} a step, and they begin at about 0.1"
         if high
         else "",
-        f"energies grew {told['growth']:.2g}-fold" if (told["growth"] or 0) > RATE_GROWTH else "",
-        f"gradient norms reach {told['volley']:.2g} times their median" if (told["volley"] or 0) > 10 else "",
+        f"energies grew {measured['growth']:.2g}-fold" if (measured["growth"] or 0) > RATE_GROWTH else "",
+        f"gradient norms reach {measured['volley']:.2g} times their median" if (measured["volley"] or 0) > 10 else "",
         f"the gap's lag-1 autocorrelation is {rho:.2f}" if rho is not None and (swings or rho > 0.7) else "",
         f"{record.lost()} lines are not finite" if record.lost() else "",
         f"guards lowered the rate {len(lowered)} times: {lowered[0].get('reason', '')}" if lowered else "",
@@ -259,16 +258,16 @@ def high_rate(record: Record, _: Probes) -> Finding | None:
         "; ".join(each for each in words if each) or "the record ends in trouble",
         f"the learning rate ({record.learning_rate:g}) is too high for these chains",
         "--train.learning_rate 0.003" if high else rate(record, 0.1 if diverged(record) or len(lowered) > 1 else 0.3),
-        {name: value for name, value in told.items() if value is not None} | {"lowered": float(len(lowered))},
+        {name: value for name, value in measured.items() if value is not None} | {"lowered": float(len(lowered))},
     )
 
 
 def flat_energy(record: Record, probes: Probes) -> Finding | None:
     r"""Find an energy too flat for its data (row 7b).
 
-    Noise over drift :math:`R > 30` at the chains, and more than three times what any true energy has: the mean square
-    of its score is at least :math:`1 / v` in a coordinate of variance :math:`v` (Cramér and Rao), so that
-    :math:`R \le \sqrt{2 T / \eta}` times the data's deviation. A short step alone has a large :math:`R` too.
+    Noise over drift at the chains is :math:`R > 30` and more than three times that of any true energy. The mean square
+    of a true score is at least :math:`1 / v` in a coordinate of variance :math:`v` (Cramér and Rao), so :math:`R \le
+    \sqrt{2 T / \eta}` times the data's deviation. A short step alone also makes :math:`R` large.
     """
     r = record.ratio if record.columns else (probes.ratio_data or probes.ratio)
     eta, width = record.step_size, probes.data_std or record.began("data_std")
@@ -278,13 +277,13 @@ def flat_energy(record: Record, probes: Probes) -> Finding | None:
     most = None if width is None else math.sqrt(2 * t / eta) * width
     if most is not None and r <= 3 * most:
         return None
-    told = [f"a step's noise is {r:.3g} times its drift", f"a true energy has at most {most:.3g}" if most else ""]
-    told += [f"energies of data spread by {probes.spread:.2g}" if probes.spread is not None else ""]
+    words = [f"a step's noise is {r:.3g} times its drift", f"a true energy has at most {most:.3g}" if most else ""]
+    words += [f"energies of data spread by {probes.spread:.2g}" if probes.spread is not None else ""]
     return Finding(
         "flat_energy",
         "act",
         "samples are noise",
-        ", ".join(each for each in told if each),
+        ", ".join(each for each in words if each),
         "the energy is flat: it has not learned, or something holds it down",
         f"{rate(record, 3)} --objective.alpha 0, or a larger network",
         {"ratio": r} | ({} if most is None else {"most": most}),
@@ -295,4 +294,4 @@ MOST_RATE = 0.03
 """Learning rate beyond which Adam's steps are of the size of the weights."""
 
 RATE_GROWTH = 100.0
-"""How many times their smallest energies are worth a word."""
+"""How many times their smallest energies are worth reporting."""

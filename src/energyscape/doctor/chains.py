@@ -1,4 +1,4 @@
-"""How a run's chains are made, as the doctor tries them out."""
+"""The chains of a run, as the doctor reproduces them."""
 
 import math
 from typing import Any, Final, NamedTuple
@@ -13,7 +13,7 @@ LONGEST: Final = 600
 
 
 class Chains(NamedTuple):
-    r"""How chains are made, in training or, without such, in generation."""
+    """Settings of the chains of training, or of generation if training has none."""
 
     step_size: float  # \eta > 0, in squared units of ``x``
     temperature: float = 1.0  # T \ge 0
@@ -40,7 +40,7 @@ class Chains(NamedTuple):
         return Langevin(energy, step_size=self.step_size, temperature=t, **limits)
 
     def record(self, **more: Any) -> Record:
-        """Return the record of a landscape that nobody has trained, or nobody knows how, sampled by these chains.
+        """Return the record of an untrained landscape, or one of unknown training, sampled by these chains.
 
         Examples:
             >>> Chains(step_size=0.1, temperature=50.0).record(objective="dsm").temperature

@@ -1,4 +1,4 @@
-"""Clouds of points as plain numbers: how wide they are, how alike their points, how many of them at an edge."""
+"""Statistics of points: width, similarity, share at the edges."""
 
 import math
 

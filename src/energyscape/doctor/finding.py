@@ -1,4 +1,4 @@
-"""What a rule says when it has found something, and the words that rules share."""
+"""Findings, and the measurements that rules share."""
 
 import math
 from collections.abc import Callable
@@ -33,14 +33,14 @@ Rule = Callable[[Record, Probes], Finding | None]
 
 
 def flag(record: Record, setting: str, value: float) -> str:
-    """Return a setting of the chains' kernel as it is typed; a step is given as η."""
+    """Return a kernel setting as a command-line flag; a step size is given as η."""
     if setting == "step_size" and record.step_size and record.typed:
         value = record.typed[0] * (value / record.step_size) ** record.typed[1]
     return f"--{record.chains}.kernel.{record.inner}{setting} {value:.2g}"
 
 
 def rate(record: Record, factor: float) -> str:
-    """Return the learning rate times a factor, as it is typed."""
+    """Return the learning rate times a factor as a command-line flag."""
     return f"--train.learning_rate {(record.learning_rate or 1e-3) * factor:.2g}"
 
 
@@ -71,9 +71,9 @@ def stopped(record: Record) -> list[str]:
 
 
 def diverged(record: Record) -> bool:
-    """Whether guards stopped the run, or numbers ended, grew without end or exploded.
+    """Whether guards stopped the run, or its numbers diverged or ceased to be finite.
 
-    Lines that end no more numbers than there were batches of spoiled data, which guards skipped, are not counted.
+    Lines that are not finite are not counted if guards skipped at least as many batches of bad data.
     """
     ended = record.lost() > len(record.answered("data points are not finite"))
     rho = autocorrelation(record.last("gap"))
@@ -89,5 +89,5 @@ def diverged(record: Record) -> bool:
 
 
 def calibrated(record: Record) -> bool:
-    """Whether chains are at a temperature near one, so that noise over drift says something of the step."""
+    """Whether the chains' temperature is near one, so that noise over drift measures the step."""
     return record.temperature is None or 0.5 <= record.temperature <= 2

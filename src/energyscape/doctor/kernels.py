@@ -1,12 +1,12 @@
-r"""Rules about the chains' kernel: how long its step is, how much noise it has, and what holds it.
+r"""Rules about the chains' kernel: the length of its step, its noise and its bounds.
 
-What a step size should be is told by the data alone. Where data noised at :math:`\sigma` have a coordinate of variance
-:math:`v`, a true energy's curvature in it is at least :math:`1 / v`, and a Langevin step of :math:`\eta` keeps
+The data alone determine the step size. If data noised at :math:`\sigma` have a coordinate of variance :math:`v`, a true
+energy's curvature in it is at least :math:`1 / v`, and a Langevin step of :math:`\eta` keeps
 
 .. math:: R = \frac{\text{noise}}{\text{drift}} = \frac{\sqrt{2 \eta}}{\eta / \sqrt{v}} = \sqrt{2 v / \eta}
 
-at :math:`T = 1`: unstable at :math:`R \le 1`. :math:`K` steps without any drift reach :math:`\sqrt{2 \eta K}`. Neither
-needs the model, which may long be lost.
+at :math:`T = 1`: unstable at :math:`R \le 1`. :math:`K` steps without drift reach :math:`\sqrt{2 \eta K}`. Neither
+needs the model, which may have diverged long ago.
 """
 
 import math
@@ -20,19 +20,19 @@ from energyscape.doctor.record import Record, safe_ratio
 def long_step(record: Record, probes: Probes) -> Finding | None:
     r"""Find a step that is too long (row 6).
 
-    Kernels with a Metropolis test: acceptance below 0.3, act below 0.1. Others: :math:`R = \sqrt{2 v_{\min} / \eta}` of
-    the data, act at 1 (unstable), warn below 1.5. Else, while energies have not run away: the chains' own :math:`R`
-    below 1.25 at :math:`T \approx 1`, act below 1; or steps without noise that climb by more than :math:`s_E`, act.
-    Below twice the inverse of the largest curvature descent cannot climb, clipped and clamped neither.
+    Kernels with a Metropolis test: warn at an acceptance below 0.3, act below 0.1. Others: compute :math:`R = \sqrt{2
+    v_{\min} / \eta}` from the data, warn below 1.5, act at 1 (unstable). If energies have not diverged, the chains' own
+    :math:`R` counts too: warn below 1.25 at :math:`T \approx 1`, act below 1. Also act if steps without noise climb by
+    more than :math:`s_E`. Below twice the inverse of the largest curvature, descent cannot climb, clipped or not.
     """
     eta = record.step_size
-    told = None if eta is None else (_rejected if record.adjusted else _overshooting)(record, probes)
-    if eta is None or told is None:
+    step = None if eta is None else (_rejected if record.adjusted else _overshooting)(record, probes)
+    if eta is None or step is None:
         return None
-    words = [told.evidence]
+    words = [step.evidence]
     if probes.accept is not None and not record.adjusted:
         words += [f"a Metropolis test would accept {probes.accept:.0%} of such steps"]
-    if (probes.quenched or 0) > 1 and "climb" not in told.numbers:
+    if (probes.quenched or 0) > 1 and "climb" not in step.numbers:
         words += [f"descent without noise climbs by {probes.quenched:.3g} s.d. of energy"]
     if (probes.outside or 0) > 0.2:
         words += [
@@ -41,17 +41,17 @@ def long_step(record: Record, probes: Probes) -> Finding | None:
     quiet = " and there is no noise" if record.temperature == 0 else ""
     return Finding(
         "long_step",
-        "act" if told.bad else "warn",
-        "chains overshoot: images go black, white or to noise, and energies run away",
+        "act" if step.bad else "warn",
+        "chains overshoot: images go black, white or to noise, and energies diverge",
         "; ".join(words),
         f"the chains' step (η = {eta:g}) is too large{quiet}",
-        flag(record, "step_size", eta * told.factor) + (f" {flag(record, 'temperature', 1)}" if quiet else ""),
-        told.numbers,
+        flag(record, "step_size", eta * step.factor) + (f" {flag(record, 'temperature', 1)}" if quiet else ""),
+        step.numbers,
     )
 
 
 class _Step(NamedTuple):
-    """Whether a step is bad, what factor makes it right, and how that is known."""
+    """A step: whether it is bad, the factor that corrects it, and the evidence."""
 
     bad: bool
     factor: float
@@ -87,16 +87,16 @@ def _overshooting(record: Record, probes: Probes) -> _Step | None:
         return None
     climb = probes.quenched or 0.0
     evidence = f"descent without noise climbs by {climb:.3g} s.d. of energy in {record.steps or 20} steps"
-    # Climbing begins at R = 1; how far beyond it the step is, nothing has told: half of that.
+    # Climbing begins at R = 1; how far beyond it the step is, is unknown: assume half of that.
     return _Step(True, (0.5 / CALM) ** 2, evidence, {"climb": climb})
 
 
 def short_step(record: Record, probes: Probes) -> Finding | None:
     r"""Find steps that are too short or too few for chains to move (row 5).
 
-    In :math:`K` transitions noise alone carries a chain by :math:`\sqrt{2 \eta K}`, whatever the model; warn below 0.3
-    of the data's standard deviation in training, 0.7 in generation, which begins at noise. Act below 0.05 and 0.35,
-    where also :math:`\Delta E_{\text{long}} < -3`, or where the run has diverged.
+    Noise alone carries a chain by :math:`\sqrt{2 \eta K}` in :math:`K` transitions, whatever the model. In training,
+    warn below 0.3 of the data's standard deviation, in generation, which begins at noise, below 0.7. Act below 0.05 and
+    0.35, if :math:`\Delta E_{\text{long}} < -3` too, or if the run has diverged.
     """
     eta, k = record.step_size, record.steps if record.chains == "objective" else record.sampler_steps
     width = probes.data_std or record.began("data_std")
@@ -127,7 +127,7 @@ def short_step(record: Record, probes: Probes) -> Finding | None:
 
 
 def cold_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Less noise than the step asks for (row 7c).
+    r"""Find chains with less noise than their step needs (row 7c).
 
     :math:`\nu / \sqrt{2 \eta} < 0.8`, that is :math:`T = \nu^2 / 2 \eta < 0.64`: gap and autocorrelation look perfect
     while chains sit in the deepest places. Act below 0.5, that is :math:`T < 0.25`.
@@ -153,23 +153,23 @@ def cold_chains(record: Record, probes: Probes) -> Finding | None:
 
 
 def hot_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""More noise than the step asks for (row 7b).
+    r"""Find chains with more noise than their step needs (row 7b).
 
-    :math:`\nu / \sqrt{2 \eta} > 1.25`, that is :math:`T > 1.56`: where the energy is quadratic everything is wider by
-    that factor. Act above 2, that is :math:`T > 4`.
+    :math:`\nu / \sqrt{2 \eta} > 1.25`, that is :math:`T > 1.56`: a quadratic energy is sampled too wide by that factor.
+    Act above 2, that is :math:`T > 4`.
     """
     share = _noise_share(record)
     if share is None or share <= 1.25:
         return None
     r = record.ratio if record.columns else (probes.ratio_data or probes.ratio)
-    told = [f"a step's noise is {share:.3g} times √(2η), which is T = {share**2:.3g}"]
-    told += [f"{r:.3g} times its drift, which at T = 1 would be {r / share:.3g}" if r else ""]
-    told += [f"chains rise by {probes.long:.3g} s.d. of energy above the data" if (probes.long or 0) > 1 else ""]
+    words = [f"a step's noise is {share:.3g} times √(2η), which is T = {share**2:.3g}"]
+    words += [f"{r:.3g} times its drift, which at T = 1 would be {r / share:.3g}" if r else ""]
+    words += [f"chains rise by {probes.long:.3g} s.d. of energy above the data" if (probes.long or 0) > 1 else ""]
     return Finding(
         "hot_chains",
         "act" if share > 2 else "warn",
         "samples are noise",
-        "; ".join(each for each in told if each),
+        "; ".join(each for each in words if each),
         "the noise drowns the energy: chains are hotter than T = 1",
         flag(record, "temperature", 1) + _within_reach(record, probes),
         {"noise_share": share, "temperature": share**2} | ({} if r is None else {"ratio": r}),
@@ -177,7 +177,7 @@ def hot_chains(record: Record, probes: Probes) -> Finding | None:
 
 
 def _within_reach(record: Record, probes: Probes) -> str:
-    """Return the step that a sampler's cooled chains need too, where their own would take them nowhere."""
+    """Return the larger step that a sampler's cooled chains need, if their own would not carry them far enough."""
     eta, k, width = record.step_size, record.sampler_steps, probes.data_std
     if record.chains != "sampler" or eta is None or k is None or width is None or math.sqrt(2 * eta * k) > width:
         return ""
@@ -186,7 +186,7 @@ def _within_reach(record: Record, probes: Probes) -> str:
 
 
 def _noise_share(record: Record) -> float | None:
-    r"""Return :math:`\nu / \sqrt{2 \eta}`: what the setting says, else what the chains told."""
+    r"""Return :math:`\nu / \sqrt{2 \eta}` from the setting, or as measured at the chains."""
     if record.temperature is not None:
         return math.sqrt(record.temperature)
     noise = record.began("noise")
@@ -194,10 +194,10 @@ def _noise_share(record: Record) -> float | None:
 
 
 def unbounded_drift(record: Record, probes: Probes) -> Finding | None:
-    r"""Chains from noise that nothing holds.
+    r"""Find chains from noise whose drift nothing bounds.
 
-    An unadjusted kernel without clip, whose drift on the way from noise reaches :math:`2.8` standard deviations
-    :math:`\sqrt{2 \eta}` of its noise in some element; act where the run has diverged.
+    The kernel is unadjusted and has no clip, and its drift on the way from noise reaches :math:`2.8` standard
+    deviations :math:`\sqrt{2 \eta}` of its noise in some element. Act if the run has diverged.
     """
     clip, eta = record.drift_clip, record.step_size
     if record.kernel != "langevin" or record.chains != "objective" or eta is None or record.objective is None:

@@ -1,4 +1,4 @@
-r"""Rules about what an objective can learn: from noise, from one noise level, from two losses at once."""
+"""Rules about the limits of objectives: easy noise, a single noise level, methods blind to weights."""
 
 import math
 
@@ -8,18 +8,18 @@ from energyscape.doctor.record import Record, safe_ratio
 
 
 def easy_noise(record: Record, _: Probes) -> Finding | None:
-    """Noise that is too easy to tell from data (row 19): accuracy above 0.99 or loss below 0.02 over the last lines."""
+    """Find noise that is easily distinguished from data (row 19): accuracy above 0.99 or loss below 0.02."""
     if record.objective not in ("nce", "ranking-nce"):
         return None
     accuracy, loss = record.now("accuracy"), record.now("loss")
     if (accuracy or 0) <= 0.99 and (loss is None or loss >= 0.02):
         return None
-    told = f"accuracy {accuracy:.4f}" if accuracy is not None else ""
+    certain = f"accuracy {accuracy:.4f}" if accuracy is not None else ""
     return Finding(
         "easy_noise",
         "warn",
         "the loss is nearly zero, and the energy says little between noise and data",
-        ", ".join(each for each in (told, f"loss {loss:.3g}" if loss is not None else "") if each),
+        ", ".join(each for each in (certain, f"loss {loss:.3g}" if loss is not None else "") if each),
         "the noise distribution is too far from the data",
         "--objective.name ed, or noise nearer to the data",
         {"accuracy": accuracy or math.nan, "loss": loss or math.nan},
@@ -27,7 +27,7 @@ def easy_noise(record: Record, _: Probes) -> Finding | None:
 
 
 def parted_islands(record: Record, probes: Probes) -> Finding | None:
-    """Islands that the noise does not bridge, for a method that learns slopes only: parted above 5, see `Probes`."""
+    """Find islands that the noise does not bridge, for a method that learns slopes only; see `Probes.parted`."""
     if record.objective not in ("sm", "ssm", "ssm-vr", "fd-ssm", "dsm") or (probes.parted or 0) <= 5:
         return None
     noise = f"noise of σ = {record.data_noise:g} does not bridge it" if record.data_noise else "no noise bridges it"
@@ -45,11 +45,11 @@ def parted_islands(record: Record, probes: Probes) -> Finding | None:
 def one_noise_level(record: Record, probes: Probes) -> Finding | None:
     r"""Find a score that is right at one noise level only.
 
-    At its own level :math:`E\|\sigma s + z\|^2 / d < 0.9`, where 1 is a score of zero. Either chains from noise stay
-    away: at noise as wide as where they start that error is above 0.98, and they end more than 2 times as far from the
-    data as data do. Or they arrive, and samples are noise all the same: data *noised at* :math:`\sigma` are what was
-    learned, the share of their variance that the score itself takes for noise is above 0.2 (its deviation more than
-    half of the signal's), and nothing takes it away.
+    At its own level :math:`E\|\sigma s + z\|^2 / d < 0.9`, where 1 is a score of zero. In the first case, chains from
+    noise stay away: at noise as wide as their start that error is above 0.98, and they end more than twice as far from
+    the data as data do. In the second, they arrive but samples are noisy, because data *noised at* :math:`\sigma` were
+    learned and no step removes the noise. The score then attributes more than 0.2 of the variance to noise (a deviation
+    of more than half of the signal's).
     """
     near, share = probes.near, probes.noisy
     if record.chains != "sampler" or near is None or near >= 0.9:
@@ -59,28 +59,28 @@ def one_noise_level(record: Record, probes: Probes) -> Finding | None:
     if not away and not noisy:
         return None
     level = "the learned noise level" if not record.data_noise else f"the learned noise level σ = {record.data_noise:g}"
-    told = [f"relative error {near:.2f} at {level} (a score of zero: 1)"]
-    told += [f"{probes.far:.3g} at noise as wide as where chains start" if probes.far is not None else ""]
-    told += [f"chains end {probes.arrived:.2g} times as far from the data as noised data do" if probes.arrived else ""]
-    told += [f"{share:.0%} of their variance is noise by the score's own account" if share is not None else ""]
+    words = [f"relative error {near:.2f} at {level} (a score of zero: 1)"]
+    words += [f"{probes.far:.3g} at noise as wide as where chains start" if probes.far is not None else ""]
+    words += [f"chains end {probes.arrived:.2g} times as far from the data as noised data do" if probes.arrived else ""]
+    words += [f"{share:.0%} of their variance is noise by the score's own account" if share is not None else ""]
     measured = {"near": near, "far": probes.far, "arrived": probes.arrived, "noisy": share}
     return Finding(
         "one_noise_level",
         "act",
         "samples are noise, though noise at the learned level is removed well",
-        "; ".join(each for each in told if each),
+        "; ".join(each for each in words if each),
         "the score was learned at one noise level only: it knows the data with that noise on them, and says nothing "
-        "away from it; what helps is a continuous schedule of levels, and a network that is told the level",
+        "away from it; use a continuous schedule of levels and a network that is conditioned on the level",
         all_levels(record, probes),
         {name: value for name, value in measured.items() if value is not None},
     )
 
 
 def all_levels(record: Record, probes: Probes) -> str:
-    r"""Return what trains a denoiser that is told the level, at all of them, as it is typed.
+    """Return the flags that train a denoiser at all noise levels, conditioned on the level.
 
-    From a fiftieth of the data's deviation, where noise cannot be seen, to three times their root mean square norm,
-    beyond which data are hardly told from a point at the origin.
+    The levels run from a fiftieth of the data's deviation, where noise is invisible, to three times their root mean
+    square norm, beyond which data look like a point at the origin.
     """
     width, size = probes.clean_std or 0.5, probes.size or 80.0 / 3
     network = "unet" if record.network in ("conv", "residual") else "mlp"
@@ -104,10 +104,10 @@ def all_levels(record: Record, probes: Probes) -> str:
 
 
 def noise_kept(record: Record, probes: Probes) -> Finding | None:
-    r"""Find samples that carry the noise that was learned with the data.
+    """Find samples that carry the noise that was learned with the data.
 
-    More than 0.04 of their variance is noise by the score's own account (a fifth of the signal's deviation, 14 dB), and
-    no denoising step ends the chains.
+    The score attributes more than 0.04 of their variance to noise (a fifth of the signal's deviation, 14 dB), and no
+    denoising step ends the chains.
     """
     asked, level = probes.sound is not None, record.data_noise or 0.0
     share = probes.noisy if asked else safe_ratio(level**2, (probes.data_std or 0) ** 2)
@@ -125,22 +125,22 @@ def noise_kept(record: Record, probes: Probes) -> Finding | None:
 
 
 def no_signal(record: Record, probes: Probes) -> Finding | None:
-    r"""Denoising that has learned nothing (row 17).
+    r"""Find denoising that has learned nothing (row 17).
 
     :math:`E\|\sigma s + z\|^2 / d > 0.98`, where 1 is a score of zero.
     """
     if record.chains != "sampler" or record.objective not in (None, "dsm", "msdsm"):
         return None
-    told = record.now("relative")
-    told = probes.near if told is None else told
-    if told is None or told <= 0.98:
+    relative = record.now("relative")
+    relative = probes.near if relative is None else relative
+    if relative is None or relative <= 0.98:
         return None
     return Finding(
         "no_signal",
         "act",
         "the loss stays where it began",
-        f"the relative loss is {told:.3f}; a score of zero has 1",
+        f"the relative loss is {relative:.3f}; a score of zero has 1",
         "the noise is too low or the rate too small for anything to be learned",
         f"{rate(record, 3)}, a larger noise level, or --objective.name msdsm",
-        {"relative": told},
+        {"relative": relative},
     )

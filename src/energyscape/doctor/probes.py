@@ -1,8 +1,8 @@
-r"""Cheap questions to a landscape: what a few chains do in it, and what the data say of the step that they take.
+r"""Cheap measurements of a landscape: short runs of a few chains, and statistics of the data for the step.
 
-Differences of energies are in units of :math:`s_E`, the standard deviation of the energies of data, so that they mean
-the same at any scale; differences of positions in units of ``x``. A score without an energy is asked what only needs a
-score: :math:`-\langle s(x_0), x \rangle` is an energy whose gradient at :math:`x_0` is right.
+Differences of energies are in units of :math:`s_E`, the standard deviation of the energies of data, so they mean the
+same at any scale. Differences of positions are in units of ``x``. A score without an energy gets the measurements that
+need a score only: :math:`-\langle s(x_0), x \rangle` is an energy whose gradient at :math:`x_0` is right.
 
 References:
     On the anatomy of MCMC-based maximum likelihood learning of energy-based models (Nijkamp et al., 2020), section 3:
@@ -39,7 +39,7 @@ Answer = float | None
 
 
 class Probes(NamedTuple):
-    """What the probes found, each none where it could not be asked."""
+    """Results of the probes; none for those that could not be run."""
 
     finite: Answer = None  # Share of the data that are finite
     sound: Answer = None  # Share of the data at which energy and score are finite
@@ -93,33 +93,32 @@ def probe(
     held_out: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Probes:
-    """Ask all that can be asked.
+    """Run every probe that applies.
 
     Args:
         slope: The score, where there is no energy.
         level: Standard deviation of the noise on the data whose law is learned, in units of ``x``.
-        chains: Where persistent chains stand, ``(C, *)``; chains from noised data take their place where there are
-            none.
-        noise: Where chains start that come from nowhere, ``(C, *)``.
+        chains: Persistent chains, ``(C, *)``; noised data if there are none.
+        noise: Starting points of chains from noise, ``(C, *)``.
     """
-    told = _of_data(data, level, how, noise)
+    found = _of_data(data, level, how, noise)
     data = data[data.flatten(1).isfinite().all(1)]
     if len(data) < FEWEST or (energy is None and slope is None):
-        return told
+        return found
     y = noised(data, level, generator=generator)[0] if level else data
     y = how.kernel(zero_energy).confined(y) if how else y
     landscape = energy if energy is not None else _surrogate(slope)
     subject = Subject(landscape, energy is not None, data, y, level, temperature, how, generator)
-    told = _of_shape(told, subject, noise)._replace(parted=parted(y))
+    found = _of_shape(found, subject, noise)._replace(parted=parted(y))
     point = evaluate_at(landscape, y)
-    told = told._replace(sound=share(finite(point)))
-    if how is None or not told.sound:
-        return told
-    told = told._replace(ratio_data=_ratio(point.score, how))
-    told, end = _of_chains(told, subject, how, y[:CHAINS] if chains is None else chains[:CHAINS])
+    found = found._replace(sound=share(finite(point)))
+    if how is None or not found.sound:
+        return found
+    found = found._replace(ratio_data=_ratio(point.score, how))
+    found, end = _of_chains(found, subject, how, y[:CHAINS] if chains is None else chains[:CHAINS])
     if noise is not None:
-        told, end["from noise"] = _from_noise(told, subject, how, noise[:CHAINS])
-    return _of_energies(told, subject, end, noise, held_out) if subject.known else told
+        found, end["from noise"] = _from_noise(found, subject, how, noise[:CHAINS])
+    return _of_energies(found, subject, end, noise, held_out) if subject.known else found
 
 
 FEWEST: Final = 8
@@ -127,7 +126,7 @@ FEWEST: Final = 8
 
 
 class Subject(NamedTuple):
-    """What is asked."""
+    """The landscape, data and chains to probe."""
 
     energy: EnergyFn  # Maps ``(B, *)`` to ``(B,)``; of a bare score one whose gradient alone means something
     known: bool  # Whether its values mean something too
@@ -145,34 +144,34 @@ class Subject(NamedTuple):
 
 def _of_data(data: Tensor, level: float, how: Chains | None, noise: Tensor | None) -> Probes:
     good = data.flatten(1).isfinite().all(1)
-    told = Probes(finite=share(good))
+    found = Probes(finite=share(good))
     if int(good.sum()) < FEWEST:
-        return told
+        return found
     # Noise adds its variance exactly: there is no need to draw it.
     clean = data[good].flatten(1).double().var(0, correction=0)
     varied = (clean + level**2).sqrt()
     spread = float(varied.square().mean().sqrt())
-    told = told._replace(data_std=spread, narrowest=float(varied.min()))
-    told = told._replace(
+    found = found._replace(data_std=spread, narrowest=float(varied.min()))
+    found = found._replace(
         clean_std=float(clean.mean().sqrt()), size=float(data[good].flatten(1).double().square().sum(1).mean().sqrt())
     )
     if data.ndim == 4:
         x, y = data[good].flatten(1), data[good].flip(-1).flatten(1)
-        told = told._replace(
+        found = found._replace(
             mirrored=float(torch.cdist(y, x).amin(1).median() / nearest_other(x).median().clamp(1e-12))
         )
     if how is not None:
         limit = min(math.sqrt(2 * how.step_size), spread / 4)
         low, high = how.bounds or (-math.inf, math.inf)
-        told = told._replace(degenerate=share(varied < limit), cut=share((data[good] < low) | (data[good] > high)))
+        found = found._replace(degenerate=share(varied < limit), cut=share((data[good] < low) | (data[good] > high)))
     if noise is not None and spread > 0:
         away = (noise - data[good].mean(0)).double().square().mean().sqrt()
-        told = told._replace(away=float(away) / spread)
-    return told
+        found = found._replace(away=float(away) / spread)
+    return found
 
 
 def parted(y: Tensor) -> float | None:
-    """Return the widest gap between islands of 2 % of the points or more, over 95 % of the steps within; see `Probes`.
+    """Return the widest gap between islands of at least 2 % of the points, over 95 % of the steps within.
 
     Prim's order of the shortest tree visits one island after the other: islands are its runs between wide steps.
     """
@@ -192,35 +191,35 @@ def parted(y: Tensor) -> float | None:
     return None
 
 
-def _of_shape(told: Probes, subject: Subject, noise: Tensor | None) -> Probes:
-    """Ask what a score says of noise, and whether it bends."""
+def _of_shape(found: Probes, subject: Subject, noise: Tensor | None) -> Probes:
+    """Measure the score against noise, and its curvature."""
     x, level, generator = subject.data[: 2 * CHAINS], subject.level, subject.generator
 
     def slope(x: Tensor) -> Tensor:
         return subject.slope(x) / subject.temperature
 
     if level:
-        told = told._replace(near=_relative(slope, x, level, generator))
+        found = found._replace(near=_relative(slope, x, level, generator))
     if noise is not None:
         away = float((noise.double().square().mean() + x.double().square().mean()).sqrt())
         if away > 2 * level:
-            told = told._replace(far=_relative(slope, x, away, generator))
+            found = found._replace(far=_relative(slope, x, away, generator))
     if subject.known and subject.how is not None:
         length = math.sqrt(2 * subject.how.step_size)
         kinks, bends = _bending(subject.energy, subject.y[:CHAINS], length, generator)
-        told = told._replace(kinks=kinks, bends=bends)
-    return told
+        found = found._replace(kinks=kinks, bends=bends)
+    return found
 
 
-def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tuple[Probes, dict[str, ChainState]]:
-    """Ask where chains go from where they stand: few steps, many, without noise, and from data."""
+def _of_chains(found: Probes, subject: Subject, how: Chains, start: Tensor) -> tuple[Probes, dict[str, ChainState]]:
+    """Run the chains from their states: few steps, many, without noise, and from data."""
     energy, y, generator = subject.energy, subject.y, subject.generator
     kernel, still = how.kernel(energy), how.kernel(energy, temperature=0.0)
     standing = evaluate_at(energy, start)
     few, _ = run(kernel, start, steps=how.steps, generator=generator)
     long, _ = run(kernel, few.x, steps=how.long, generator=generator)
     quenched, _ = run(still, start, steps=how.steps, generator=generator)
-    told = told._replace(
+    found = found._replace(
         ratio=_ratio(standing.score, how),
         clipped=None if how.drift_clip is None else share((how.step_size * standing.score).abs() > how.drift_clip),
         duplicates=duplicates(start, y),
@@ -230,19 +229,19 @@ def _of_chains(told: Probes, subject: Subject, how: Chains, start: Tensor) -> tu
     if subject.known and how.temperature > 0:
         mala = {"step_size": how.step_size, "temperature": how.temperature, "bounds": how.bounds}
         accept = acceptance(energy, start, **mala, generator=generator)  # type: ignore[arg-type]
-        told = told._replace(accept=accept)
-    return told, {"chains": standing, "few": few, "chains, long": long, "quenched": quenched}
+        found = found._replace(accept=accept)
+    return found, {"chains": standing, "few": few, "chains, long": long, "quenched": quenched}
 
 
 def _of_energies(
-    told: Probes, subject: Subject, end: dict[str, ChainState], noise: Tensor | None, held_out: Tensor | None
+    found: Probes, subject: Subject, end: dict[str, ChainState], noise: Tensor | None, held_out: Tensor | None
 ) -> Probes:
-    """Compare the energies of where chains ended, in standard deviations of those of data."""
+    """Compare the final energies of the chains, in standard deviations of those of data."""
     of_data = energies(subject.energy, subject.y)
-    told = told._replace(spread=float(of_data[of_data.isfinite()].double().std(correction=0)))
-    unit = told.spread or 1.0
+    found = found._replace(spread=float(of_data[of_data.isfinite()].double().std(correction=0)))
+    unit = found.spread or 1.0
     standing = end["chains"].energy
-    told = told._replace(
+    found = found._replace(
         few=_rise(end["few"].energy, standing, unit),
         long=_rise(end["chains, long"].energy, standing, unit),
         quenched=_rise(end["quenched"].energy, standing, unit),
@@ -250,7 +249,7 @@ def _of_energies(
     shown = {"data": of_data, "chains": standing, "chains, long": end["chains, long"].energy}
     if noise is not None:
         shown["from noise"] = end["from noise"].energy
-        told = told._replace(
+        found = found._replace(
             fresh=_rise(end["from noise"].energy, standing, unit),
         )
     if held_out is not None:
@@ -258,12 +257,12 @@ def _of_energies(
         unseen = noised(held_out, level, generator=subject.generator)[0] if level else held_out
         unseen = subject.how.kernel(zero_energy).confined(unseen) if subject.how else unseen
         shown["held-out data"] = energies(subject.energy, unseen)
-        told = told._replace(held_out=_rise(shown["held-out data"], of_data, unit))
-    return told._replace(energies={name: tuple(each.double().tolist()) for name, each in shown.items()})
+        found = found._replace(held_out=_rise(shown["held-out data"], of_data, unit))
+    return found._replace(energies={name: tuple(each.double().tolist()) for name, each in shown.items()})
 
 
-def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> tuple[Probes, ChainState]:
-    """Ask where chains from noise come to in as many steps as a sample takes, and how they are thrown on the way."""
+def _from_noise(found: Probes, subject: Subject, how: Chains, noise: Tensor) -> tuple[Probes, ChainState]:
+    """Run chains from noise for as many steps as a sample takes; measure their largest drift."""
     y, kernel = subject.y, how.kernel(subject.energy)
     unit, steepest = math.sqrt(2 * how.step_size), 0.0
     state = kernel.init(noise)
@@ -276,18 +275,18 @@ def _from_noise(told: Probes, subject: Subject, how: Chains, noise: Tensor) -> t
     usual = nearest_other(reference).median()
     low, high = float(y.min()), float(y.max())
     beyond = at_edges(state.x, how.bounds or (low, high)) - at_edges(y, how.bounds or (low, high))
-    told = told._replace(
+    found = found._replace(
         steepest=steepest,
         arrived=float(nearest / usual) if float(usual) > 0 else None,
         outside=beyond,
         noisy=_noisy(state, subject.level, subject.temperature) if subject.level else None,
         shift=float((state.x.mean() - y.mean()) / max(high - low, 1e-12)),
     )
-    return told, state
+    return found, state
 
 
 def _noisy(standing: ChainState, level: float, temperature: float) -> float | None:
-    """Return the share of the variance of points that their score takes for noise."""
+    """Return the share of the variance of points that their score attributes to noise."""
     variance = float(standing.x.flatten(1).double().var(0, correction=0).mean())
     noise = float((level**2 / temperature * standing.score).double().square().mean())
     return noise / variance if variance > 0 and math.isfinite(noise) else None
@@ -317,7 +316,7 @@ def _relative(gradient: ScoreFn, x: Tensor, sigma: float, generator: Generator |
 def _bending(
     energy: EnergyFn, x: Tensor, length: float, generator: Generator | None
 ) -> tuple[float | None, float | None]:
-    """Return how much exact curvature varies, and how much of the score's change over a length it leaves unsaid."""
+    """Return the relative spread of exact curvature, and the score's change over a length that it does not predict."""
     u = normal_like(x, generator=generator)
     u = u / u.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
     try:

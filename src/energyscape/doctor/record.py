@@ -1,7 +1,7 @@
-r"""What a run left behind, as plain numbers: columns of metrics, the guards' interventions, and the settings.
+"""The record of a run as plain numbers: columns of metrics, the guards' interventions and the settings.
 
-A rule that looks for trouble looks at the last :math:`W` lines of the record, because a run that is well now may have
-begun badly; and at the first ones where what it began with is the question.
+Rules look at the last :math:`W` lines, because a healthy run may have begun badly, and at the first lines to see how it
+began.
 """
 
 import itertools
@@ -21,10 +21,9 @@ MIN_FINITE: Final = 5
 @final
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a run wrote down, and the settings that rules need; unknown ones are none.
+    """Metrics and interventions of a run, and the settings that rules need; unknown ones are none.
 
-    Settings are the recipe's. What guards changed on the way is in ``interventions``, not here. Lengths are in units of
-    ``x``.
+    Settings are the recipe's; changes by guards are in ``interventions``. Lengths are in units of ``x``.
     """
 
     columns: Mapping[str, Sequence[float]] = field(default_factory=dict)  # metrics by name, one number a line, or NaN
@@ -68,7 +67,7 @@ class Record:
 
     @property
     def lines(self) -> int:
-        """How many lines of metrics there are."""
+        """Number of lines of metrics."""
         return max((len(column) for column in self.columns.values()), default=0)
 
     @property
@@ -77,12 +76,12 @@ class Record:
         return max(MIN_FINITE, min(WINDOW, self.lines // 2))
 
     def last(self, name: str, *, window: int | None = None) -> list[float]:
-        """Return the finite numbers among a column's last lines; fewer than `ENOUGH` are none."""
-        return _told(self.columns.get(name, ())[-(window or self.window) :])
+        """Return the finite numbers among a column's last lines; fewer than `MIN_FINITE` are none."""
+        return _finite(self.columns.get(name, ())[-(window or self.window) :])
 
     def first(self, name: str, *, window: int = 10) -> list[float]:
-        """Return the finite numbers among a column's first lines; fewer than `ENOUGH` are none."""
-        return _told(self.columns.get(name, ())[:window])
+        """Return the finite numbers among a column's first lines; fewer than `MIN_FINITE` are none."""
+        return _finite(self.columns.get(name, ())[:window])
 
     def now(self, name: str) -> float | None:
         """Return the median of a column's last lines, or none."""
@@ -94,31 +93,31 @@ class Record:
 
     @property
     def ratio(self) -> float | None:
-        r"""Noise over drift of the chains' steps now, :math:`R`; none where either is not told or zero."""
+        """Noise over drift of the chains' steps now, :math:`R`; none if either is unknown or zero."""
         return safe_ratio(self.now("noise"), self.now("drift"))
 
     def lost(self, name: str = "loss") -> int:
-        """Return how many lines of a column are not finite."""
+        """Return the number of lines of a column that are not finite."""
         return sum(not math.isfinite(value) for value in self.columns.get(name, ()))
 
     def answered(self, *words: str) -> list[Mapping[str, Any]]:
-        """Return the interventions whose reason or action says any of some words."""
-        said = [(each, f"{each.get('reason', '')} {each.get('action', '')}") for each in self.interventions]
-        return [each for each, text in said if any(word in text for word in words)]
+        """Return the interventions whose reason or action contains any of some words."""
+        texts = [(each, f"{each.get('reason', '')} {each.get('action', '')}") for each in self.interventions]
+        return [each for each, text in texts if any(word in text for word in words)]
 
 
-def _told(values: Sequence[float]) -> list[float]:
+def _finite(values: Sequence[float]) -> list[float]:
     finite = [value for value in values if math.isfinite(value)]
     return finite if len(finite) >= MIN_FINITE else []
 
 
 def median(values: Sequence[float]) -> float | None:
-    """Return the median, or none of nothing."""
+    """Return the median, or none for no values."""
     return statistics.median(values) if values else None
 
 
 def safe_ratio(numerator: float | None, denominator: float | None) -> float | None:
-    """Return a ratio, or none where a part of it is missing or the denominator is not positive."""
+    """Return a ratio; none if a part is missing or the denominator is not positive."""
     known = numerator is not None and denominator is not None and denominator > 0
     return numerator / denominator if known else None  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""The table of rules, causes before what they cause, and what comes of asking them all."""
+"""The table of rules, causes before their symptoms, and the diagnosis."""
 
 from typing import Final
 
@@ -66,11 +66,11 @@ CAUSES: Final = tuple(name for name, rule in RULES.items() if rule.__module__ !=
 
 
 def diagnose(record: Record, probes: Probes) -> list[Finding]:
-    """Ask every rule.
+    """Return the findings of all rules, the most causal first; none for a healthy run.
 
     Examples:
-        >>> told = diagnose(Record(step_size=0.02, temperature=0.01), Probes())
-        >>> [each.rule for each in told]
+        >>> findings = diagnose(Record(step_size=0.02, temperature=0.01), Probes())
+        >>> [each.rule for each in findings]
         ['cold_chains']
     """
     found: list[Finding] = []

@@ -1,8 +1,8 @@
-r"""Rules about settings that spoil a run silently: each asks one number of the recipe and, at most, of the data.
+"""Rules about settings that spoil a run silently: each compares one number of the recipe, or of the data, with a range.
 
-They need no training, so `train` asks them before it begins, and the doctor afterwards. Adam moves a weight by at most
-about its learning rate a step, and weights begin at about 0.1: the learning rate times the number of steps bounds what
-can be learned.
+They need no training: `train` applies them before it begins, the doctor afterwards. Adam moves a weight by at most
+about its learning rate a step, and weights begin at about 0.1. The learning rate times the number of steps therefore
+bounds what can be learned.
 """
 
 import math
@@ -15,7 +15,7 @@ from energyscape.doctor.record import Record, safe_ratio
 
 
 class Limit(NamedTuple):
-    """One number that has to stay in a range."""
+    """A number that must stay in a range."""
 
     measure: Callable[[Record, Probes], float | None]  # The number, or none where it cannot be computed
     range: tuple[float, float]  # From where to where
@@ -53,12 +53,12 @@ STILL = 0.01
 
 
 def updates(record: Record) -> float | None:
-    """Return how many steps the budget has."""
+    """Return the number of steps in the budget."""
     return safe_ratio(record.budget, record.batch_size)
 
 
 def _travel(record: Record, _: Probes) -> float | None:
-    """Return the sum of the learning rates, without a warm-up; fewer than 100 steps are another rule's."""
+    """Return the sum of the learning rates, without a warm-up; none below 100 steps, which another rule covers."""
     steps = updates(record)
     if steps is None or record.learning_rate is None:
         return None
@@ -75,7 +75,7 @@ def _drift_clip(record: Record, _: Probes) -> float | None:
 
 
 def _lines(record: Record, _: Probes) -> float | None:
-    """Return the lines of the metrics, where the setting asks for fewer than the usual ones."""
+    """Return the number of lines of the metrics if the setting gives fewer than usual."""
     return safe_ratio(updates(record), record.log_every) if (record.log_every or 0) > 10 else None
 
 

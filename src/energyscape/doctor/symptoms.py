@@ -1,4 +1,4 @@
-r"""Rules about symptoms: what one sees, with the likeliest cause where no rule about causes has named it.
+"""Rules about symptoms, with the likeliest cause in case no rule about causes has found it.
 
 :math:`s_E` is the standard deviation of the energies of data, AUC is :math:`P(E^- > E^+)`: one half while chains keep
 up, whatever the energies' scale.
@@ -14,10 +14,10 @@ from energyscape.doctor.settings import STILL
 
 
 def nothing_learned(record: Record, probes: Probes) -> Finding | None:
-    r"""Find a model that is as it began.
+    """Find a model that is as it began.
 
-    Weights within `STILL` of their initial values, or a gap that has not moved by twice its own noise from the first
-    lines to the last, with AUC outside [0.05, 0.95].
+    Its weights are within `STILL` of their initial values. Or its gap has moved by less than twice its own noise from
+    the first lines to the last, with AUC outside [0.05, 0.95].
     """
     before, now, auc = record.began("gap"), record.now("gap"), record.now("auc")
     noise = jitter([each for each in record.columns.get("gap", ()) if math.isfinite(each)])
@@ -39,28 +39,28 @@ def nothing_learned(record: Record, probes: Probes) -> Finding | None:
 
 
 def divergence(record: Record, probes: Probes) -> Finding | None:
-    r"""Energies that run away, and numbers that end (row 1).
+    """Find energies that diverge, and numbers that are not finite (row 1).
 
     Act on anything not finite, on gap and spread 1000 times their smallest, on gradient norms 100 times their median or
-    on a gap that drifts (autocorrelation above 0.9, tenfold over the window); warn at gradient norms 10 times their
-    median where energies have also grown 100-fold.
+    on a gap that drifts (autocorrelation above 0.9, tenfold over the window). Warn at gradient norms 10 times their
+    median if energies have also grown 100-fold.
     """
     grown, norms, rho = energy_growth(record), gradient_spike(record), autocorrelation(record.last("gap"))
     act = diverged(record) or (probes.sound is not None and probes.sound < 1 and probes.finite == 1)
     if not act and not ((norms or 0) > 10 and (grown or 0) > 100):
         return None
-    told = [
+    words = [
         f"{record.lost()} of {record.lines} lines are not finite" if record.lost() else "",
         f"{1 - (probes.sound or 0):.0%} of the data have no finite energy" if (probes.sound or 0) < 1 else "",
         f"gap and spread are {grown:.3g} times their smallest" if grown is not None else "",
         f"gradient norms reach {norms:.3g} times their median" if norms is not None else "",
     ]
-    told = stopped(record) + (told if probes.sound is not None else [told[0], *told[2:]])
+    words = stopped(record) + (words if probes.sound is not None else [words[0], *words[2:]])
     return Finding(
         "divergence",
         "act" if act else "warn",
-        "energies run away",
-        "; ".join(each for each in told if each),
+        "energies diverge",
+        "; ".join(each for each in words if each),
         "chains no longer follow the energy, and nothing holds it",
         f"--guard.enabled true {rate(record, 0.3)} --train.clip 100",
         {
@@ -72,9 +72,10 @@ def divergence(record: Record, probes: Probes) -> Finding | None:
 
 
 def oscillation(record: Record, _: Probes) -> Finding | None:
-    r"""Energies that swing between expansion and contraction (row 2).
+    """Find energies that swing between expansion and contraction (row 2).
 
-    Lag-1 autocorrelation of the gap below -0.3, act below -0.5 (healthy within ±0.15 of 0 once the gap has closed).
+    Warn at a lag-1 autocorrelation of the gap below -0.3, act below -0.5 (healthy: within ±0.15 of 0 once the gap has
+    closed).
     """
     rho = autocorrelation(record.last("gap"))
     if rho is None or rho >= -0.3 or len(record.last("gap")) < 20:
@@ -92,7 +93,7 @@ def oscillation(record: Record, _: Probes) -> Finding | None:
 
 
 def easy_negatives(record: Record, _: Probes) -> Finding | None:
-    """Negatives that lie above the data (row 3): AUC above 0.75 over the last lines, act above 0.95."""
+    """Find negatives that lie above the data (row 3): AUC above 0.75 over the last lines, act above 0.95."""
     auc = record.now("auc")
     if auc is None or auc <= 0.75:
         return None
@@ -108,10 +109,10 @@ def easy_negatives(record: Record, _: Probes) -> Finding | None:
 
 
 def contraction(record: Record, _: Probes) -> Finding | None:
-    r"""Negatives that stay below the data (row 4).
+    """Find negatives that stay below the data (row 4).
 
-    AUC below 0.05 over the last lines, act below 0.01, though the median chain has had 40 turns and the gap has
-    not shrunk by a fifth since the second quarter of the record. Every run begins so.
+    AUC is below 0.05 over the last lines (act below 0.01) though the median chain has had 40 turns, and the gap has not
+    shrunk by a fifth since the second quarter of the record. Every run begins this way.
     """
     auc, now, gaps = record.now("auc"), record.now("gap"), record.columns.get("gap", ())
     quarter = [gap for gap in gaps[len(gaps) // 4 : len(gaps) // 2] if math.isfinite(gap)]
@@ -132,17 +133,17 @@ def contraction(record: Record, _: Probes) -> Finding | None:
 
 
 def _young(record: Record) -> bool:
-    """Whether the median persistent chain has had fewer than 40 turns, so that it may still be on its way."""
+    """Whether the median persistent chain has had fewer than 40 turns and may still be on its way."""
     ages = record.last("age", window=5)
     return bool(ages) and ages[-1] < 40
 
 
 def saturation(record: Record, probes: Probes) -> Finding | None:
-    r"""Negatives black, white or at their bounds (row 9).
+    """Find negatives that are black, white or at their bounds (row 9).
 
-    More than 20 points more of their coordinates at the data's extremes than of the data's own, brightness off by a
-    quarter of the data's range (2 for images), or more than half of the drift's elements clipped. Of chains from noise
-    where there is no record.
+    Any of these counts: 20 percentage points more of their coordinates than of the data's at the data's extremes,
+    brightness off by a quarter of the data's range (2 for images), or more than half of the drift's elements clipped.
+    Without a record, chains from noise are measured.
     """
     at_bounds = record.now("saturated") if record.columns else probes.outside
     off = record.now("brightness")
@@ -170,10 +171,10 @@ def saturation(record: Record, probes: Probes) -> Finding | None:
 
 
 def cold_gradient(record: Record, probes: Probes) -> Finding | None:
-    r"""Find a sampler that is an optimiser with jitter (row 7).
+    """Find a sampler that is an optimiser with jitter (row 7).
 
-    :math:`R < 0.2` while the run is stable: what comes out are modes, not samples. No likelihood, no annealed
-    importance sampling at :math:`T = 1` from such a run.
+    :math:`R < 0.2` while the run is stable: chains yield modes instead of samples. Such a run gives no likelihood and
+    no annealed importance sampling at :math:`T = 1`.
     """
     r = record.ratio if record.columns else probes.ratio
     if r is None or r >= 0.2 or diverged(record):
@@ -192,8 +193,9 @@ def cold_gradient(record: Record, probes: Probes) -> Finding | None:
 def long_run(record: Record, probes: Probes) -> Finding | None:
     r"""Find samples that degenerate when chains go on (row 10).
 
-    :math:`\Delta E_{\text{long}} < -1` standard deviations of the data's energies after ten times the steps, act below
-    -3 (healthy -0.02 to -0.6). Persistent chains that are young still fall in every run: of them only what asks to act.
+    Ten times the steps change the energy by :math:`\Delta E_{\text{long}} < -1` standard deviations of the data's
+    energies; act below -3 (healthy: -0.02 to -0.6). Young persistent chains still fall in every run: they are reported
+    only below -3.
     """
     if probes.long is None or probes.long >= (-3 if _young(record) else -1):
         return None
@@ -209,10 +211,10 @@ def long_run(record: Record, probes: Probes) -> Finding | None:
 
 
 def unreached_from_noise(record: Record, probes: Probes) -> Finding | None:
-    r"""Find a flow instead of a density: noise and buffer end at different places (row 11).
+    """Find a flow instead of a density: noise and buffer end at different places (row 11).
 
-    Chains from noise end more than 2 standard deviations of energy away from the persistent ones, act beyond 5; of
-    young chains only what asks to act.
+    Chains from noise end more than 2 standard deviations of energy away from the persistent ones; act beyond 5. Young
+    chains are reported only beyond 5.
     """
     if record.start != "buffer" or probes.fresh is None or abs(probes.fresh) <= (5 if _young(record) else 2):
         return None
@@ -230,10 +232,10 @@ def unreached_from_noise(record: Record, probes: Probes) -> Finding | None:
 
 
 def buffer_collapse(record: Record, probes: Probes) -> Finding | None:
-    r"""Chains that have come together (row 12).
+    """Find chains that have collapsed onto each other (row 12).
 
-    Lineages below 5 % of the buffer, more than 5 % of near duplicates, or chains less than 0.3 times as far apart as
-    data; act at less than 0.1.
+    Any of these counts: lineages below 5 % of the buffer, more than 5 % of near duplicates, or chains less than 0.3
+    times as far apart as data; act below 0.1.
     """
     lineages = safe_ratio(record.now("lineages"), None if record.capacity is None else float(record.capacity))
     words = [
@@ -258,8 +260,8 @@ def buffer_collapse(record: Record, probes: Probes) -> Finding | None:
 def energy_drift(record: Record, _: Probes) -> Finding | None:
     r"""Find a free constant that diverges (row 16), or one that is large and unregularised.
 
-    :math:`|\bar E^+|` above 100 times the spread of the energies and growing in a line (twice what it was at a third of
-    the record), while the gap is within ten spreads: numbers lose their digits. Without a regulariser also above 20
+    :math:`|\bar E^+|` is above 100 times the spread of the energies and growing steadily (twice its value at a third of
+    the record), while the gap is within ten spreads: float32 loses digits. Without a regulariser, also warn above 20
     spreads and 1000 T: an Adam step at a rate of :math:`10^{-3}` moves such energies by T and more.
     """
     energies, spread, gap = record.last("energy_data"), record.now("spread"), record.now("gap")
@@ -292,7 +294,7 @@ def _holding(spread: float) -> float:
 
 
 def blind_to_weights(record: Record, probes: Probes) -> Finding | None:
-    """Modes of the right shape and the wrong mass (row 18): one is off by more than a factor of 2, act beyond 5."""
+    """Find modes of the right shape and the wrong mass (row 18): off by more than a factor of 2, act beyond 5."""
     if probes.worst_mode is None or probes.worst_mode <= 2 or diverged(record):
         return None
     return Finding(
@@ -307,7 +309,7 @@ def blind_to_weights(record: Record, probes: Probes) -> Finding | None:
 
 
 def memorised(record: Record, probes: Probes) -> Finding | None:
-    """Held-out data that lie above the training data: by more than 2 standard deviations of energy, act beyond 5."""
+    """Find held-out data above the training data: by more than 2 standard deviations of energy, act beyond 5."""
     if probes.held_out is None or probes.held_out <= 2 or diverged(record):
         return None
     return Finding(
@@ -322,7 +324,7 @@ def memorised(record: Record, probes: Probes) -> Finding | None:
 
 
 def rejecting(record: Record, probes: Probes) -> Finding | None:
-    r"""Unadjusted chains whose law is the work of their step: a Metropolis test would accept less than 0.3 of them."""
+    """Find unadjusted chains whose step distorts their law: a Metropolis test would accept less than 0.3 of steps."""
     if probes.accept is None or probes.accept >= 0.3 or not calibrated(record) or diverged(record):
         return None
     return Finding(
