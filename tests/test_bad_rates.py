@@ -33,7 +33,7 @@ def test_a_run_that_stops_names_the_rate_and_keeps_a_checkpoint(tmp_path):
     run, fit = trained(tmp_path, times=100, budget="15k", **{"guard.rollbacks": "1"})
     stop = run.interventions()[-1]
     assert stop["verdict"] == "STOP"
-    assert "1 rollbacks in vain, stopped at the beginning" in stop["reason"]
+    assert "1 rollbacks did not help; stopped at the beginning" in stop["reason"]
     assert "the learning rate 0.3 is too high, try 0.09" in stop["reason"]
     assert stop["remedy"] == {"rate": 0.3, "step": 1.0}
     assert f"energyscape train {run.path / 'recipe.toml'} --train.learning_rate 0.09 --out" in run.stopped()

@@ -167,7 +167,7 @@ TURNS = [50.0, -50.0] * 50
 CASES = {
     "spoiled_data": ((record(), at(finite=0.999)), (record(), at(finite=1.0))),
     "spoiled_data by guards": (
-        (record(interventions=skipped("1 of the batch's 128 data points are not finite: mend the data")), PROBES),
+        (record(interventions=skipped("1 of the batch's 128 data points are not finite: clean the data")), PROBES),
         (record(interventions=skipped("gradient norm 7 is 101 times the usual")), PROBES),
     ),
     "spoiled_data by a sudden end": (

@@ -406,7 +406,7 @@ def test_chains_that_stand_still_are_found_in_training():
     told = list(fit(model, objective, data, optimiser, samples=16 * 1_000, rollbacks=2))[-1]
     assert told.verdict == Verdict.STOP
     assert "chains stand still: 0.00%" in told.reason
-    assert "2 rollbacks in vain, stopped at the beginning" in told.reason
+    assert "2 rollbacks did not help; stopped at the beginning" in told.reason
 
 
 @pytest.mark.parametrize(
@@ -610,7 +610,7 @@ def test_repeated_failure_stops_the_run_at_the_last_good_snapshot(where, rollbac
     told = list(itertools.islice(run, 200))
     assert [each.verdict for each in told].count(Verdict.ROLLBACK) == rollbacks
     assert told[-1].verdict == Verdict.STOP
-    assert f"{rollbacks} rollbacks in vain, stopped at " in told[-1].reason
+    assert f"{rollbacks} rollbacks did not help; stopped at " in told[-1].reason
     assert [each.verdict for each in told].count(Verdict.STOP) == 1
     assert run.stopped
     assert next(run, None) is None
@@ -685,7 +685,7 @@ def test_training_that_ends_in_an_explosion_ends_at_the_last_good_state():
     kept = learned(run.snapshot(), "model", "average", "optimiser", "objective")
     told += list(run)
     assert told[-1].verdict == Verdict.ROLLBACK
-    assert "ended in trouble" in told[-1].reason
+    assert "ended while a guard was not calm" in told[-1].reason
     assert same(learned(run.good, "model", "average", "optimiser", "objective"), kept)
     assert run.good.tree["clock"]["samples"] == 16 * 60
 
@@ -841,7 +841,7 @@ def test_data_that_are_not_finite_are_skipped_and_told_from_trouble():
     batches = [bad if i % 3 == 1 else cases.normal(16, 2, seed=i) for i in range(90)]
     told = list(training(data=batches, samples=16 * 90))
     assert [each.verdict.name for each in told] == ["GO", "SKIP", "GO"] * 30
-    assert told[1].reason == "2 of the batch's 16 data points are not finite: mend the data"
+    assert told[1].reason == "2 of the batch's 16 data points are not finite: clean the data"
 
 
 def test_a_run_whose_data_are_never_finite_stops_with_the_reason():
@@ -849,7 +849,7 @@ def test_a_run_whose_data_are_never_finite_stops_with_the_reason():
     bad[0, 0] = math.inf
     told = list(training(data=itertools.repeat(bad), samples=16 * 90))
     assert [each.verdict for each in told] == [Verdict.SKIP] * 20 + [Verdict.STOP]
-    assert told[-1].reason.endswith("so it was in 21 of 21 steps")
+    assert told[-1].reason.endswith("21 of 21 steps had such points")
 
 
 def test_a_step_far_too_long_is_mended_in_training():
@@ -863,7 +863,7 @@ def test_a_step_far_too_long_is_mended_in_training():
         told = list(fit(model, objective, data, optimiser, samples=64 * 600, guards=guards))
         ends.append((float(model.p.detach()), [each for each in told if each.verdict]))
     (_, lost), (guarded, told) = ends
-    assert lost[-1].reason.startswith("not finite: model.p; 0 rollbacks in vain, stopped at the beginning")
+    assert lost[-1].reason.startswith("not finite: model.p; 0 rollbacks did not help; stopped at the beginning")
     assert told[0].verdict == Verdict.ROLLBACK
     assert "the chains' step is unstable" in told[0].reason
     # Then η = 0.16, and the law's variance 1 / p (1 − η p / 2) is that of the data at p = 1.09.
@@ -876,7 +876,7 @@ def test_a_snapshot_of_another_version_s_guards_is_refused(guards):
     run = training()
     snapshot = run.snapshot()
     snapshot.tree["guards"][:] = guards
-    with pytest.raises(UserError, match="not those of this version: begin anew"):
+    with pytest.raises(UserError, match="not those of this version: begin again"):
         run.restore(snapshot)
 
 

@@ -1,4 +1,4 @@
-"""The training loop, its guards, and everything a run is."""
+"""The training loop, its guards and its snapshots."""
 
 from energyscape.training.averages import averaged
 from energyscape.training.fit import Fit, fit

@@ -3,8 +3,8 @@ r"""Exponential moving averages of weights, with a half-life in samples.
 .. math:: \bar\theta \leftarrow d\, \bar\theta + (1 - d)\, \theta, \qquad
           d = \min\Bigl(2^{-B / h}, \frac{1 + n}{10 + n}\Bigr)
 
-after :math:`n \ge 1` updates of :math:`B` samples each; the first update copies. Without the warm-up the average is
-still at the initial weights after a hundred steps.
+after :math:`n \ge 1` updates of :math:`B` samples each; the first update copies. Without the warm-up the average would
+still be at the initial weights after a hundred steps.
 """
 
 from typing import Any, final
@@ -15,11 +15,11 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(model: nn.Module, *, half_life: float, batch_size: int) -> AveragedModel:
-    """Return an average of a model's weights, to be kept up by ``update_parameters``.
+    """Return an average of a model's weights, which ``update_parameters`` keeps current.
 
     Args:
         model: What is trained.
-        half_life: Samples after which a weight's past counts half.
+        half_life: Samples after which the weight of the past has halved.
         batch_size: Samples an update.
 
     Raises:
@@ -34,7 +34,7 @@ def averaged(model: nn.Module, *, half_life: float, batch_size: int) -> Averaged
 
 @final
 class _Warming(AveragedModel):
-    """PyTorch's own update asks the device for the number of updates, and so waits for it at every step."""
+    """An average without a host sync: PyTorch's own reads the number of updates back at every step."""
 
     decay = 0.0
 

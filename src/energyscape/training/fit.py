@@ -1,7 +1,7 @@
 """The training loop, an iterator of reports.
 
-Progress bars, logging, pictures and early stopping are its consumers; there are no callbacks. The clock is samples
-seen, so that a change of batch size is not a change of recipe.
+Progress bars, logging, pictures and early stopping are its consumers; there are no callbacks. Its clock counts samples,
+so a change of batch size does not change the recipe.
 """
 
 import math
@@ -32,27 +32,26 @@ Schedule = Callable[[float, int], float]
 class Fit(Iterator[Report], Generic[Model]):
     """Trains a model; each step is one item of the iterator, and without a budget it never ends.
 
-    It can be asked for a `snapshot` and restored to one, and tells its `progress`.
+    `snapshot` and `restore` save and resume a run; `progress` is the used share of the budget.
 
     Args:
         model: What is trained, in place.
         objective: What is minimised.
-        data: Yields tensors ``(B, *)`` or pairs with labels. `Batches` can be resumed exactly, others go on where they
-            are.
+        data: Yields tensors ``(B, *)`` or pairs with labels. Only `Batches` resume exactly.
         optimiser: Over the parameters of the model, and of the objective where it has any.
-        samples: Ends after so many data points.
-        seconds: Ends after so many seconds of training.
-        clock: Tells the time in seconds; ``time.process_time`` counts the processor's instead of the wall clock's.
+        samples: Number of data points to train on.
+        seconds: Seconds to train for.
+        clock: Returns the time in seconds; ``time.process_time`` counts processor time instead of wall time.
         schedule: Factor on the optimiser's learning rates, of progress and samples seen.
         clip: Largest norm of the parameters' gradient.
-        average: Kept up with the weights; see `averaged`.
-        guards: Look at every step; those of `guards.usual` when left out, none when empty.
+        average: Moving average of the weights; see `averaged`.
+        guards: Check every step; `guards.usual` by default, none if empty.
         snapshot_every: Samples between snapshots to roll back to.
-        rollbacks: How many in vain, without a new snapshot between them, before the run stops.
+        rollbacks: Rollbacks without a new snapshot between them after which the run stops.
         seed: Of the streams that the objective draws from.
-        autocast: The dtype of products and convolutions; that of the weights when left out.
-        compile: Whether to compile the model, which the objective may differentiate once only: yes, no, or
-            (``"auto"``) if two minutes of steps are left, which depends on the machine's speed.
+        autocast: The dtype of products and convolutions; that of the weights by default.
+        compile: Whether to compile the model, which the objective may then differentiate once only. ``"auto"``
+            compiles if two minutes of steps are left at the machine's speed.
 
     Examples:
         >>> from energyscape import MLP, DenoisingScoreMatching, EightGaussians, NeuralEnergy, batches
@@ -117,7 +116,7 @@ class Fit(Iterator[Report], Generic[Model]):
         """Where rollbacks go."""
         if broken := self.good.broken():
             raise UserError(
-                f"training begins with numbers that are not finite, in {broken}: initialise the weights anew"
+                f"training begins with numbers that are not finite, in {broken}: initialise the weights again"
             )
 
     def __iter__(self) -> Self:
@@ -157,7 +156,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return report
 
     def _drawn(self) -> Any:
-        """Return the next batch; within a budget, data that can begin again do."""
+        """Return the next batch; restart data that can begin again if the budget is not used up."""
         batch = next(self._batches, None)
         if batch is None and (self.budget_samples is not None or self.budget_seconds is not None):
             batch = next(iterator := iter(self.data), None)
@@ -167,7 +166,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return batch
 
     def _first_gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
-        """Return what `_fast_gradient` does, and say of a batch that cannot be learned from what was expected."""
+        """Return the result of `_fast_gradient`; raise a clear error if the batch does not suit the model."""
         if not torch.is_grad_enabled():
             raise UserError("training needs gradients: call it outside torch.no_grad() and torch.inference_mode()")
         weights = next((each.dtype for each in self.model.parameters() if each.ndim), torch.get_default_dtype())
@@ -182,11 +181,11 @@ class Fit(Iterator[Report], Generic[Model]):
             if isinstance(error, torch.OutOfMemoryError) or "alloc" in str(error):
                 raise
             wanted = f"a batch is (B, *), points of the model's shape, in the dtype of its weights, {weights}; {came}"
-            said = str(error).splitlines()[0]
-            raise UserError(f"{wanted}: reshape or convert it. The model said: {said}") from error
+            first = str(error).splitlines()[0]
+            raise UserError(f"{wanted}: reshape or convert it. The model raised: {first}") from error
 
     def _acted(self, report: Report, x: Tensor) -> Report:
-        """Let the guards look at a step, do what they say, and return the report of it."""
+        """Show a step to the guards, act on their verdict, and return the report."""
         if spoiled := self._spoiled(report, x):
             name, judgement = "SpoiledData", spoiled
         else:
@@ -205,31 +204,31 @@ class Fit(Iterator[Report], Generic[Model]):
         return report._replace(verdict=judgement.verdict, reason=judgement.reason)
 
     def _spoiled(self, report: Report, x: Tensor) -> Judgement | None:
-        """Return what to do about data that are not finite, which are nobody's fault but their own."""
+        """Return the action for a batch with non-finite data: skip it, the model is not to blame."""
         if not self.guards or math.isfinite(report.loss):
             return None
         bad = int((~x.isfinite()).flatten(1).any(1).sum())
         if not bad:
             return None
         self.spoiled += 1
-        reason = f"{bad} of the batch's {len(x)} data points are not finite: mend the data"
+        reason = f"{bad} of the batch's {len(x)} data points are not finite: clean the data"
         if self.spoiled <= MOST_SPOILED or self.spoiled < report.step / 2:
             return Judgement(Verdict.SKIP, reason)
-        return Judgement(Verdict.STOP, f"{reason}; so it was in {self.spoiled} of {report.step} steps")
+        return Judgement(Verdict.STOP, f"{reason}; {self.spoiled} of {report.step} steps had such points")
 
     @property
     def good(self) -> Snapshot:
-        """The last snapshot that is worth going back to: every number is finite, and all guards were calm."""
+        """The last snapshot to roll back to: every number is finite, and all guards were calm."""
         return self.refuge.good
 
     @property
     def calm(self) -> bool:
-        """Whether every guard holds the present state to be worth going back to."""
+        """Whether every guard accepts the present state as a rollback point."""
         return all(guard.calm for guard in self.guards)
 
     @property
     def progress(self) -> float:
-        """How much of the budget is used, in [0, 1]; 0 for ever without a budget."""
+        """The used share of the budget, in [0, 1]; always 0 without a budget."""
         used = [0.0]
         if self.budget_samples is not None:
             used.append(self.samples / self.budget_samples if self.budget_samples else 1.0)
@@ -238,7 +237,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return min(1.0, max(used))
 
     def snapshot(self) -> Snapshot:
-        """Return everything that the run is now."""
+        """Return the complete state of the run."""
         return Snapshot.of(
             {
                 "clock": {
@@ -264,11 +263,11 @@ class Fit(Iterator[Report], Generic[Model]):
         )
 
     def restore(self, snapshot: Snapshot, *, refuge: RollbackPoints | None = None) -> None:
-        """Go back to a snapshot; going on from it gives the same bits as never having stopped.
+        """Go back to a snapshot; the run continues with the same bits as if it had never stopped.
 
         Args:
             snapshot: What `snapshot` returned, or what was read from a file.
-            refuge: Where rollbacks go, if that is not the snapshot itself.
+            refuge: Rollback points, if not the snapshot itself.
         """
         tree = snapshot.copy()
         clock = tree["clock"]
@@ -297,7 +296,7 @@ class Fit(Iterator[Report], Generic[Model]):
                 guard.restore(state)
         except (KeyError, ValueError, TypeError):
             raise UserError(
-                "the checkpoint's guards are not those of this version: begin anew, in another folder"
+                "the checkpoint's guards are not those of this version: begin again, in another folder"
             ) from None
 
     def _set_rate(self) -> None:
@@ -306,7 +305,7 @@ class Fit(Iterator[Report], Generic[Model]):
             group["lr"] = rate * factor
 
     def _fast_gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
-        """Return what `_gradient` does, with the model compiled as soon as that is wanted."""
+        """Return the result of `_gradient`; compile the model first if that pays."""
         if not (self.compile is True or (self.compile == "auto" and self._worth_compiling())):
             return self._gradient(x, label)
         self.compile = False
@@ -317,21 +316,21 @@ class Fit(Iterator[Report], Generic[Model]):
         streams = self.streams.state()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the compiler's own are nothing that a user can mend
-                from energyscape.compiler_faults import INDUCTOR_OPTIONS  # the compiler takes seconds to import
+                warnings.simplefilter("ignore")  # a user cannot act on the compiler's own
+                from energyscape.compiler_faults import INDUCTOR_OPTIONS  # importing the compiler takes seconds
 
                 self._called = cast("Model", torch.compile(self.model, dynamic=False, options=INDUCTOR_OPTIONS))
                 return self._gradient(x, label)
-        except Exception as error:  # whatever a compiler may raise
+        except Exception as error:  # a compiler may raise anything
             self._called = self.model
             self.streams.restore(streams)
-            plain = self._gradient(x, label)  # what is no fault of the compiler's comes again, and is raised
-            said = (str(error) or type(error).__name__).splitlines()[0]
-            warnings.warn(f"the model could not be compiled and is trained uncompiled: {said}", stacklevel=3)
+            plain = self._gradient(x, label)  # an error that is not the compiler's is raised again here
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            warnings.warn(f"the model could not be compiled and is trained uncompiled: {first}", stacklevel=3)
             return plain
 
     def _worth_compiling(self) -> bool:
-        """Whether enough is left at the pace of the first few steps."""
+        """Whether enough of the run is left to repay compilation, at the pace of the first steps."""
         self._pace.append((self.progress, self.seconds))
         if len(self._pace) < 2 * PACED:
             return False
@@ -340,7 +339,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return (1 - now) * (seconds - begun) > MIN_COMPILE_SECONDS * (now - before)
 
     def _gradient(self, x: Tensor, label: Tensor | None) -> tuple[Loss, Tensor]:
-        # Layers such as dropout draw from torch's global generators, which no stream reaches: they are seeded anew.
+        # Layers such as dropout draw from torch's global generators, so these are seeded at every step.
         seed = seed_for(self.streams.seed, "layers", self.samples)
         autocast = torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None)
         with global_seed(seed, device=x.device), autocast:
@@ -353,12 +352,14 @@ class Fit(Iterator[Report], Generic[Model]):
     def _report(self, loss: Loss, grad_norm: Tensor) -> Report:
         # One transfer for all numbers: the host waits for the device once a step.
         names = list(loss.facts)
-        told = torch.stack([each.detach().double() for each in (loss.value, grad_norm, *loss.facts.values())]).tolist()
-        facts = dict(zip(names, told[2:], strict=True))
-        return Report(self.step, self.samples, told[0], told[1], facts, self.adjustment, after=self.adjustment)
+        numbers = torch.stack(
+            [each.detach().double() for each in (loss.value, grad_norm, *loss.facts.values())]
+        ).tolist()
+        facts = dict(zip(names, numbers[2:], strict=True))
+        return Report(self.step, self.samples, numbers[0], numbers[1], facts, self.adjustment, after=self.adjustment)
 
     def _keep(self, report: Report, x: Tensor) -> Report:
-        """Take a snapshot; roll back first where a number is not finite or the run ends in trouble."""
+        """Take a snapshot; roll back first if a number is not finite or the run ends while a guard is not calm."""
         self._due, remedies, self.remedies = False, self.remedies, Remedies()
         snapshot = self.snapshot()
         broken = snapshot.broken()
@@ -366,7 +367,7 @@ class Fit(Iterator[Report], Generic[Model]):
             self.refuge = self.refuge.kept(snapshot)
             return report
         self.remedies = remedies
-        reason = f"not finite: {broken}" if broken else "training ended in trouble"
+        reason = f"not finite: {broken}" if broken else "training ended while a guard was not calm"
         name = next((type(each).__name__ for each in self.guards if not each.calm), "Finite")
         report = self._rolled_back(report._replace(guard=name), Judgement(Verdict.ROLLBACK, reason, SLOWER), x)
         if self.progress >= 1 and report.verdict != Verdict.STOP:
@@ -374,7 +375,7 @@ class Fit(Iterator[Report], Generic[Model]):
         return report
 
     def _rolled_back(self, report: Report, judgement: Judgement, x: Tensor) -> Report:
-        """Restore what was learned; clocks and random streams move on, so that the same trouble is not met again."""
+        """Restore the last good weights; clocks and random streams move on, so that the failure does not repeat."""
         self.rolled_back += 1
         self.refuge, self._due = self.refuge.returned(), False
         tree = self.good.copy()
@@ -386,14 +387,14 @@ class Fit(Iterator[Report], Generic[Model]):
             return self._treated(report, self.remedies.on(base), judgement, x)._replace(verdict=Verdict.ROLLBACK)
         after, self.remedies, self.adjustment = self.remedies.on(base), Remedies(), base
         self.objective.adjust(base)
-        where = "the last good snapshot" if self.age else "the beginning, for nothing better was reached"
+        where = "the last good snapshot" if self.age else "the beginning, as no good snapshot followed"
         rate, slower = max(self._rates), f"{max(self._rates) * after.rate:.1g}"
         cause = (
             f"the learning rate {rate:g} is too high, try {slower}"
             if after.rate < base.rate
             else "try " + ", ".join(after.words(base))
         )
-        reason = f"{report.reason}; {vain} rollbacks in vain, stopped at {where}: {cause}"
+        reason = f"{report.reason}; {vain} rollbacks did not help; stopped at {where}: {cause}"
         return report._replace(verdict=Verdict.STOP, reason=reason, after=after)
 
     def _treated(self, report: Report, adjustment: Adjustment, judgement: Judgement, x: Tensor) -> Report:
@@ -409,22 +410,22 @@ class Fit(Iterator[Report], Generic[Model]):
 
 
 MOST_SPOILED: Final = 20
-"""Steps with data that are not finite that every run is forgiven."""
+"""Steps with data that are not finite that every run may have."""
 
 MIN_COMPILE_SECONDS: Final = 120.0
-"""Seconds of training still to come from which on compiling pays: a large network takes one of a GPU's minutes."""
+"""Remaining seconds of training that repay compilation: a large network takes a minute to compile on a GPU."""
 
 PACED: Final = 10
-"""Steps that tell the pace, after as many that warm up."""
+"""Steps over which the pace is measured, after as many warm-up steps."""
 
 fit = Fit
 
 
 def _lay_out(optimiser: Optimizer) -> None:
-    """Lay an optimiser's moments out in memory as their parameters are, which no file remembers.
+    """Give an optimiser's moments the memory layout of their parameters, which no file stores.
 
-    A fused optimiser goes through both in the order of memory: with moments of another layout, such as channels last,
-    it would move each weight by the moments of some other one.
+    A fused optimiser walks both in memory order. With moments of another layout, such as channels last, it would update
+    each weight by the moments of another one.
     """
     for parameter, state in optimiser.state.items():
         for name, value in state.items():

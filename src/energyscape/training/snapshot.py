@@ -1,8 +1,8 @@
-"""Snapshots: everything a run is, saved, restored and rolled back as one.
+"""Snapshots: the complete state of a run, saved, restored and rolled back as one.
 
-On disk a snapshot is one safetensors file: the tensors, and in the header's metadata a digest of all other bytes and a
-JSON skeleton of where each tensor belongs. Nothing is ever unpickled. The file appears whole or not at all
-(`energyscape.files`), so that a kill at any moment leaves the last good one, and no digest without its file.
+On disk a snapshot is one safetensors file of tensors. The header's metadata holds a digest of all other bytes and a
+JSON skeleton that places each tensor. Nothing is ever unpickled. The file is written atomically (`energyscape.files`):
+a kill at any moment leaves the last good one, and no digest without its file.
 """
 
 import functools
@@ -30,10 +30,10 @@ DIGEST: Final = 64
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A tree of dictionaries, lists, tuples, plain values and tensors, detached from whatever goes on training.
+    """A tree of dictionaries, lists, tuples, plain values and tensors, detached from the running training.
 
     Args:
-        tree: What was kept; its tensors are copies.
+        tree: The saved state; its tensors are copies.
     """
 
     tree: dict[str, Any]
@@ -49,30 +49,30 @@ class Snapshot:
 
     @property
     def samples(self) -> int:
-        """Samples that the run had seen."""
+        """Number of samples that the run had seen."""
         return int(self.tree["clock"]["samples"])
 
     def copy(self) -> dict[str, Any]:
-        """Return the tree with every tensor copied once more, for code that keeps what it loads."""
+        """Return the tree with every tensor copied once more, for code that keeps its arguments."""
         copied: dict[str, Any] = _mapped(self.tree)
         return copied
 
     def broken(self) -> str:
-        """Return where the first number is that is not finite, or an empty string."""
+        """Return the place of the first number that is not finite, or an empty string."""
         tensors: dict[str, Tensor] = {}
         _skeleton(self.tree, "", tensors)
         bad = (name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all())
         return next(bad, "")
 
     def check(self, like: "Snapshot") -> None:
-        """Raise an error if something is of another kind than in a snapshot of the same run at its beginning."""
+        """Raise an error if a value has another type than in a snapshot from the beginning of the same run."""
         _check_kinds(self.tree, like.tree, "")
 
     def save(self, path: Path) -> None:
         """Write the snapshot; the file appears whole or not at all.
 
         Args:
-            path: Where.
+            path: The file.
 
         Raises:
             UserError: If the disk is full or the folder cannot be written.
@@ -92,7 +92,7 @@ class Snapshot:
         """Read a snapshot.
 
         Args:
-            path: Where it was saved.
+            path: The file.
 
         Raises:
             UserError: If the file is missing, damaged in any bit, or not a snapshot; a pickle is recognised and never
@@ -106,7 +106,7 @@ class Snapshot:
                     if _digest(memoryview(content)) != skeleton[:DIGEST].encode():
                         raise ValueError("its digest is that of other bytes")
             elif UNSEALED in metadata:
-                note(f"{path.parent}: checkpoints of an earlier version have no digest, damage goes unnoticed")
+                note(f"{path.parent}: checkpoints of an earlier version have no digest; damage cannot be detected")
             else:
                 raise UserError(
                     f"{path}: a safetensors file, but not a snapshot of a run (no {FORMAT!r} in its header)"
@@ -119,12 +119,12 @@ class Snapshot:
 
 @functools.cache
 def note(text: str) -> None:
-    """Log a line once; without a handler of the user's, Python writes it on stderr."""
+    """Log a line once; without a handler, Python writes it to stderr."""
     logging.getLogger("energyscape").warning("energyscape: %s", text)
 
 
 def _start(content: memoryview) -> int:
-    """Return where the digest is in a file."""
+    """Return the position of the digest in a file."""
     header = bytes(content[: 8 + int.from_bytes(content[:8], "little")])
     return header.index(b'"%s":"' % FORMAT.encode()) + len(FORMAT) + 4
 
@@ -139,12 +139,12 @@ def _digest(content: memoryview) -> bytes:
 
 
 class RollbackPoints(NamedTuple):
-    """Where rollbacks go.
+    """The snapshots to roll back to.
 
     Args:
-        good: The last snapshot that was worth keeping.
-        earlier: The one before it, where there is one.
-        doubtful: Whether a rollback has been to ``good`` already.
+        good: The last good snapshot.
+        earlier: The one before it, if any.
+        doubtful: Whether a rollback has already gone to ``good``.
     """
 
     good: Snapshot
@@ -152,13 +152,13 @@ class RollbackPoints(NamedTuple):
     doubtful: bool = False
 
     def kept(self, snapshot: Snapshot) -> "RollbackPoints":
-        """Return the refuge once there is a newer snapshot."""
+        """Return the points with a newer snapshot in front."""
         return RollbackPoints(snapshot, self.good)
 
     def returned(self) -> "RollbackPoints":
-        """Return the refuge of a rollback, which goes to its ``good``.
+        """Return the points after a rollback to ``good``.
 
-        Where trouble comes again, the snapshot was near it already, and is given up for the one before.
+        If a second rollback follows, that snapshot was already close to failure, and the one before it takes its place.
         """
         if self.doubtful and self.earlier is not None:
             return RollbackPoints(self.earlier, doubtful=True)
@@ -166,7 +166,7 @@ class RollbackPoints(NamedTuple):
 
 
 def _check_kinds(here: Any, there: Any, place: str) -> None:
-    """Raise an error unless what is in both trees is of one kind, and what is in a list; None may be anything."""
+    """Raise an error unless both trees hold values of the same types; None matches any."""
     if here is None or there is None:
         return
     kind = next(each for each in (dict, list | tuple, Tensor, int | float, str) if isinstance(there, each))

@@ -1,4 +1,4 @@
-"""Guards: what looks at a training step's report and says whether to go on, and what to change."""
+"""Guards: checks of each training step that decide how to go on, and which settings to change."""
 
 from energyscape.training.guards.base import GO, NOTHING, SLOWER, Guard, Judgement, Report, Verdict
 from energyscape.training.guards.chains import (

@@ -1,7 +1,7 @@
-"""Guards: what looks at a training step's report and says whether to go on.
+"""Guards: checks of each training step that decide how to go on.
 
-Numerical trouble is a result, not an exception. A guard that says GO changes nothing: a quiet run has the same bits
-with and without it.
+Numerical failure is a result, not an exception. A guard that returns GO changes nothing: a healthy run has the same
+bits with and without it.
 """
 
 import enum
@@ -12,7 +12,7 @@ from energyscape.objectives.base import Adjustment
 
 
 class Verdict(enum.IntEnum):
-    """What becomes of a training step; the highest of several verdicts counts."""
+    """Decision about a training step; the highest of several verdicts counts."""
 
     GO = 0
     """Take the step."""
@@ -27,21 +27,21 @@ class Verdict(enum.IntEnum):
 
 
 class Report(NamedTuple):
-    """What one training step told.
+    """Facts about one training step.
 
     Args:
         step: Number of the step, from 1.
         samples: Data points seen so far.
         loss: Value of the loss.
         grad_norm: Euclidean norm of the parameters' gradient before clipping.
-        facts: What the objective told, by name.
-        adjustment: What guards had changed before this step, on top of the settings.
-        verdict: What became of the step.
-        reason: Why, when the verdict is not GO: the evidence.
-        action: What was done about it.
-        outcome: Where that left the run.
-        guard: Name of the guard whose verdict it is.
-        after: What guards have changed with this step included; of a STOP, what to try in another run.
+        facts: Facts of the objective, by name.
+        adjustment: Changes by guards before this step, on top of the settings.
+        verdict: The decision.
+        reason: The evidence, if the verdict is not GO.
+        action: The changes made.
+        outcome: The state of the run afterwards.
+        guard: Name of the guard that decided.
+        after: Changes by guards including this step; for a STOP, changes to try in another run.
     """
 
     step: int
@@ -62,17 +62,17 @@ NOTHING: Final = Adjustment()
 """Changes nothing."""
 
 SLOWER: Final = Adjustment(rate=0.3)
-"""What a rollback changes where its guard has nothing better."""
+"""The change of a rollback whose guard proposes none."""
 
 
 class Judgement(NamedTuple):
     """A verdict, its reason and the remedy.
 
     Args:
-        verdict: What to do.
-        reason: Why, with the numbers; empty for GO.
-        adjustment: What to change from now on, for REMEDY and ROLLBACK.
-        purge: Whether to restart chains that have run away.
+        verdict: The decision.
+        reason: The evidence, with numbers; empty for GO.
+        adjustment: Changes from now on, for REMEDY and ROLLBACK.
+        purge: Whether to restart diverged chains.
     """
 
     verdict: Verdict
@@ -86,7 +86,7 @@ GO: Final = Judgement(Verdict.GO)
 
 
 class Guard(ABC):
-    """Looks at reports."""
+    """A check of reports."""
 
     @abstractmethod
     def look(self, report: Report) -> Judgement:
@@ -95,12 +95,12 @@ class Guard(ABC):
     @property
     @abstractmethod
     def calm(self) -> bool:
-        """Whether the present state is worth going back to; snapshots wait until every guard says so."""
+        """Whether the present state is a good rollback point; snapshots wait until every guard agrees."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return what the guard remembers, as plain numbers and lists."""
+        """Return the guard's memory as plain numbers and lists."""
 
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Restore the result of `state`."""

@@ -1,4 +1,4 @@
-r"""Guards of what contrastive divergence compares: negatives, data, and the energies of both.
+r"""Guards of contrastive divergence: they compare negatives, data, and the energies of both.
 
 Chains that keep up with the energy lie above the data as often as below, :math:`P(E^- > E^+) \approx 1/2`, and spread
 as far as the data do, in space and in energy.
@@ -15,11 +15,11 @@ from energyscape.training.guards.window import Window
 
 @final
 class LostChains(Guard):
-    r"""Rolls back when nearly all negatives lie above nearly all data: chains no longer follow the energy.
+    """Rolls back when nearly all negatives lie above nearly all data: chains no longer follow the energy.
 
-    :math:`P(E^- > E^+)` hovers about one half while chains keep up, whatever the scale of the energies. The remedy
-    follows the evidence: where the regulariser weighs more than the gap, it is what holds the two apart, and is cut to
-    a tenth; else energies change faster than chains can follow, and the learning rate is lowered.
+    :math:`P(E^- > E^+)` is about one half while chains keep up, whatever the scale of the energies. If the regulariser
+    exceeds the gap, it holds the two apart, and is cut to a tenth. Otherwise energies change faster than chains can
+    follow, and the learning rate is lowered.
     """
 
     def __init__(self, *, most: float = 0.98, window: int = 100) -> None:
@@ -51,15 +51,14 @@ class LostChains(Guard):
 
 @final
 class RunawayChains(Guard):
-    r"""Rolls back when a few chains have run away, far above all the others.
+    """Rolls back when a few chains have diverged far above all others.
 
-    Where energies are steep, far from the data, a clipped drift swings from one slope to the other and does not come
-    back. One such chain among sixty-four can outweigh the rest of the batch in the gradient, which then makes the
-    slopes steeper still; to restart the chains without going back only brings new ones there. Seen by the negatives'
-    standard deviation of energies, in units of that of the data: it is below 10 in healthy runs, and beyond 20 long
-    before anything else is wrong. From then on negatives that are farther than ten such deviations above the data have
-    no part in the gradient: no draw of the model is there, and a slower rate only postpones them. If chains run away
-    again, the rate is lowered too.
+    In steep energies far from the data, a clipped drift jumps from one slope to the other and does not come back. One
+    such chain among sixty-four can dominate the gradient, which then steepens the slopes further. Restarting the chains
+    without rolling back only brings new ones there. The signal is the standard deviation of the negatives' energies
+    over that of the data's: below 10 in healthy runs, beyond 20 long before other signs. From then on negatives more
+    than ten such deviations above the data are excluded from the gradient: they are not draws of the model, and a
+    slower rate only postpones them. If chains diverge again, the rate is lowered too.
     """
 
     def __init__(self, *, most: float = 20.0, window: int = 50) -> None:
@@ -69,7 +68,7 @@ class RunawayChains(Guard):
     def look(self, report: Report) -> Judgement:
         if not self.window.add(report.facts) or self._widths() <= self.most or self.window.median("auc") > 0.9:
             return GO
-        what = f"some chains have run away: negatives' energies spread {self._widths():.3g} times as far as the data's"
+        what = f"some chains have diverged: negatives' energies spread {self._widths():.3g} times as far as the data's"
         self.window.clear()
         trims = "trimmed" in report.facts and report.adjustment.trim is None  # not every objective can
         remedy = Adjustment(trim=10.0) if trims else SLOWER
@@ -91,11 +90,11 @@ class RunawayChains(Guard):
 
 @final
 class StrongRegulariser(Guard):
-    r"""Weaken a regulariser that pulls at energies more than the likelihood does, or strengthen one that came late.
+    """Weakens a regulariser that outweighs the likelihood, or strengthens one that is too weak.
 
-    The likelihood's derivative by an energy is 1 in size, the regulariser's is the fact ``pull``. Above 1 it turns the
-    sign of what is learned, and is cut to where the pull is a tenth. Energies whose mean is far greater than their
-    spread have drifted instead: training goes back, and a regulariser ten times as strong holds their mean.
+    The likelihood's derivative by an energy is 1 in size, the regulariser's is the fact ``pull``. Above 1 it reverses
+    the gradient, and is cut to a pull of a tenth. If the mean of the energies far exceeds their spread, they have
+    drifted: training rolls back, and a regulariser ten times as strong holds the mean.
     """
 
     calm = True
@@ -124,7 +123,7 @@ class StrongRegulariser(Guard):
 
 @final
 class CollapsedChains(Guard):
-    """Rolls back when chains that were spread like the data have come together in one place."""
+    """Rolls back when chains that were spread like the data have collapsed to one place."""
 
     def __init__(self, *, least: float = 0.1, window: int = 100) -> None:
         self.least = least
@@ -157,12 +156,11 @@ class CollapsedChains(Guard):
 
 @final
 class DegenerateData(Guard):
-    r"""Noises data that have directions in which they hardly vary, such as the black borders of digits.
+    r"""Adds noise to data that hardly vary in some directions, such as the black borders of digits.
 
-    Such directions vary less than one step's noise and less than a quarter of what the others do. There the energy
-    would have to be a wall that no chain with :math:`\sqrt{2 \eta T}` of noise a step can stand at, and the gap falls
-    for ever. The data are then noised at :math:`\sqrt 2` times the chain's own noise, and what is learned is the law of
-    noised data.
+    Such directions vary less than one step's noise and less than a quarter of the others. There the energy would need a
+    wall at which no chain with :math:`\sqrt{2 \eta T}` of noise a step can stay, and the gap falls without limit. The
+    noise is :math:`\sqrt 2` times the chain's own, and the law of noised data is learned.
 
     References:
         On the anatomy of MCMC-based maximum likelihood learning of energy-based models (Nijkamp et al., 2020),

@@ -1,4 +1,4 @@
-"""Guards that look at numbers of any objective: finite or not, and the size of gradients and energies."""
+"""Guards for any objective: they check finiteness, and the size of gradients and energies."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from energyscape.training.guards.base import GO, SLOWER, Guard, Judgement, Repor
 
 @final
 class Finite(Guard):
-    """Skips a step whose loss or gradient is not finite, and rolls back when it happens again and again.
+    """Skips a step whose loss or gradient is not finite, and rolls back if that repeats.
 
     Examples:
         >>> Finite().look(Report(1, 64, math.nan, 1.0, {})).verdict.name
@@ -46,15 +46,15 @@ class Finite(Guard):
 
 @final
 class GradientNorm(Guard):
-    """Skips a step whose gradient is far larger than the usual one, and rolls back when that persists.
+    """Skips a step whose gradient is far larger than usual, and rolls back if that persists.
 
-    The usual one is the median of the last ``window`` accepted steps, or the smallest of the last five where that is
-    more, because a gradient may well grow. Healthy runs stay within about tenfold of it.
+    The usual norm is the median of the last ``window`` accepted steps, or the smallest of the last five if that is
+    more, because a gradient may grow. Healthy runs stay within about tenfold of it.
 
     Args:
-        factor: How many times the usual is too much.
-        window: Steps in the median; nothing is judged before half of them are there.
-        patience: Consecutive bad steps that make a rollback, and consecutive good ones that make peace.
+        factor: Multiple of the usual norm that is too large.
+        window: Steps in the median; the guard waits for half of them.
+        patience: Consecutive bad steps that cause a rollback, and consecutive good ones that end the alarm.
     """
 
     def __init__(self, *, factor: float = 100.0, window: int = 100, patience: int = 10) -> None:
@@ -94,11 +94,11 @@ class GradientNorm(Guard):
 
 @final
 class RunawayEnergies(Guard):
-    r"""Roll back when energies have grown out of all proportion, lower the rate, and raise the regulariser if any.
+    r"""Rolls back when energies diverge, lowers the rate, and raises the regulariser if any.
 
-    Watched is :math:`|\bar E^- - \bar E^+| + \operatorname{std} E^+`, the gap and the spread that objectives tell, by
-    the median over a window, and compared with the smallest such median so far. Learned landscapes grow a hundredfold
-    at most; one whose chains have lost it grows until its numbers end.
+    The signal is :math:`|\bar E^- - \bar E^+| + \operatorname{std} E^+`, gap plus spread, as the median over a window.
+    It is compared with the smallest such median so far. Learned landscapes grow at most a hundredfold; one that has
+    lost its chains grows until it overflows.
     """
 
     def __init__(self, *, factor: float = 10_000.0, window: int = 50) -> None:
@@ -120,7 +120,7 @@ class RunawayEnergies(Guard):
         self.recent.clear()
         return Judgement(
             Verdict.ROLLBACK,
-            f"energies run away: their gap and spread are {now:.3g}, {now / self.least:.0f} times what they were",
+            f"energies diverge: their gap and spread are {now:.3g}, {now / self.least:.0f} times what they were",
             SLOWER._replace(alpha=3.0 if report.facts.get("penalty") else 1.0),
             purge=True,
         )

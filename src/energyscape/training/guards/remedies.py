@@ -1,4 +1,4 @@
-"""What rollbacks have tried since the last good snapshot, and what to try next."""
+"""Remedies that rollbacks have tried since the last good snapshot, and the next one."""
 
 from typing import Final, NamedTuple, final
 
@@ -14,7 +14,7 @@ FURTHER: Final = 0.1
 
 @final
 class Remedies(NamedTuple):
-    """Remedies in vain: after each of them trouble returned before the run had a new good snapshot.
+    """Remedies that failed: the run needed another rollback before it had a new good snapshot.
 
     Args:
         tried: The remedies, in order.
@@ -23,7 +23,7 @@ class Remedies(NamedTuple):
     tried: tuple[Adjustment, ...] = ()
 
     def more(self, proposed: Adjustment) -> "Remedies":
-        """Return these remedies and the next: the one proposed, or a lower learning rate after two that did not help.
+        """Return these remedies and the next: the proposed one, or a lower learning rate after two failures.
 
         Examples:
             >>> cut = Adjustment(step=0.1)
@@ -38,7 +38,7 @@ class Remedies(NamedTuple):
         return Remedies((*self.tried, proposed))
 
     def on(self, base: Adjustment) -> Adjustment:
-        """Return the adjustment in force: lower rates add up, what was tried before one of them is undone."""
+        """Return the adjustment in force: lower rates accumulate and undo the remedies before them."""
         total = base
         for each in self.tried:
             base = base.then(each) if each.rate != 1 else base

@@ -27,10 +27,10 @@ RISING: Final = 1.03
 
 @final
 class StandingChains(Guard):
-    """Rolls back when chains stand still: a Metropolis test refuses nearly all that they propose.
+    """Rolls back when chains stand still: a Metropolis test rejects nearly all proposals.
 
-    Negatives that do not move are no draws of the model, and its energy can rise under them without end. Chains of an
-    unadjusted kernel always move; what they are worth is another question.
+    Negatives that do not move are no draws of the model, and its energy can rise under them without limit. Chains of an
+    unadjusted kernel always move.
     """
 
     def __init__(self, *, least: float = 0.02, window: int = 100) -> None:
@@ -66,18 +66,17 @@ class StandingChains(Guard):
 
 @final
 class StepSize(Guard):
-    r"""Mends the step size of chains that overshoot or hardly move.
+    """Corrects the step size of chains that overshoot or hardly move.
 
-    Unstable: :math:`R < 1` five steps in a row, which is undone. Too long: :math:`R < 1.25`, and not rising by itself,
-    as it does while an energy is learned that was too steep when it was new. Too short: in one training step chains
-    move by less than 0.12 of the data's standard deviation, though :math:`R` says that they could go farther. The step
-    is then multiplied by :math:`(R / 2.5)^2`, at which :math:`R` would be 2.5. Chains that overshot told their drift
-    wrongly, clipped or out of equilibrium, so a step that was shortened is mended again while :math:`R < 2`, until it
-    was sound once.
+    Unstable: :math:`R < 1` five steps in a row; training rolls back. Too long: :math:`R < 1.25`, and not rising by
+    itself, as it does while a new, steep energy is learned. Too short: in one training step chains move by less than
+    0.12 of the data's standard deviation, though :math:`R` allows more. The step is then multiplied by :math:`(R /
+    2.5)^2`, which brings :math:`R` to 2.5. Chains that overshot misreport their drift, clipped or out of equilibrium,
+    so a shortened step is corrected again while :math:`R < 2`, until it was sound once.
 
-    A step that was sound before is not to blame: then the energy has become too steep, training goes back and the
-    learning rate is lowered. Left alone are chains far from :math:`T = 1`, whose maker wants an optimiser with jitter,
-    and those whose Metropolis test already tells of long steps.
+    A step that was sound before is not to blame: the energy has become too steep, training rolls back and the learning
+    rate is lowered. Two kinds of chains are left alone: those far from :math:`T = 1`, which are meant as an optimiser
+    with jitter, and those whose Metropolis test already reveals long steps.
 
     Args:
         low: :math:`R` below which a step is too long.

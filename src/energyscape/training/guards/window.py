@@ -1,4 +1,4 @@
-"""The last values of what an objective told: one batch tells little."""
+"""The last values of an objective's facts: a single batch is too noisy."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ class Window:
         self.values: dict[str, deque[float]] = {name: deque(maxlen=size) for name in names}
 
     def add(self, facts: dict[str, float]) -> bool:
-        """Take a step's facts; return whether the window is full and every number was there."""
+        """Take a step's facts; return whether the window is full and every number was present."""
         numbers = {name: facts.get(name, math.nan) for name in self.values}
         if not all(math.isfinite(each) for each in numbers.values()):
             return False
@@ -33,7 +33,7 @@ class Window:
         return statistics.median(self.values[name])
 
     def clear(self) -> None:
-        """Forget everything, because what comes now is another run."""
+        """Forget all values, because another run follows."""
         for each in self.values.values():
             each.clear()
 
@@ -42,5 +42,5 @@ class Window:
         return {name: list(each) for name, each in self.values.items()}
 
     def restore(self, state: dict[str, list[float]]) -> None:
-        """Take back what `state` returned."""
+        """Restore the result of `state`."""
         self.values = {name: deque(state[name], maxlen=self.size) for name in self.values}
