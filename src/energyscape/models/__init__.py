@@ -65,11 +65,11 @@ NOISE_NETWORKS = Registry(
     },
     kind=NoiseNetwork,
 )
-"""Networks that are told the noise level."""
+"""Networks that are conditioned on the noise level."""
 DENOISING_NETWORKS = Registry(
     "network", {"unet": UNet, "resnet": DenoisingResNet, "mlp": DenoisingMLP}, kind=DenoisingNetwork
 )
-"""Networks from points to points, told the noise level and the class."""
+"""Networks from points to points, conditioned on the noise level and the class."""
 
 __all__ = [
     "DENOISERS",

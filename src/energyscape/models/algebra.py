@@ -1,4 +1,4 @@
-r"""An algebra of energies: what two laws agree on, either of them, one but not the other.
+r"""An algebra of energies: the laws' product, mixture, negation and tempering.
 
 .. math::
     \begin{aligned}
@@ -8,13 +8,13 @@ r"""An algebra of energies: what two laws agree on, either of them, one but not 
     \text{tempering} \quad & E = E_1 / T & p &\propto p_1^{1 / T}
     \end{aligned}
 
-These are exact for energies of clean data. At a noise level :math:`\sigma` only the mixture is what it seems: noise is
-added to a sum term by term, but a product of noised laws is not the noised product,
+These are exact for energies of clean data. At a noise level :math:`\sigma` only the mixture is exact: noise is added to
+a sum term by term, but a product of noised laws is not the noised product,
 
 .. math:: \prod_i (p_i * N_\sigma) \ne \Bigl( \prod_i p_i \Bigr) * N_\sigma .
 
-The sum of scores is thus no score of noised data, and no solver may follow it down. What composed levels are good for
-is a ladder: laws that lead from noise to the composition, each sampled in its own right (`samplers.descend`).
+So the sum of scores is no score of noised data, and a solver must not follow it down. Composed levels give a ladder
+instead: laws that lead from noise to the composition, each sampled separately (`samplers.descend`).
 
 References:
     Compositional visual generation with energy based models (Du, Li & Mordatch, 2020), section 3.
@@ -36,7 +36,7 @@ from energyscape.models.energy import Energy
 
 
 class Rule(ABC):
-    """How the energies of several laws become the energy of one; a frozen value."""
+    """A function from the energies of several laws to one energy; a frozen value."""
 
     @abstractmethod
     def __call__(self, energies: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Rule(ABC):
 @final
 @dataclass(frozen=True)
 class Product(Rule):
-    r"""What all laws agree on: a product of experts.
+    r"""A product of experts: the region on which all laws agree.
 
     .. math:: E = \sum_i a_i E_i
 
@@ -84,9 +84,8 @@ class Mixture(Rule):
     .. math:: E = -\log \sum_i w_i\, e^{-E_i - \log Z_i}
 
     Without the constants the odds are not those of the weights: an energy is known up to a constant, and a law whose
-    energy is 3 lower everywhere would come 20 times as often. Trained energies have arbitrary constants; find them by
-    quadrature or annealed importance sampling, or draw from each law as often as it should come, for which no composed
-    energy is needed.
+    energy is 3 lower everywhere would come 20 times as often. Trained energies have arbitrary constants. Find them by
+    quadrature or annealed importance sampling, or draw from each law in proportion, which needs no composed energy.
 
     Args:
         weights: :math:`w_i > 0`, scaled here to sum to one; equal when left out.
@@ -121,8 +120,8 @@ class Negation(Rule):
 
     .. math:: E = E_1 - c\, E_2
 
-    Nothing says that :math:`p_1 / p_2^c` can be normalised: far out :math:`E_1` must grow faster than :math:`c E_2`, so
-    the second law must have the heavier tails, as for normal laws a variance above :math:`c` times the first one's.
+    :math:`p_1 / p_2^c` is normalisable only if :math:`E_1` grows faster than :math:`c E_2` far out. So the second law
+    must have the heavier tails; normal laws need a variance above :math:`c` times the first one's.
 
     Args:
         strength: :math:`c > 0`.
@@ -180,7 +179,7 @@ class Composed(Energy):
     r"""An energy made of others by a rule; it composes further.
 
     Args:
-        rule: How.
+        rule: The rule of composition.
         energies: Of clean data, or all of data at one noise level; each maps ``(B, *)`` to ``(B,)``, and is called with
             ``(x, label)`` when there is a label.
 
@@ -211,11 +210,11 @@ class ComposedLevels(nn.Module):
 
     .. math:: E(x, \sigma) = \operatorname{rule}\bigl( E_1(x, \sigma), \ldots, E_n(x, \sigma) \bigr)
 
-    Only the energy at the lowest level means something, the composition of data noised that little; see the module.
+    Only the energy at the lowest level is meaningful: it is the composition of slightly noised data; see the module.
     A mixture needs constants :math:`\log Z_i` that hold at every level, as those of exact denoisers do.
 
     Args:
-        rule: How.
+        rule: The rule of composition.
         denoisers: Energies at all levels, trained or known on a common range of them.
 
     Raises:
@@ -270,14 +269,14 @@ class ComposedLevels(nn.Module):
 
 @final
 class ScoreSum(Denoiser):
-    r"""The plain sum of scores, for denoisers that have no energy: what it samples is *not* the product.
+    r"""The plain sum of scores, for denoisers without an energy; it does *not* sample the product.
 
     .. math:: D(x, \sigma) = x + \sum_i a_i\, \bigl( D_i(x, \sigma) - x \bigr)
 
-    A solver takes its argument for the denoiser of one law at all levels, and this is none. Of two normal laws of
+    A solver needs the denoiser of one law at all levels, and this is none. Of two normal laws of
     variance :math:`v` about one point the product has the variance :math:`v / 2`; the stochastic equation ends at
     :math:`v / 3`, and the ordinary one at :math:`v^2 / \sigma_{\max}^2`, in the point. Between modes the odds are wrong
-    as well. Where there are energies take `ComposedLevels`, and sample each level.
+    as well. With energies, use `ComposedLevels` and sample each level.
 
     Args:
         denoisers: Of the laws.
@@ -287,7 +286,7 @@ class ScoreSum(Denoiser):
         ValueError: If there are not as many powers.
 
     Warns:
-        UserWarning: Always, when one is made.
+        UserWarning: Always, on construction.
 
     References:
         Reduce, reuse, recycle (Du et al., 2023), section 3. https://arxiv.org/abs/2302.11552

@@ -1,4 +1,4 @@
-r"""Energies whose truth is known: exact samples, exact :math:`\log Z`.
+r"""Energies with exact samples and exact :math:`\log Z`.
 
 They give every sampler, objective and estimator a ground truth, on plane, vector and image shapes alike.
 """
@@ -64,7 +64,7 @@ class Gaussian(Energy):
         """Return exact draws, ``(n, *)``.
 
         Args:
-            n: How many.
+            n: Number of draws.
             generator: The stream to draw from.
         """
         z = torch.empty(n, self.mean.numel(), dtype=self.mean.dtype, device=self.mean.device)
@@ -112,7 +112,7 @@ class GaussianMixture(Energy):
         """Return exact draws, ``(n, *)``.
 
         Args:
-            n: How many.
+            n: Number of draws.
             generator: The stream to draw from.
         """
         mode = torch.multinomial(self.weights, n, replacement=True, generator=generator)
@@ -130,7 +130,7 @@ class GaussianBernoulliRBM(Energy):
         E(x) &= -\log \sum_h e^{-E(x, h)}
         = \frac{\|x - b\|^2}{2 \sigma^2} - \sum_j \operatorname{softplus}(c_j + w_j \cdot x / \sigma^2)
 
-    It is a mixture of :math:`2^H` round Gaussians in disguise: given :math:`h` the mean is
+    It equals a mixture of :math:`2^H` round Gaussians: given :math:`h` the mean is
     :math:`b + \sum_j h_j w_j`, and completing the square gives the weight of each,
 
     .. math::
@@ -195,7 +195,7 @@ class GaussianBernoulliRBM(Energy):
         """Return exact draws, ``(n, *)``.
 
         Args:
-            n: How many.
+            n: Number of draws.
             generator: The stream to draw from.
         """
         states, log_weights = self._states()

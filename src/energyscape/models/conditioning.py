@@ -1,11 +1,11 @@
-r"""What denoising networks share: layers that are told the noise level and the class.
+r"""Layers of denoising networks that are conditioned on the noise level and the class.
 
-The level's number :math:`t` is read by sines and cosines whose frequencies fall from 8 to 1/1000 in equal ratios,
+The level's number :math:`t` enters by sines and cosines whose frequencies fall from 8 to 1/1000 in equal ratios,
 
 .. math:: e = A_2\, \phi\bigl( A_1 (\cos \omega_k t, \sin \omega_k t)_k + b_1 + c_{\text{label}} \bigr) + b_2,
 
-so that EDM's :math:`\tfrac14 \ln \sigma`, which spans about three, and DDPM's :math:`0, \ldots, 999` are both told
-apart. Each layer then has its channels scaled and shifted (FiLM), :math:`h \odot (1 + C \phi(e)) + B \phi(e)`.
+which resolve both EDM's :math:`\tfrac14 \ln \sigma`, which spans about three, and DDPM's :math:`0, \ldots, 999`. Each
+layer then scales and shifts its channels (FiLM), :math:`h \odot (1 + C \phi(e)) + B \phi(e)`.
 """
 
 import math
@@ -25,7 +25,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class Conditioning(nn.Module):
     r"""The embedding of a noise level and a class.
 
-    A label of −1 and no label at all are the same class of their own, which is told like any other.
+    A label of −1 and no label both mean an extra class, embedded like any other.
 
     Args:
         width: Numbers in the embedding.
@@ -42,7 +42,7 @@ class Conditioning(nn.Module):
         self.classes = classes
         self.first = nn.Linear(2 * frequencies, width)
         self.last = nn.Linear(width, width)
-        # As large as what is told of the level, so that neither has to be found under the other.
+        # As large as the embedding of the level, so that neither hides the other.
         self.label = nn.Embedding(classes + 1, width) if classes else None
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
@@ -72,7 +72,7 @@ def check_labels(label: Tensor, classes: int) -> None:
 
 
 class Block(nn.Module):
-    r"""A residual block of two convolutions, told the level between them.
+    r"""A residual block of two convolutions, conditioned on the level between them.
 
     .. math:: h' = h + A_2\, \phi\bigl( N(A_1\, \phi(N(h))) \odot (1 + C e) + B e \bigr)
 
@@ -80,16 +80,16 @@ class Block(nn.Module):
 
     Args:
         channels: Of the image, in and out.
-        told: Numbers in the embedding.
+        embedding: Numbers in the embedding.
         dropout: Probability that a unit is left out in training.
         dilation: Distance of the pixels that a convolution sees.
     """
 
-    def __init__(self, channels: int, told: int, *, dropout: float = 0.0, dilation: int = 1) -> None:
+    def __init__(self, channels: int, embedding: int, *, dropout: float = 0.0, dilation: int = 1) -> None:
         super().__init__()
         self.normed = group_norm(channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
-        self.told = nn.Linear(told, 2 * channels)
+        self.told = nn.Linear(embedding, 2 * channels)
         self.normed_again = group_norm(channels, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.last = zeroed(nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation))
@@ -106,7 +106,7 @@ class Attention(nn.Module):
     r"""Each pixel looks at all others, :math:`h' = h + A_o\, V \operatorname{softmax}(K^\top Q / \sqrt d)`.
 
     The products are written out, because PyTorch's fused attention has no second derivative and these networks are
-    energies; a compiled network is differentiated once only, and there the fused one is taken.
+    energies. A compiled network is differentiated once only and uses the fused one.
 
     Args:
         channels: Of the image, in and out; heads have up to 64.
@@ -131,7 +131,7 @@ class Attention(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's own; where it is compiled it is written out, for PyTorch would lay every image out anew there."""
+    """PyTorch's group norm, written out when compiled, because PyTorch's would change every image's layout."""
 
     def forward(self, h: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
@@ -155,7 +155,7 @@ def group_norm(channels: int, *, affine: bool = True) -> GroupNorm:
 
 
 def linear(inside: int, outside: int, window: int, *, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution with no activation behind it, which keeps the size of what it is given."""
+    """Return a convolution without an activation, whose output has the size of its input."""
     layer = nn.Conv2d(inside, outside, window, stride=stride, padding=window // 2)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -170,11 +170,11 @@ def zeroed(layer: Layer) -> Layer:
 
 
 def into_patches(u: Tensor, patch: int) -> Tensor:
-    """Return images whose ``patch`` × ``patch`` pixels are channels of one, padded with zeros to whole ones."""
+    """Return images whose ``patch`` × ``patch`` pixels are the channels of one, padded with zeros to fit."""
     u = nn.functional.pad(u, (0, -u.shape[3] % patch, 0, -u.shape[2] % patch))
     return nn.functional.pixel_unshuffle(u, patch)
 
 
 def out_of_patches(h: Tensor, patch: int, like: Tensor) -> Tensor:
-    """Return the images that `into_patches` made patches of, cut to the size they had."""
+    """Return the images that `into_patches` split, cropped to their original size."""
     return nn.functional.pixel_shuffle(h, patch)[:, :, : like.shape[2], : like.shape[3]]

@@ -1,12 +1,12 @@
 r"""Denoisers: one model for the data at every noise level.
 
-For noised points :math:`y = x + \sigma z` with :math:`z \sim N(0, I)`, the best guess of what was there before the
-noise is the posterior mean, and it tells the score of the noised data (Tweedie's formula),
+For noised points :math:`y = x + \sigma z` with :math:`z \sim N(0, I)`, the best guess of the clean point is the
+posterior mean, and it gives the score of the noised data (Tweedie's formula),
 
 .. math:: D(y, \sigma) = E[x \mid y], \qquad \nabla_y \log p_\sigma(y) = \frac{D(y, \sigma) - y}{\sigma^2}.
 
-Any network may be a `Denoiser`, but the score it tells is the gradient of a density only by luck. An `EnergyDenoiser`
-is one by construction: its score is :math:`-\nabla_y E(y, \sigma)`, and at each level it is an ordinary energy, to
+Any network may be a `Denoiser`, but its score is in general the gradient of no density. An `EnergyDenoiser` has an
+energy by construction: its score is :math:`-\nabla_y E(y, \sigma)`, and at each level it is an ordinary energy, to
 sample from, to integrate and to compose.
 """
 
@@ -27,10 +27,10 @@ NoiseNetwork = Callable[[Tensor, Tensor], Tensor]
 
 
 class Denoiser(nn.Module, ABC):
-    """A function from noised points and their noise level to what was there before the noise."""
+    """A function from noised points and their noise level to clean points."""
 
     classes: int = 0
-    """How many classes of points it can be told apart by; 0 where it takes no labels."""
+    """Number of classes that a label may name; 0 without labels."""
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -55,7 +55,7 @@ class EnergyDenoiser(Denoiser, ABC):
 
     .. math:: D(x, \sigma) = x - \sigma^2\, \nabla_x E(x, \sigma)
 
-    Energies at two levels cannot be compared: :math:`E(\cdot, \sigma)` has a constant of its own at each
+    Energies at two levels cannot be compared: :math:`E(\cdot, \sigma)` has a free constant at each
     :math:`\sigma`, which no score sees.
     """
 
@@ -94,11 +94,11 @@ class EnergyDenoiser(Denoiser, ABC):
 
 @final
 class AtLevel(Energy):
-    """An energy denoiser at one noise level: an energy that knows of its neighbours.
+    """An energy denoiser at one noise level: an energy that also gives access to the other levels.
 
     Args:
         denoiser: The energies at all levels.
-        sigma: Which of them, in units of ``x``.
+        sigma: The noise level, in units of ``x``.
 
     Raises:
         ValueError: If ``sigma`` is not positive.
@@ -130,11 +130,11 @@ class ScalarEnergyDenoiser(EnergyDenoiser):
     size. Without the network it is the exact energy of a Gaussian of deviation :math:`\sigma_d`. Data are taken to have
     mean zero.
 
-    At :math:`\delta = 0` an error of :math:`f` counts :math:`\sigma_d / \sigma` fold, and where a low level's noise
-    does not reach from one mode to the next, nothing tells their difference in energy: the modes' masses drift. Data
+    At :math:`\delta = 0` an error of :math:`f` counts :math:`\sigma_d / \sigma` fold. If a low level's noise does not
+    reach from one mode to the next, it does not determine their difference in energy: the modes' masses drift. Data
     that are smooth on a length :math:`\delta` have scores of size :math:`1 / \tau`, not :math:`1 / \sigma`, and nearly
-    one energy at all levels below :math:`\delta`; told so, the network carries the masses down from the levels that
-    see them. A :math:`\delta` beyond the data's finest detail makes the lowest levels too alike.
+    one energy at all levels below :math:`\delta`. With this :math:`\delta` the network carries the masses down from
+    higher levels. A :math:`\delta` beyond the data's finest detail makes the lowest levels too alike.
 
     Args:
         network: Any callable from scaled points ``(B, *)`` and :math:`\tfrac14 \ln \tau`, ``(B,)``, to ``(B,)`` or
@@ -180,7 +180,7 @@ class ScalarEnergyDenoiser(EnergyDenoiser):
 
 @final
 class CleanEnergyDenoiser(EnergyDenoiser):
-    r"""An energy at every noise level whose network's own slope is the denoiser, for data that fill few directions.
+    r"""An energy at every noise level whose network's gradient is the denoiser, for data of low dimension.
 
     .. math:: E(x, \sigma) = \frac{\|x\|^2}{2 \sigma^2} + \frac{\sigma_d\, c}{\sigma^2}\,
               f_\theta\Bigl( \frac{x}{c}, \tfrac14 \ln \sigma \Bigr), \qquad c = \sqrt{\sigma_d^2 + \sigma^2}
@@ -188,13 +188,13 @@ class CleanEnergyDenoiser(EnergyDenoiser):
     The denoiser is :math:`D(x, \sigma) = -\sigma_d \nabla f(x / c, \tfrac14 \ln \sigma)`: the network predicts the
     clean point, where that of a `ScalarEnergyDenoiser` predicts mostly the noise at low levels. Without its network all
     data lie at the origin and the energy has the curvature :math:`1 / \sigma^2` in every direction, which is right
-    wherever the data have no width. A `ScalarEnergyDenoiser` has to learn that curvature, and with a first layer
-    narrower than the data it cannot: it leaves noise in. Nor can a network that normalises what it is given, and so
-    hardly sees how bright an image is as a whole: in that direction the energy has the curvature that it has without
-    its network, and where that is less than :math:`1 / \sigma^2` chains become darker from level to level.
+    wherever the data have no width. A `ScalarEnergyDenoiser` has to learn that curvature, and cannot if its first layer
+    is narrower than the data: it leaves noise in. A network that normalises its input fails too, because it hardly sees
+    the brightness of a whole image. In that direction its energy keeps the curvature that it has without the network,
+    and if that is less than :math:`1 / \sigma^2`, chains darken from level to level.
 
-    Its energies are integrable if the network grows slower than a quadratic form. Errors of :math:`f` count
-    :math:`1 / \sigma^2` fold: where modes lie apart and their masses matter, take the other one.
+    Its energies are integrable if the network grows slower than a quadratic form. Errors of :math:`f` count :math:`1 /
+    \sigma^2` fold: for separate modes whose masses matter, use `ScalarEnergyDenoiser`.
 
     Args:
         network: Any callable from scaled points ``(B, *)`` and :math:`\tfrac14 \ln \sigma`, ``(B,)``, to ``(B,)`` or
@@ -233,5 +233,5 @@ class CleanEnergyDenoiser(EnergyDenoiser):
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:
-    """Return one number a point, ``(B,)``, in a shape that multiplies points ``(B, *)``."""
+    """Return one number a point, ``(B,)``, shaped to broadcast over points ``(B, *)``."""
     return values.reshape(-1, *[1] * (x.ndim - 1))

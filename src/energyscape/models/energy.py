@@ -20,8 +20,8 @@ Network = Callable[..., Tensor]
 class Energy(nn.Module, ABC):
     """A function from points to energies.
 
-    Everything that samples takes any callable ``(B, *) -> (B,)``; this class is for energies that have parameters to
-    train or truths to tell.
+    Samplers take any callable ``(B, *) -> (B,)``; this class is for energies with parameters to train or a known
+    truth.
     """
 
     @abstractmethod
@@ -48,10 +48,10 @@ class NeuralEnergy(Energy):
     .. math:: E(x) = c\, f_\theta(x) + \frac{\|x\|^2}{2 s^2}
 
     Without the reference term nothing keeps :math:`\exp(-E)` integrable: a network with SiLU units is asymptotically
-    linear, and in some direction it may fall for ever.
+    linear, and may fall without limit in some direction.
 
     Data noised at :math:`\sigma` have scores of size :math:`1 / \sigma`. With :math:`s = \sigma` and
-    :math:`c = 1 / \sigma^2`, the posterior mean is :math:`x - \sigma^2 \nabla E(x) = -\nabla f_\theta(x)`, so that the
+    :math:`c = 1 / \sigma^2`, the posterior mean is :math:`x - \sigma^2 \nabla E(x) = -\nabla f_\theta(x)`: the
     network's own gradient is a denoiser and starts at the right size.
 
     Args:

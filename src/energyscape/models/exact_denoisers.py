@@ -1,7 +1,7 @@
-r"""Denoisers whose truth is known: the ground truths of samplers, likelihoods and guidance.
+r"""Exact denoisers: ground truths for samplers, likelihoods and guidance.
 
-Noise adds its variance to that of the data, :math:`p_\sigma = p * N(0, \sigma^2 I)`, so that the law of noised data is
-known wherever that of clean data is normal, a mixture of normal laws, or a finite set of points,
+Noise adds its variance to that of the data, :math:`p_\sigma = p * N(0, \sigma^2 I)`. So the law of noised data is known
+if that of clean data is normal, a mixture of normal laws, or a finite set of points,
 
 .. math:: p_\sigma(y) = \sum_m w_m\, N(y; \mu_m, \Sigma_m + \sigma^2 I), \qquad E(y, \sigma) = -\log p_\sigma(y).
 
@@ -27,7 +27,7 @@ class GaussianDenoiser(EnergyDenoiser):
     .. math:: D(y, \sigma) = \mu + \Sigma\, (\Sigma + \sigma^2 I)^{-1} (y - \mu)
 
     The covariance may be singular: data on a subspace, as images nearly are. It is diagonalised once, at a cost of
-    :math:`d^3`; for a round law of many dimensions take a `MixtureDenoiser` of one mean.
+    :math:`d^3`; for a round law of many dimensions use a `MixtureDenoiser` of one mean.
 
     Args:
         mean: :math:`\mu`, of the event's shape, ``(*)``.
@@ -83,7 +83,7 @@ class MixtureDenoiser(EnergyDenoiser):
 
     Args:
         law: The mixture, of deviation :math:`s`.
-        labels: Class of each component, ``(M,)``; each is a class of its own when left out.
+        labels: Class of each component, ``(M,)``; by default each is its own class.
 
     Raises:
         ValueError: If there is not one label for each component.
@@ -114,17 +114,17 @@ class MixtureDenoiser(EnergyDenoiser):
 
 @final
 class EmpiricalDenoiser(EnergyDenoiser):
-    r"""The ideal denoiser of a finite data set: what a network that fits it perfectly would be.
+    r"""The ideal denoiser of a finite data set, that of a network with a perfect fit.
 
     .. math:: D(y, \sigma) = \sum_i r_i(y)\, x_i, \qquad r_i(y) \propto \exp\bigl( -\|y - x_i\|^2 / 2 \sigma^2 \bigr)
 
-    Sampling with it gives back the data and nothing else: that a trained denoiser gives anything new is its error.
+    Sampling with it returns the data only: a trained denoiser gives new points through its errors.
     One evaluation costs a distance to every point. In single precision its energies at small levels are rough, its
     values are not.
 
     Args:
         points: :math:`x_i`, ``(N, *)``.
-        labels: Class of each point, ``(N,)``; when left out, a label that is asked for makes no difference.
+        labels: Class of each point, ``(N,)``; without them, a requested label is ignored.
 
     Raises:
         ValueError: If there are no points, or not one label for each.
@@ -164,7 +164,7 @@ class EmpiricalDenoiser(EnergyDenoiser):
 
 
 def _within(label: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return the weights of components given each point's class, ``(B, M)``; zero for other classes than its own."""
+    """Return the weights of components given each point's class, ``(B, M)``; zero for other classes."""
     of_class = (labels == label.unsqueeze(1)) | (label.unsqueeze(1) == -1)
     inside = weights * of_class
     return inside / inside.sum(1, keepdim=True)

@@ -8,10 +8,10 @@ For two denoisers of the same points, a good one :math:`D_1` and a poorer one :m
 :math:`w = 1` is no guidance and :math:`w > 1` sharpens. The literature also writes
 :math:`(1 + w') D_1 - w' D_0`, which is the same with :math:`w' = w - 1`.
 
-A guided denoiser is nobody's posterior mean: its score is that of :math:`p_{1, \sigma}^w / p_{0, \sigma}^{w - 1}` at
-every single level, but these are not the noised versions of one law. What a solver makes of it is sharper than either
-and known only by trying. Energies composed at each level and sampled with Markov chains have a law; see
-`ComposedLevels`.
+A guided denoiser is not the posterior mean of any law: its score is that of
+:math:`p_{1, \sigma}^w / p_{0, \sigma}^{w - 1}` at every single level, but these are not the noised versions of one law.
+A solver's samples from it are sharper than either, and have no known law. Energies composed at each level and sampled
+with Markov chains do have one; see `ComposedLevels`.
 """
 
 import math
@@ -32,10 +32,10 @@ class Guided(Denoiser):
 
     .. math:: D_w(x, \sigma, c) = D(x, \sigma) + w\, \bigl( D(x, \sigma, c) - D(x, \sigma) \bigr)
 
-    The denoiser has seen points without their label in training. Both terms come from one call of a longer batch: rows
+    Train the denoiser partly without labels. Both terms come from one call of a longer batch: rows
     outside the interval, or with a label of :math:`-1`, are in it once, all others twice.
 
-    At high levels guidance drops modes, at low ones it does little: an interval in the middle keeps what it is for.
+    At high levels guidance drops modes, at low ones it does little: use an interval in the middle.
 
     Args:
         denoiser: Takes labels, and :math:`-1` for none.
@@ -87,12 +87,12 @@ class Autoguided(Denoiser):
 
     .. math:: D_w(x, \sigma, c) = D_0(x, \sigma, c) + w\, \bigl( D(x, \sigma, c) - D_0(x, \sigma, c) \bigr)
 
-    The guide is a smaller network, or an early snapshot, trained on the same data with the same labels: its errors are
-    to be of the same sort, only larger. Labels are not needed; variety is kept better than by `Guided`.
+    The guide is a smaller network, or an early snapshot, trained on the same data with the same labels: its errors
+    should be of the same sort, only larger. Labels are not needed, and variety suffers less than with `Guided`.
 
     Args:
         denoiser: :math:`D`.
-        guide: :math:`D_0`, evaluated only where it counts.
+        guide: :math:`D_0`, evaluated only inside the interval.
         weight: :math:`w`; 1 is no guidance.
         interval: :math:`(\sigma_{\text{lo}}, \sigma_{\text{hi}})`, in units of ``x``; outside it is :math:`D`.
 
@@ -126,7 +126,7 @@ class Autoguided(Denoiser):
 
 @final
 class Conditional(Denoiser):
-    r"""A denoiser of one class, or of given classes: the label is closed over, for solvers know none.
+    r"""A denoiser of one class, or of given classes; it closes over the label, because solvers take none.
 
     Args:
         denoiser: Takes labels.
@@ -179,7 +179,7 @@ class ConditionalEnergy(EnergyDenoiser):
 
 
 def _pushed(d: Tensor, poor: Tensor, weight: float) -> Tensor:
-    """Return ``d`` pushed away from ``poor``; exactly ``d`` where they are the same."""
+    """Return ``d`` pushed away from ``poor``; exactly ``d`` if they are equal."""
     return d + (weight - 1) * (d - poor)
 
 

@@ -1,11 +1,11 @@
-r"""One number from a network that maps points to points.
+r"""Scalar heads for networks that map points to points.
 
 An energy needs a scalar. Read off a denoising network's output :math:`f(u)` as an inner product or a squared distance,
 its slope is near :math:`f` itself,
 
 .. math:: -\nabla_u \bigl( -\langle u, f(u) \rangle \bigr) = f(u) + J_f(u)^\top u,
 
-so that an architecture that is good at denoising stays good at it.
+so an architecture that denoises well also makes a good energy.
 
 References:
     Should EBMs model the energy or the score? (Salimans & Ho, 2021), section 3.
@@ -24,7 +24,7 @@ from energyscape.models.preconditioning import DenoisingNetwork
 
 @final
 class InnerProduct(nn.Module):
-    r"""The inner product of what goes in and what comes out, :math:`-\langle u, f(u) \rangle`.
+    r"""The inner product of input and output, :math:`-\langle u, f(u) \rangle`.
 
     Args:
         network: :math:`f`.
@@ -50,9 +50,9 @@ class InnerProduct(nn.Module):
 
 @final
 class Reconstruction(nn.Module):
-    r"""How far what comes out is from what goes in, :math:`\tfrac12 \|u - f(u)\|^2 - \tfrac12 \|u\|^2`.
+    r"""The distance of output and input, :math:`\tfrac12 \|u - f(u)\|^2 - \tfrac12 \|u\|^2`.
 
-    Without its last term it would not vanish with :math:`f`, and the quadratic part of the energy would be there twice.
+    The last term makes it vanish with :math:`f`; otherwise the quadratic part of the energy would count twice.
 
     Args:
         network: :math:`f`.

@@ -1,6 +1,6 @@
-r"""Convolutional networks that are told the noise level, from images to one number each.
+r"""Convolutional networks that are conditioned on the noise level, from images to one number each.
 
-Levels near one another have nearly one energy, so that a level is told by a few low frequencies, as in `NoiseMLP`:
+Levels near one another have nearly one energy, so a few low frequencies embed a level, as in `NoiseMLP`:
 
 .. math:: h \leftarrow \phi\bigl( A h \odot (1 + C e) + B e \bigr), \qquad e = (\cos t, \sin t, \ldots, \sin m t).
 """
@@ -25,7 +25,7 @@ class NoiseConvNet(nn.Module):
     Args:
         shape: Channels, height and width of one image, at least 8×8.
         width: Channels after the first halving; they double at each one, up to fourfold.
-        frequencies: Pairs of numbers :math:`m` that tell the level.
+        frequencies: Pairs of numbers :math:`m` that embed the level.
         activation: Nonlinearity after each layer.
 
     Raises:
@@ -73,9 +73,9 @@ class NoiseConvNet(nn.Module):
     def forward(self, u: Tensor, noise: Tensor) -> Tensor:
         angle = torch.arange(1, self.frequencies + 1).to(noise) * noise.unsqueeze(1)
         e = torch.cat([angle.cos(), angle.sin()], 1)
-        for halving, told in zip(self.halvings, self.told, strict=False):
+        for halving, condition in zip(self.halvings, self.told, strict=False):
             odd = (0, u.shape[3] % 2, 0, u.shape[2] % 2)  # sizes are rounded up
-            scale, shift = told(e)[:, :, None, None].chunk(2, 1)
+            scale, shift = condition(e)[:, :, None, None].chunk(2, 1)
             u = self.activation(halving(nn.functional.pad(u, odd)) * (1 + scale) + shift)
         scale, shift = self.told[-1](e).chunk(2, 1)
         f: Tensor = self.last(self.activation(self.read(u.flatten(1)) * (1 + scale) + shift))

@@ -1,14 +1,13 @@
-r"""What a network is asked for, so that its task has one size at every noise level.
+r"""Prediction targets of networks, scaled to one size at every noise level.
 
-A network :math:`F` becomes a denoiser by three coefficients and what it is told of the level,
+A network :math:`F` becomes a denoiser by three coefficients and a number that encodes the level,
 
 .. math:: D(x, \sigma) = c_{\text{skip}}\, x + c_{\text{out}}\, F(c_{\text{in}}\, x, c_{\text{noise}}).
 
-Predicting the noise, the clean point, the velocity or the score are rows of this table, in the coordinates
-:math:`x = x_0 + \sigma \varepsilon`; those of the variance-preserving papers are
-:math:`x_{\text{vp}} = x / \sqrt{1 + \sigma^2} = \alpha x_0 + \sqrt{1 - \alpha^2}\, \varepsilon`, those of flow
-matching :math:`x_t = x / (1 + \sigma) = (1 - t)\, x_0 + t\, \varepsilon`. The squared error of :math:`F` against what
-it should say is :math:`\|D - x_0\|^2 / c_{\text{out}}^2`.
+Predicting the noise, the clean point, the velocity or the score are rows of this table, in the coordinates :math:`x =
+x_0 + \sigma \varepsilon`. Those of the variance-preserving papers are :math:`x_{\text{vp}} = x / \sqrt{1 + \sigma^2} =
+\alpha x_0 + \sqrt{1 - \alpha^2}\, \varepsilon`, those of flow matching :math:`x_t = x / (1 + \sigma) = (1 - t)\, x_0 +
+t\, \varepsilon`. The squared error of :math:`F` against its target is :math:`\|D - x_0\|^2 / c_{\text{out}}^2`.
 
 References:
     Elucidating the design space of diffusion-based generative models (Karras et al., 2022), equation 7 and table 1.
@@ -28,18 +27,18 @@ from energyscape.models.denoiser import Denoiser, column
 from energyscape.noise import chain_levels
 
 DenoisingNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Any callable, usually a `torch.nn.Module`, from scaled points ``(B, *)``, what it is told of the noise ``(B,)`` and
+"""Any callable, usually a `torch.nn.Module`, from scaled points ``(B, *)``, the encoded noise level ``(B,)`` and
 classes ``(B,)`` or none, to ``(B, *)``."""
 
 
 class Coefficients(NamedTuple):
-    r"""How a network becomes a denoiser at some noise levels, each ``(B,)``.
+    r"""The coefficients that make a network a denoiser at some noise levels, each ``(B,)``.
 
     Args:
-        skip: :math:`c_{\text{skip}}`, the share of the noised point that is kept.
-        out: :math:`c_{\text{out}}`, the size of what the network adds.
-        inside: :math:`c_{\text{in}}`, the scale of what it sees.
-        noise: :math:`c_{\text{noise}}`, what it is told of the level.
+        skip: :math:`c_{\text{skip}}`, the share of the noised point in the result.
+        out: :math:`c_{\text{out}}`, the factor on the network's output.
+        inside: :math:`c_{\text{in}}`, the factor on the network's input.
+        noise: :math:`c_{\text{noise}}`, the encoded level.
     """
 
     skip: Tensor
@@ -167,7 +166,7 @@ class Clean(Preconditioning):
     .. math:: c_{\text{skip}} = 0, \quad c_{\text{out}} = 1, \quad
               c_{\text{in}} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}}, \quad c_{\text{noise}} = \tfrac14 \ln \sigma
 
-    At low noise it has to copy its input, which is where it is worst.
+    At low noise it has to copy its input, which networks do poorly.
 
     Args:
         data_std: :math:`\sigma_d > 0`, the deviation of each coordinate of the data, in units of ``x``.
@@ -199,7 +198,7 @@ class Score(Preconditioning):
     .. math:: c_{\text{skip}} = 1, \quad c_{\text{out}} = \sigma, \quad
               c_{\text{in}} = 1, \quad c_{\text{noise}} = \tfrac14 \ln \sigma
 
-    so that :math:`s(x, \sigma) = F(x, \cdot) / \sigma`. The network sees the noised points as they are, however large:
+    so that :math:`s(x, \sigma) = F(x, \cdot) / \sigma`. The network sees the noised points unscaled:
     it needs normalisation inside.
 
     References:
@@ -220,7 +219,7 @@ class Flow(Preconditioning):
     .. math:: c_{\text{skip}} = \frac{1}{1 + \sigma}, \quad c_{\text{out}} = -\frac{\sigma}{1 + \sigma}, \quad
               c_{\text{in}} = \frac{1}{1 + \sigma}, \quad c_{\text{noise}} = t = \frac{\sigma}{1 + \sigma}
 
-    Time runs from data at :math:`t = 0` to noise at :math:`t = 1`; some papers turn it round.
+    Time runs from data at :math:`t = 0` to noise at :math:`t = 1`; some papers reverse it.
 
     References:
         Flow matching for generative modeling (Lipman et al., 2023), equation 23, with no noise on the data.
@@ -249,7 +248,7 @@ class NetworkDenoiser(Denoiser):
 
     .. math:: D(x, \sigma) = c_{\text{skip}}\, x + c_{\text{out}}\, F(c_{\text{in}}\, x, c_{\text{noise}})
 
-    The score that it tells is the gradient of no density, except by luck; an `EnergyDenoiser`'s is.
+    Its score is in general the gradient of no density; an `EnergyDenoiser`'s is.
 
     Args:
         network: :math:`F`.

@@ -1,7 +1,7 @@
-r"""Networks from points to points that keep the size of what they are given, told the noise level and the class.
+"""Networks from points to points of the same size, conditioned on the noise level and the class.
 
 Both are residual, :math:`h_{k + 1} = h_k + f_k(h_k, e)` with :math:`e` the embedding of `conditioning`, and both return
-zero when they are new.
+zero at initialisation.
 """
 
 import math
@@ -26,9 +26,9 @@ from energyscape.models.networks import ACTIVATIONS, Activation, image_shape
 
 @final
 class DenoisingResNet(nn.Module):
-    r"""A residual network over images, their noise level and their class, which never makes them smaller.
+    r"""A residual network over images, their noise level and their class, at full resolution throughout.
 
-    It sees further by dilated convolutions, whose windows have gaps: two in each block, one first and one last reach
+    Dilated convolutions, whose windows have gaps, widen its view: two in each block, one first and one last reach
     :math:`1 + 4\, (1 + \sum d)` pixels across, 61 with the default.
 
     Its cost grows with the image: at 8×8 that of a small `UNet` for 28×28, at 28×28 twelve times as much.
@@ -37,7 +37,7 @@ class DenoisingResNet(nn.Module):
         shape: Channels, height and width of one image.
         width: Channels of all layers.
         dilations: Distance :math:`d` of the pixels that a convolution sees, one residual block each.
-        patch: Height and width in pixels of what the first layer reads as one.
+        patch: Height and width in pixels of the squares that the first layer reads as one.
         classes: Number of classes that a label may name; 0 for a network that takes no label.
         dropout: Probability that a unit is left out in training.
 
@@ -51,7 +51,7 @@ class DenoisingResNet(nn.Module):
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), appendix A: dilated
-        convolutions and a norm told the level. https://arxiv.org/abs/1907.05600
+        convolutions and a norm conditioned on the level. https://arxiv.org/abs/1907.05600
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class DenoisingResNet(nn.Module):
         check_count(width=width, dilations=len(dilations))
         for each in (patch, *dilations):
             check_count(**{"patch and dilation": each}, most=64)
-        channels, told = image_shape(shape)[0] * patch**2, 4 * width
+        channels, embedding = image_shape(shape)[0] * patch**2, 4 * width
         self.patch = patch
         self.classes = classes
-        self.conditioning = Conditioning(told, classes)
+        self.conditioning = Conditioning(embedding, classes)
         self.first = linear(channels, width, 3)
-        self.blocks = nn.ModuleList(Block(width, told, dropout=dropout, dilation=each) for each in dilations)
+        self.blocks = nn.ModuleList(Block(width, embedding, dropout=dropout, dilation=each) for each in dilations)
         self.normed = group_norm(width)
         self.last = zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
@@ -133,8 +133,8 @@ class DenoisingMLP(nn.Module):
 
     def forward(self, u: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         e, h = self.conditioning(noise, label), self.first(u.flatten(1))
-        for hidden, told, back in zip(self.hidden, self.told, self.back, strict=True):
-            scale, shift = told(e).chunk(2, 1)
+        for hidden, condition, back in zip(self.hidden, self.told, self.back, strict=True):
+            scale, shift = condition(e).chunk(2, 1)
             h = h + back(self.activation(torch.addcmul(shift, hidden(h), 1 + scale)))
         f: Tensor = self.last(h)
         return f.reshape(u.shape)

@@ -1,8 +1,8 @@
-r"""A U-Net that is told the noise level: images to images, through smaller and smaller ones and back.
+r"""A U-Net that is conditioned on the noise level, from images to images of the same size.
 
-What the halvings lose comes back by skips: each block of the way up is given the output of its mirror image on the way
-down, added and not joined, :math:`h \leftarrow (h + s) / \sqrt 2`. Joined skips double the channels that the way up
-reads, which is where such a network would spend three quarters of its time.
+Skips restore the detail that the halvings lose: each block of the way up adds the output of its mirror image on the way
+down, :math:`h \leftarrow (h + s) / \sqrt 2`. Concatenated skips would double the channels that the way up reads, and
+take three quarters of the network's time.
 """
 
 import itertools
@@ -29,21 +29,20 @@ from energyscape.models.networks import image_shape
 class UNet(nn.Module):
     r"""A U-Net over images, their noise level and their class.
 
-    The defaults are for small grey images, on a processor: with ``patch`` 2 it reads squares of 2×2 pixels as one, at a
-    quarter of the cost. For photographs take ``patch`` 1, ``width`` 96 to 128, two ``blocks`` and attention at 16; that
-    is half the work of the usual network of that width, whose skips are joined.
+    The defaults are for small grey images on a CPU: with ``patch`` 2 it reads squares of 2×2 pixels as one, at a
+    quarter of the cost. For photographs use ``patch`` 1, ``width`` 96 to 128, two ``blocks`` and attention at 16. This
+    takes half the work of the usual network of that width, which concatenates its skips.
 
-    It returns zero when it is new, whatever it is given. All of it is smooth and has second derivatives, so that it may
-    be the inside of an energy.
+    It returns zero at initialisation. All of it is smooth and has second derivatives, so it can define an energy.
 
     Args:
         shape: Channels, height and width of one image, from 8×8 to 64×64.
         width: Channels at the first level.
         multipliers: Channels of each level, in widths; from one to the next the image is halved, odd sizes rounded up.
         blocks: Residual blocks at each level, on the way down and again on the way up.
-        attention: Heights of the levels where each pixel looks at all others; for 28×28 images with ``patch`` 2 they
+        attention: Heights of the levels with self-attention; for 28×28 images with ``patch`` 2 they
             are 14, 7 and 4.
-        patch: Height and width in pixels of what the first layer reads as one.
+        patch: Height and width in pixels of the squares that the first layer reads as one.
         classes: Number of classes that a label may name; 0 for a network that takes no label.
         dropout: Probability that a unit is left out in training.
 
@@ -88,15 +87,15 @@ class UNet(nn.Module):
         heights = _heights(shape, patch, len(multipliers))
         if unmet := set(attention) - set(heights):
             raise ValueError(f"attention is at one of {heights}, the heights of the levels; it was {unmet.pop()}")
-        channels, told, widths = shape[0] * patch**2, 4 * width, [width * each for each in multipliers]
+        channels, embedding, widths = shape[0] * patch**2, 4 * width, [width * each for each in multipliers]
         self.patch = patch
         self.classes = classes
-        self.conditioning = Conditioning(told, classes)
+        self.conditioning = Conditioning(embedding, classes)
         self.first = linear(channels, widths[0], 3)
 
         def level(inside: int, height: int) -> nn.ModuleList:
             return nn.ModuleList(
-                _Layer(inside, told, dropout=dropout, attention=height in attention) for _ in range(blocks)
+                _Layer(inside, embedding, dropout=dropout, attention=height in attention) for _ in range(blocks)
             )
 
         self.down = nn.ModuleList(map(level, widths, heights))
@@ -128,11 +127,11 @@ class UNet(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A block, and attention where it is asked for."""
+    """A block, with attention if requested."""
 
-    def __init__(self, channels: int, told: int, *, dropout: float, attention: bool) -> None:
+    def __init__(self, channels: int, embedding: int, *, dropout: float, attention: bool) -> None:
         super().__init__()
-        self.block = Block(channels, told, dropout=dropout)
+        self.block = Block(channels, embedding, dropout=dropout)
         self.attention = Attention(channels) if attention else nn.Identity()
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:

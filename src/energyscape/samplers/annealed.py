@@ -1,4 +1,4 @@
-r"""Langevin steps while the temperature falls."""
+"""Langevin steps at a falling temperature."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -15,7 +15,7 @@ from energyscape.samplers.langevin import check_limits, clipped
 
 
 class Cooling(NamedTuple):
-    """Where chains stand, and how far their cooling has come.
+    """The state of chains and of their cooling.
 
     Args:
         x: Positions, ``(C, *)``.
@@ -40,8 +40,8 @@ class AnnealedLangevin(Kernel[Cooling]):
         \qquad T_k = T_0 (T / T_0)^{\min(k / n, 1)}
 
     It finds low regions from far away; it does not weigh them. Once all :math:`n` steps of the fall are done the kernel
-    is `Langevin` at :math:`T` and has that kernel's *biased* law, but between modes that chains no longer cross
-    the weights stay those of the temperature at which they last did. `ParallelTempering` has the right ones.
+    is `Langevin` at :math:`T` with that kernel's *biased* law. Once chains no longer cross between modes, the modes'
+    weights stay those of the temperature at which they last did. `ParallelTempering` has the right ones.
 
     Every start begins at :math:`T_0` again: give ``anneal_steps`` fewer than the steps that you take.
 

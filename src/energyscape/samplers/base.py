@@ -1,10 +1,10 @@
-r"""Markov kernels: one transition of many chains.
+"""Markov kernels: one transition of many chains.
 
 A kernel is split in two so that its step can be compiled: `Kernel.draw` takes all randomness of one step from a
-generator, `Kernel.move` is pure tensor code of static shape. What is carried is the State, what is told is the Info.
+generator, `Kernel.move` is pure tensor code of static shape. A step carries the State and reports the Info.
 
 A proposal whose point, energy or score is not finite is rejected and counted (``Info.diverged``); the chain stays where
-it was, and no other chain notices.
+it was, and other chains are unaffected.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from energyscape.calculus import EnergyFn, energy_and_score
 
 
 class ChainState(Protocol):
-    """What every state has; a kernel's own may carry more, such as a velocity."""
+    """Fields of every state; a kernel's own may carry more, such as a velocity."""
 
     @property
     def x(self) -> Tensor:
@@ -36,7 +36,7 @@ class ChainState(Protocol):
 
 
 class Point(NamedTuple):
-    """Where chains stand: the state of a kernel that carries nothing more.
+    """Positions with their energies and scores: the state of a kernel that carries no more.
 
     Args:
         x: Positions, ``(C, *)``.
@@ -50,7 +50,7 @@ class Point(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What one step told, one number a chain, ``(C,)``.
+    """Facts about one step, one number a chain, ``(C,)``.
 
     Args:
         accept_prob: Probability with which the proposal was accepted; 1 or 0 for an unadjusted kernel.
@@ -60,7 +60,7 @@ class Info(NamedTuple):
         noise: RMS over coordinates of its random part, in units of ``x``.
         energy_error: Minus the logarithm of the Metropolis-Hastings ratio, which for leapfrog steps is the change of
             the Hamiltonian over the temperature; not finite where the proposal was not, 0 for an unadjusted kernel.
-        hamiltonian: Energy and kinetic energy with which the step set out, its momentum drawn, in units of energy.
+        hamiltonian: Potential and kinetic energy at the start of the step, once its momentum is drawn.
     """
 
     accept_prob: Tensor
@@ -92,7 +92,7 @@ class Kernel(ABC, Generic[State]):
 
     @abstractmethod
     def init(self, x: Tensor) -> State:
-        """Return the state of chains that stand at ``x``.
+        """Return the state of chains at ``x``.
 
         Args:
             x: Positions, ``(C, *)``.
@@ -109,24 +109,24 @@ class Kernel(ABC, Generic[State]):
 
     @abstractmethod
     def move(self, state: State, randomness: tuple[Tensor, ...]) -> tuple[State, Info]:
-        """Return the state after one step, and what there is to tell of it.
+        """Return the state after one step, and its facts.
 
         Args:
-            state: Where the chains stand.
-            randomness: What `draw` returned.
+            state: The chains.
+            randomness: The result of `draw`.
         """
 
     def step(self, state: State, *, generator: Generator | None = None) -> tuple[State, Info]:
         """Draw and move.
 
         Args:
-            state: Where the chains stand.
+            state: The chains.
             generator: The stream to draw from.
         """
         return self.move(state, self.draw(state.x, generator=generator))
 
     def confined(self, x: Tensor) -> Tensor:
-        """Return positions as chains keep them: mirrored into the box, or clamped to it."""
+        """Return positions inside the box: mirrored at its walls, or clamped to them."""
         if self.bounds is None:
             return x
         return x.clamp(*self.bounds) if self.walls == "clamp" else folded(x, self.bounds)[0]
@@ -146,7 +146,7 @@ def evaluate_at(energy: EnergyFn, x: Tensor, bounds: tuple[float, float] | None 
 
 
 def folded(x: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Return positions mirrored at the walls until they are inside, and -1 where the way there is reversed, else 1."""
+    """Return positions mirrored into the box, and -1 where the direction is reversed, else 1."""
     low, high = bounds
     way = (x - low).remainder(2 * (high - low))
     inside = (low + torch.minimum(way, 2 * (high - low) - way)).clamp(low, high)
@@ -154,7 +154,7 @@ def folded(x: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
 
 
 def home(point: Point, bounds: tuple[float, float] | None) -> Point:
-    """Return a point mirrored into the box, its score turned along: a step of mirrored energies ends so."""
+    """Return a point mirrored into the box, its score reversed with it, to end a step of mirrored energies."""
     if bounds is None:
         return point
     inside, sign = folded(point.x, bounds)
@@ -162,13 +162,13 @@ def home(point: Point, bounds: tuple[float, float] | None) -> Point:
 
 
 def check_bounds(bounds: tuple[float, float] | None) -> None:
-    """Raise a `ValueError` unless bounds are finite and hold something."""
+    """Raise a `ValueError` unless bounds are finite and not empty."""
     if bounds is not None and not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise ValueError(f"bounds are finite, (low, high) with low < high; they were {bounds}")
 
 
 def zero_energy(x: Tensor) -> Tensor:
-    """Return energy zero everywhere: a kernel made with it has its settings checked before any training."""
+    """Return energy zero everywhere, to check a kernel's settings before training."""
     return x.flatten(1).sum(1) * 0
 
 
@@ -178,7 +178,7 @@ def finite(point: ChainState) -> Tensor:
 
 
 def where(condition: Tensor, yes: ChainState, no: ChainState) -> Point:
-    """Return, chain by chain, one point or the other."""
+    """Return one point or the other for each chain."""
     wide = expand(condition, yes.x)
     return Point(
         torch.where(wide, yes.x, no.x),
@@ -203,7 +203,7 @@ def hamiltonian(point: ChainState, velocity: Tensor) -> Tensor:
 
 
 def unadjusted(state: ChainState, new: Point, drift: Tensor, noise: Tensor, total: Tensor) -> tuple[Point, Info]:
-    """Accept whatever is finite."""
+    """Accept every finite proposal."""
     accepted = finite(new)
     accept_prob = accepted.to(new.x.dtype)
     info = Info(accept_prob, accepted, ~accepted, rms(drift), rms(noise), torch.zeros_like(accept_prob), total)
@@ -226,6 +226,6 @@ def metropolis(
 
 
 def with_step_factor(kernel: Kernel[Any], *, step: float = 1.0) -> Kernel[Any]:
-    """Return a kernel with its step size times a factor, or as it is where it has none."""
+    """Return a kernel with its step size times a factor; unchanged if it has no step size."""
     size = getattr(kernel, "step_size", None)
     return kernel if step == 1 or size is None else dataclasses.replace(kernel, step_size=size * step)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""How the compiler is asked for the steps of a kernel, and what is mended in the graphs that it makes."""
+"""Compilation of kernel steps with Inductor, with passes that correct and speed up its graphs."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _aten = torch.ops.aten
 
 def compiled(function: Callable[..., Any], *, cpp: bool = False) -> Callable[..., Any]:
     """Return a function as one graph of static shapes, compiled when it is first called."""
-    # One object for all, by which the compiler knows that it has compiled a function already.
+    # One object for all: the compiler recognises an already compiled function by it.
     options = _CALLED_FROM_CPP if cpp else _OPTIONS
     graph = torch.compile(function, fullgraph=True, dynamic=False, options=options)
     return cast("Callable[..., Any]", torch._dynamo.config.patch(recompile_limit=GRAPHS)(graph))
@@ -31,7 +31,7 @@ def compiled(function: Callable[..., Any], *, cpp: bool = False) -> Callable[...
 
 @final
 class CpuFusionPass(CustomGraphPass):
-    """Mends what gradients waste on a CPU, a sixth of the time of thousands of chains, and what is wrong in them."""
+    """Speeds up gradients on a CPU, by a sixth for thousands of chains, and corrects errors of the compiler."""
 
     def __call__(self, graph: Graph) -> None:
         for node in list(graph.nodes):
@@ -47,11 +47,11 @@ class CpuFusionPass(CustomGraphPass):
 
 
 def write_out(graph: Graph, node: Node) -> None:
-    """Write products by narrow matrices, and what is added to products, as sums that the compiler can fuse.
+    """Write products by narrow matrices, and sums with products, as sums that the compiler can fuse.
 
     A gradient in the plane begins with a product of thousands of rows of two numbers and ends with one by a matrix of
-    two columns. A library of products does not do well at either, and its results go through the memory. What is added
-    to a product, it copies first.
+    two columns. BLAS is slow at both, and its results go through memory. It also copies a term that is added to a
+    product.
     """
     product = node.target in (_aten.mm.default, _aten.addmm.default) and not node.kwargs
     if not product or _value(node).device.type != "cpu":
@@ -82,7 +82,7 @@ def write_out(graph: Graph, node: Node) -> None:
 
 
 def _laid_out(graph: Graph, matrix: Node) -> Node:
-    """Return a matrix whose rows are each in one piece of memory, to be read many numbers at a time."""
+    """Return a matrix with contiguous rows, for vectorised reads."""
     return _added(graph, force_stride_order, matrix, [_value(matrix).shape[1], 1])
 
 
@@ -127,7 +127,7 @@ def _added(graph: Graph, operation: Callable[..., Any], *arguments: Any) -> Node
 
 
 def _value(argument: Any) -> Any:
-    """Return the tensor without numbers that tells a node's shape and layout; what is no node is its own."""
+    """Return the tensor without data that holds a node's shape and layout; anything else unchanged."""
     if isinstance(argument, list):
         return [_value(each) for each in argument]
     return argument.meta["val"] if isinstance(argument, Node) else argument

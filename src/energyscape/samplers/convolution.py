@@ -1,8 +1,8 @@
-"""Convolutions in compiled graphs: laid out as they are fast, and as products of matrices where those are faster.
+"""Faster convolutions in compiled graphs: in the fastest layout, or as matrix products if those are faster.
 
-Of single precision, on a CPU, PyTorch's convolutions of 16 to 128 images reach three quarters of the rate of large
-products, but for two kinds. The gradient by images of one channel, or three, takes as long as if they had sixteen; and
-where few pixels come out, rows of them are too short to keep a processor busy.
+In single precision on a CPU, PyTorch's convolutions of 16 to 128 images reach three quarters of the rate of large
+products, with two exceptions. The gradient by images of one or three channels takes as long as for sixteen. And rows of
+few output pixels are too short to keep a processor busy.
 
 A convolution is a product of the matrix of all patches by the weights (Chellapilla et al., 2006, High performance
 convolutional neural networks for document processing, section 3).
@@ -31,7 +31,7 @@ _aten = torch.ops.aten
 
 
 def rewrite(graph: Graph, node: Node) -> None:
-    """Mends a convolution of images on a CPU, or the gradient by what is convolved."""
+    """Replace a convolution of images on a CPU, or its gradient by the images, by a faster form."""
     backward = node.target is _aten.convolution_backward.default
     if not backward and node.target is not _aten.convolution.default:
         return
@@ -65,7 +65,7 @@ def _pull_back_by_product(graph: Graph, node: Node) -> None:
 
 
 def _patches(weight: Node, stride: Sequence[int], _: Sequence[int], *kind: Any) -> float:
-    """Return in how many patches a pixel is, if in all alike and if nothing is unusual; else infinity."""
+    """Return the number of patches that hold a pixel, if equal for all and nothing is unusual; else infinity."""
     (k, l), (s, t) = weight.meta["val"].shape[2:], stride
     dilation, transposed, _, groups = kind
     usual = dilation == [1, 1] and not transposed and groups == 1
@@ -99,10 +99,10 @@ def pulled_back(
     padding: Sequence[int],
     pixels_last: bool,
 ) -> Tensor:
-    r"""Return the gradient by what was convolved: one product, and sum of its parts where patches overlap.
+    """Return the gradient by the convolved images: one product, and the sum of its parts where patches overlap.
 
-    A row :math:`y` of the padded image, :math:`y = s R + r`, is met by the patches :math:`R - j` at their row
-    :math:`s j + r`, for each :math:`j < K / s`.
+    A row :math:`y` of the padded image, :math:`y = s R + r`, is met by the patches :math:`R - j` at their row :math:`s
+    j + r`, for each :math:`j < K / s`.
     """
     n, _, h, w = slope.shape
     (c, k, l), (s, t) = weight.shape[1:], stride
@@ -132,16 +132,16 @@ def _channels_last(graph: Graph, before: Node, images: Node) -> Node:
     value: Tensor = images.meta["val"]
     _, channels, height, breadth = value.shape
     strides = [height * breadth * channels, 1, breadth * channels, channels]
-    # One channel is last wherever it is, so that strides are any; a convolution asks them. Told what they are, the
-    # compiler forgets that a part of something is not the whole.
-    told = channels == 1 and value.is_contiguous() and value.storage_offset() == 0
+    # With one channel any strides are channels-last, but a convolution reads them, so they are set. For a view of a
+    # larger tensor the compiler would then forget that it is a view.
+    whole = channels == 1 and value.is_contiguous() and value.storage_offset() == 0
     laid = next((user for user in images.users if user.target is force_stride_order), None)
     if laid is None:
         with graph.inserting_before(before):
             laid = _called(graph, force_stride_order, images, strides)
-            if told:
+            if whole:
                 _called(graph, _aten.as_strided.default, laid, list(value.shape), strides)
-    return next(iter(laid.users)) if told else laid
+    return next(iter(laid.users)) if whole else laid
 
 
 def _called(graph: Graph, operation: Callable[..., Any], node: Node, *settings: Any) -> Node:

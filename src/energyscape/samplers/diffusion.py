@@ -13,8 +13,8 @@ an ordinary and a stochastic differential equation whose laws at every level are
 steps are here in the coordinates of :math:`y`, where some that look different are the same.
 
 As with kernels, `Solver.draw` takes all randomness of a step from a generator and `Solver.move` is pure tensor code.
-Chains know nothing of each other, unless a solver says so; one that becomes non-finite stays so and is seen in the
-result, for there is nothing that could be rejected.
+Chains are independent unless a solver's documentation says otherwise. One that becomes non-finite stays so and shows
+in the result, because there is no rejection.
 """
 
 import itertools
@@ -33,12 +33,12 @@ from energyscape.noise import normal_like
 
 
 class Solution(NamedTuple):
-    """Where chains stand on their way down.
+    """The state of chains on their way down.
 
     Args:
         x: Positions, ``(C, *)``.
-        denoised: What the last evaluation of the denoiser took for clean, ``(C, *)``; the start before the first.
-        steps: Steps taken, the index of the level where they stand.
+        denoised: The last output of the denoiser, ``(C, *)``; the start before the first.
+        steps: Steps taken, the index of the current level.
     """
 
     x: Tensor
@@ -47,7 +47,7 @@ class Solution(NamedTuple):
 
 
 class Solver(ABC):
-    """One way down the noise levels, of many chains at once; a frozen value."""
+    """A way down the noise levels, of many chains at once; a frozen value."""
 
     denoise: DenoiseFn
     sigmas: Sequence[float]
@@ -55,37 +55,37 @@ class Solver(ABC):
     @property
     @abstractmethod
     def nfe(self) -> int:
-        """How often the denoiser is evaluated on the whole way."""
+        """Number of evaluations of the denoiser on the whole way."""
 
     @abstractmethod
     def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
         """Return all randomness of one step.
 
         Args:
-            state: Where the chains stand.
+            state: The chains.
             generator: The stream to draw from.
         """
 
     @abstractmethod
     def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
-        """Return where the chains stand after one step.
+        """Return the state after one step.
 
         Args:
-            state: Where they stand.
-            randomness: What `draw` returned.
+            state: The chains.
+            randomness: The result of `draw`.
         """
 
     @final
     @property
     def steps(self) -> int:
-        """How many steps lead all the way down."""
+        """Number of steps on the whole way."""
         return len(self.sigmas) - 1
 
     @final
     def start(self, noise: Tensor) -> Tensor:
         r"""Return points at the highest level, :math:`\sigma_{\max} z`.
 
-        That the data's own mean and variance are missing there is an error of their size over :math:`\sigma_{\max}`.
+        They lack the data's own mean and variance, an error of their size over :math:`\sigma_{\max}`.
 
         Args:
             noise: Standard normal numbers :math:`z`, ``(C, *)``.
@@ -94,7 +94,7 @@ class Solver(ABC):
 
     @final
     def init(self, x: Tensor) -> Solution:
-        """Return the state of chains that stand at the highest level.
+        """Return the state of chains at the highest level.
 
         Args:
             x: Positions, ``(C, *)``.
@@ -106,17 +106,17 @@ class Solver(ABC):
         """Draw and move.
 
         Args:
-            state: Where the chains stand.
+            state: The chains.
             generator: The stream to draw from.
         """
         return self.move(state, self.draw(state, generator=generator))
 
     @final
     def interval(self, state: Solution) -> tuple[float, float]:
-        r"""Return the levels :math:`\sigma` and :math:`\sigma'` between which the next step leads.
+        r"""Return the levels :math:`\sigma` and :math:`\sigma'` of the next step.
 
         Args:
-            state: Where the chains stand.
+            state: The chains.
         """
         return self.sigmas[state.steps], self.sigmas[state.steps + 1]
 
@@ -136,7 +136,7 @@ class Solver(ABC):
 
 
 class SolverFactory(Protocol):
-    """A solver whose denoiser and levels are still to come."""
+    """A constructor of solvers from a denoiser and levels."""
 
     def __call__(self, denoise: DenoiseFn, sigmas: Sequence[float]) -> Solver:
         """Return the solver."""
@@ -254,7 +254,7 @@ class DDIM(Solver):
 @final
 @dataclass(frozen=True)
 class DDPM(Solver):
-    r"""DDPM's chain, turned round: ancestral sampling; order 1.
+    r"""DDPM's reversed chain: ancestral sampling; order 1.
 
     .. math::
         y' = D + \frac{\sigma'^2}{\sigma^2} (y - D) + \tau z, \qquad

@@ -1,8 +1,8 @@
-"""The loops that drive kernels, and how their steps are made fast.
+"""Loops that drive kernels, with compiled steps.
 
-Kernels are written for people: a step is its equation. What makes it slow is that each small operation is a call of its
-own, so several steps are compiled together, the energy's gradient inside, with all of their noise drawn beforehand from
-the chain's own stream: compiled and eager chains see the same numbers and differ by rounding only.
+A kernel's step is written as its equation. Each small operation costs a call, so several steps are compiled together
+with the energy's gradient. Their noise is drawn beforehand from the chains' own stream: compiled and eager chains see
+the same numbers and differ by rounding only.
 """
 
 import dataclasses
@@ -44,15 +44,14 @@ MIN_GRAPH_GRADIENTS: Final = 100
 
 @final
 class Steps:
-    """The steps of some chains, compiled where that is wanted and works.
+    """The steps of some chains, compiled if requested and possible.
 
     Args:
         kernel: The transition; its energy is anything that PyTorch can trace.
         steps: How many will be taken.
-        compile: Whether to compile; ``"auto"`` times the first steps, and compiles if a minute of them is left. Which
-            it does then depends on the machine's speed, and with it the last bits of the chains. On a GPU steps are
-            recorded as CUDA graphs besides, unless it is ``False``: with ``"auto"`` if they evaluate the score a
-            hundred times.
+        compile: Whether to compile. ``"auto"`` times the first steps and compiles if a minute of them is left, so the
+            last bits of the chains depend on the machine's speed. On a GPU, steps are also recorded as CUDA graphs
+            unless it is ``False``; with ``"auto"``, if they evaluate the score a hundred times.
     """
 
     def __init__(self, kernel: Kernel[Any], *, steps: int, compile: Compile = "auto") -> None:
@@ -66,7 +65,7 @@ class Steps:
             yield from moved
 
     def end(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Any, Info]:
-        """Return where chains end, and each one's sums over the steps of what they told; see `run`."""
+        """Return the final state, and each chain's sums of its steps' facts; see `run`."""
         total: Info | None = None
         for moved in self.together(self.kernel.init(x), generator=generator):
             state, total = moved[-1][0], added(total, *(info for _, info in moved))
@@ -74,7 +73,7 @@ class Steps:
         return state, total
 
     def together(self, state: Any, *, generator: Generator | None = None) -> Iterator[list[tuple[Any, Info]]]:
-        """Yield the same, in lists of the steps that were taken at once."""
+        """Yield the same as `__call__`, in lists of the steps taken at once."""
         left, blocks, block = self.steps, 0, self._block(state.x)
         while left:
             many = min(left, block)
@@ -89,18 +88,18 @@ class Steps:
             yield moved
 
     def _gradients(self, x: Tensor) -> int:
-        """Return how many evaluations of the score one graph holds."""
+        """Return the number of score evaluations in one graph."""
         return IMAGES if x.ndim > 2 and not x.is_cuda else GRADIENTS * (2 if len(x) <= SMALL_BATCH else 1)
 
     def _block(self, x: Tensor) -> int:
-        """Return how many steps are taken at once: a number that leaves none over, if there is one of that size."""
+        """Return the number of steps taken at once, one that divides the total if possible."""
         if self.compile is False:
             return 1
         most = min(self.steps, max(1, self._gradients(x) // getattr(self.kernel, "leapfrog_steps", 1)))
         return next((each for each in range(most, (most - 1) // 2, -1) if self.steps % each == 0), most)
 
     def _blocks(self, state: Any, noise: tuple[Tensor, ...]) -> int:
-        """Return how many blocks the chains move in: many, if all that they have is one row a chain, energies too."""
+        """Return the number of blocks of chains: several, if their state is one row a chain, energies included."""
         many = len(state.x)
         apart = isinstance(state, tuple) and all(
             isinstance(each, Tensor) and each.shape[:1] == (many,) for each in (*state, *noise)
@@ -130,14 +129,14 @@ class Steps:
         except Exception as error:  # whatever a compiler may raise
             self.compile = False
             moved = self._moves(state, noise)  # what is no fault of the compiler's comes again, and is raised
-            said = (str(error) or type(error).__name__).splitlines()[0]
-            warnings.warn(f"the steps could not be compiled and go on uncompiled: {said}", stacklevel=4)
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            warnings.warn(f"the steps could not be compiled and go on uncompiled: {first}", stacklevel=4)
             return moved
 
     def _travelled(
         self, kernel: HMC, state: Point, randomness: tuple[Tensor, ...], *, longest: int
     ) -> tuple[Point, Info]:
-        """Take a step whose trajectory is too long for one graph: each piece begins at the last one's velocity."""
+        """Take a step whose trajectory is too long for one graph; each piece starts with the last one's velocity."""
         heat, (z, *rest), left, point = kernel.temperature**0.5, randomness, kernel.leapfrog_steps, state
         while left:
             many = min(left, longest)
@@ -147,7 +146,7 @@ class Steps:
         return kernel.decide(state, point, v, randomness)
 
     def _fast(self, key: object, function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
-        """Return a function compiled, if that is wanted, and recorded, where that can be; one for each key."""
+        """Return a function compiled, if requested, and recorded, if possible; one for each key."""
         if key not in self._graphs:
             function = _compiled(function, x) if self.compile is True else function
             self._graphs[key] = CudaGraph(function) if x.is_cuda else function
@@ -173,7 +172,7 @@ def _shares(state: Any, noise: list[tuple[Tensor, ...]], blocks: int) -> Iterato
 
 
 def _joined(moved: list[list[tuple[Any, Info]]]) -> list[tuple[Any, Info]]:
-    """Return the steps of all chains from those of some each."""
+    """Return the steps of all chains from those of the blocks."""
     if len(moved) == 1:
         return moved[0]
     together = []
@@ -196,18 +195,18 @@ def _compiled(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
 
 
 class Chain(NamedTuple):
-    """What a simulation kept.
+    """The kept positions and statistics of a simulation.
 
     Args:
         x: Kept positions, ``(K, C, *)``.
         energy: Energies there, ``(K, C)``.
         energy_error: Of the steps that led there, ``(K, C)``; see `Info`.
-        hamiltonian: With which those steps set out, ``(K, C)``; see `Info`.
+        hamiltonian: At the start of those steps, ``(K, C)``; see `Info`.
         accept_prob: Mean acceptance probability of each chain over all steps, ``(C,)``.
         diverged: Number of non-finite proposals of each chain over all steps, ``(C,)``.
         drift: Mean RMS of the deterministic part of a step, ``(C,)``.
         noise: Mean RMS of the random part of a step, ``(C,)``.
-        state: Where the chains ended, with all that their kernel carries.
+        state: The final state of the kernel.
     """
 
     x: Tensor
@@ -222,7 +221,7 @@ class Chain(NamedTuple):
 
 
 def simulate(kernel: Kernel[Any], x: Tensor, *, generator: Generator | None = None) -> Iterator[tuple[Any, Info]]:
-    """Run chains for ever; yield the state and the info of every step.
+    """Run chains without end; yield the state and the info of every step.
 
     Args:
         kernel: The transition.
@@ -243,7 +242,7 @@ def run(
     compile: Compile = False,
     generator: Generator | None = None,
 ) -> tuple[Any, Info]:
-    """Run chains and keep only where they end.
+    """Run chains and keep only the final state.
 
     Args:
         kernel: The transition.
@@ -253,7 +252,7 @@ def run(
         generator: The stream to draw from.
 
     Returns:
-        The last state, and each chain's sums over the steps of what they told.
+        The last state, and each chain's sums of its steps' facts.
 
     Raises:
         ValueError: If ``steps`` is not positive.
@@ -285,7 +284,7 @@ def sample(
         generator: The stream to draw from.
 
     Returns:
-        What was kept, each chain's averages over all steps, and the last state.
+        The kept positions, each chain's averages over all steps, and the last state.
 
     Raises:
         ValueError: If nothing would be kept.
@@ -317,7 +316,7 @@ def sample(
 
 
 def added(total: Info | None, *infos: Info) -> Info:
-    """Return the sum of what steps told; truth values become counts."""
+    """Return the sum of the steps' facts; truth values become counts."""
     if len(infos) == 1:
         sums = infos[0]._replace(accepted=infos[0].accepted.long(), diverged=infos[0].diverged.long())
     else:

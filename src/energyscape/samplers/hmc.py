@@ -5,7 +5,7 @@ and :math:`N(0, T I)` momenta. The leapfrog map is reversible and keeps volume, 
 Metropolis test.
 
 Momenta :math:`p \sim N(0, T M)` with a mass :math:`M = (S S^\top)^{-1}` are the same as velocities
-:math:`v = S^\top p` and steps of :math:`\epsilon S v`: what a preconditioner does is to give every direction its own
+:math:`v = S^\top p` and steps of :math:`\epsilon S v`: a preconditioner gives every direction its own
 step.
 """
 
@@ -53,8 +53,8 @@ class HMC(Kernel[Point]):
         temperature: :math:`T > 0`.
         jitter: :math:`0 \le j < 1`; each transition of each chain takes :math:`u\, \epsilon` for its step, with its own
             :math:`u` uniform on :math:`[1 - j, 1]`. Without it a length that is half a period of some coordinate
-            takes that coordinate back and forth for ever.
-        scale: :math:`S`, as far as it is known: the standard deviation of each coordinate, of the event's shape
+            only reflects that coordinate back and forth.
+        scale: The preconditioner :math:`S`: the standard deviation of each coordinate, of the event's shape
             ``(*)``, or for vectors a lower triangular ``(d, d)``, :math:`S S^\top` the covariance and the inverse mass.
             One when left out.
         bounds: Lowest and highest value of an element of ``x``: the box that chains stay in. Trajectories follow the
@@ -123,7 +123,7 @@ class HMC(Kernel[Point]):
         return -change / self.temperature
 
     def decide(self, state: Point, new: Point, v: Tensor, randomness: tuple[Tensor, ...]) -> tuple[Point, Info]:
-        """Return the state after the Metropolis test of a trajectory, and what there is to tell of it."""
+        """Return the state after the Metropolis test of a trajectory, and its facts."""
         log_ratio, v0 = self.log_ratio(state, new, v, randomness), self.temperature**0.5 * randomness[0]
         point, accept_prob, accepted, diverged = metropolis(state, new, log_ratio, randomness[1])
         free = self._step(randomness) * self.leapfrog_steps * unwhiten(v0, self.scale)

@@ -1,11 +1,11 @@
-r"""Down a ladder of noise levels, each sampled in its own right.
+r"""Sampling down a ladder of noise levels, with a Markov kernel at each.
 
 Let :math:`\sigma_0 > \sigma_1 > \dots > \sigma_L` and :math:`E(\cdot, \sigma_i)` be energies of which neighbours differ
 little. Chains begin at the highest level, where the law is nearly normal, and take some steps of a Markov kernel at
 each that leaves :math:`e^{-E(x, \sigma_i)}` invariant.
 
-Nothing is asked of how the laws of different levels hang together: they need not be those of noised data, as a solver
-or a recovery chain presumes. That is what composed energies need, and any other energy can be sampled so as well.
+The laws of the levels need not be those of noised data, as a solver or a recovery chain presumes. Composed energies
+need this, and any other energy can be sampled so as well.
 """
 
 import itertools
@@ -23,12 +23,12 @@ from energyscape.samplers.recovery import LevelledEnergy
 
 
 class Rested(NamedTuple):
-    """Where chains stand on a rung.
+    """The state of chains on a rung.
 
     Args:
         x: Positions, ``(C, *)``.
         sigma: The level that they are on.
-        info: What their last step told, lengths in units of ``x``.
+        info: Facts of their last step, lengths in units of ``x``.
     """
 
     x: Tensor
@@ -52,16 +52,16 @@ def descend(
     noised at :math:`\sigma_i` have, so that one step size is right for all levels.
 
     At the lowest level the chains are exact in the limit of many steps there, and nearly so after few if each level's
-    law is like the next one's. What limits them is the odds between modes: they are those of the levels at which chains
-    still crossed, and no step at a lower one mends them. Take more steps, or more levels, above that.
+    law is like the next one's. The limit is the odds between modes: they are those of the levels at which chains still
+    crossed, and no step at a lower level corrects them. Take more steps, or more levels, above that.
 
     Args:
         levels: Energies of points and levels, such as `ComposedLevels` or an energy denoiser's ``energy``.
         x: Where to begin, ``(C, *)``: near the law of the highest level, such as normal with deviation
             :math:`\sigma_0`, or :math:`\sigma_0 / \sqrt n` for a product of n laws.
         sigmas: :math:`\sigma_0 > \dots > \sigma_L > 0`, in units of ``x``.
-        kernel: The transition, its lengths in units of :math:`r_i`; `HMC` or `MALA`, for unadjusted ones have laws of
-            their own. A product of n laws is narrower by up to :math:`\sqrt n`.
+        kernel: The transition, its lengths in units of :math:`r_i`; `HMC` or `MALA`, because unadjusted ones are
+            biased. A product of n laws is narrower by up to :math:`\sqrt n`.
         steps: Of the kernel at each level.
         detail: :math:`\delta \ge 0`, the least width of clean data, in units of ``x``.
         generator: The stream to draw from.
@@ -96,7 +96,7 @@ def descend(
 
 
 def _level(levels: LevelledEnergy, sigma: float, unit: float) -> EnergyFn:
-    """Return the energy at one level, of points in a unit."""
+    """Return the energy at one level, of points in its unit of length."""
 
     def energy(u: Tensor) -> Tensor:
         return levels(unit * u, u.new_full((len(u),), sigma))

@@ -164,7 +164,8 @@ class GradientDescent(Kernel[Point]):
     .. math:: x' = \operatorname{clamp}\bigl(x + \operatorname{clip}(\eta\, s(x))\bigr)
 
     It samples nothing: chains end in the minima, or go round them where :math:`\eta \ge 2v` for a curvature
-    :math:`1/v`. Where it takes noised data to is what the energy thinks of as clean.
+    :math:`1/v`. From noised data it leads to the energy's own
+    estimate of clean ones.
 
     Args:
         energy: Maps ``(C, *)`` to ``(C,)``.
@@ -208,12 +209,12 @@ class GradientDescent(Kernel[Point]):
 
 
 def clipped(drift: Tensor, limit: float | None) -> Tensor:
-    """Return a drift whose elements are cut off at an absolute value, if any."""
+    """Return a drift with its elements clipped to an absolute value, if any."""
     return drift if limit is None else drift.clamp(-limit, limit)
 
 
 def check_limits(drift_clip: float | None, bounds: tuple[float, float] | None) -> None:
-    """Raise a `ValueError` unless a clip is positive and bounds hold something."""
+    """Raise a `ValueError` unless a clip is positive and bounds are not empty."""
     if drift_clip is not None:
         check_positive(drift_clip=drift_clip)
     check_bounds(bounds)

@@ -36,7 +36,7 @@ class NoiseAnnealedLangevin(Solver):
     :math:`\tfrac{\epsilon}{2} s`. Step :math:`i` of the solver is all steps at level :math:`i`, the last also denoises.
 
     Chains lag behind the levels, and so come out too wide and with masses of an earlier level: the error falls with
-    levels × steps each × :math:`a`, whichever of them grows. Unadjusted steps widen too, at a level where normal data
+    levels × steps each × :math:`a`. Unadjusted steps widen too, at a level where normal data
     have the variance :math:`s^2`, to :math:`(s^2 + \sigma^2) / (1 - a \sigma^2 / 2 (s^2 + \sigma^2))`, but of that
     little is left at the end. All noise of a level is drawn before it: memory for ``steps_each`` times the chains.
 
@@ -211,20 +211,20 @@ class PredictorCorrector(Solver):
 
 
 def mean_norm(x: Tensor) -> Tensor:
-    """Return the mean over chains of their Euclidean norms, ``()``, of those that are finite."""
+    """Return the mean Euclidean norm of the finite chains, ``()``."""
     norm = x.flatten(1).norm(dim=1)
     return torch.where(norm.isfinite(), norm, torch.nan).nanmean()
 
 
 def balanced_step(sigmas: Sequence[float], steps_each: int) -> float:
-    r"""Return the step size with which annealed Langevin dynamics keeps best to the noise of its levels.
+    r"""Return the step size that best keeps annealed Langevin dynamics at the noise of its levels.
 
     Data that are one point have the score :math:`-y / \sigma^2`. Points that arrive with the noise of the level above,
     :math:`\gamma` times larger, have after :math:`T` steps a variance of
 
     .. math:: (1 - a)^{2 T} \Bigl( \gamma^2 - \frac{1}{1 - a / 2} \Bigr) + \frac{1}{1 - a / 2}
 
-    in units of :math:`\sigma^2`, which is always above 1: the step is the one where it is least.
+    in units of :math:`\sigma^2`, which is always above 1. The returned step size minimises it.
 
     Examples:
         >>> from energyscape.noise import Geometric

@@ -1,17 +1,17 @@
 r"""Points that are partly known: noised ones, and ones with parts missing.
 
-A point :math:`y = x + \sigma z` stands on the way down already: from the level :math:`\sigma` a solver goes on to what
-was there before the noise. One evaluation, :math:`D(y, \sigma) = E[x \mid y]`, is the best guess and smoother than any
-clean point; the stochastic equation from :math:`y` down draws from the posterior :math:`p(x \mid y)`, and the ordinary
-one returns one point of it, the same every time.
+A point :math:`y = x + \sigma z` is already on the way down: a solver continues from the level :math:`\sigma`. One
+evaluation, :math:`D(y, \sigma) = E[x \mid y]`, is the best guess and smoother than any clean point. The stochastic
+equation from :math:`y` down draws from the posterior :math:`p(x \mid y)`; the ordinary one returns one point of it, the
+same every time.
 
-A point of which only some coordinates :math:`K` are known, without noise, is completed by RePaint: all coordinates go
-down the levels, and at each the known ones are put back, noised as much as the others,
+A point of which only some coordinates :math:`K` are known, without noise, is completed by RePaint. All coordinates go
+down the levels, and at each level the known ones are put back, noised as much as the others,
 
 .. math:: x'_K = y_K + \sigma' z, \qquad x'_U = \operatorname{step}(x, \sigma \to \sigma')_U .
 
-The missing ones have then not heard of the known ones at :math:`\sigma'`. So the whole is noised up again,
-:math:`x = x' + \sqrt{\sigma^2 - \sigma'^2}\, z`, and taken down once more, as often as one likes.
+The missing ones do not depend yet on the known ones at :math:`\sigma'`. So the whole is noised again, :math:`x = x' +
+\sqrt{\sigma^2 - \sigma'^2}\, z`, and taken down once more, several times.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from energyscape.samplers.second_order import DPMSolver, DPMSolverSDE
 
 
 def levels_from(sigma: float, sigmas: Sequence[float]) -> list[float]:
-    r"""Return the levels of a grid below one that a point stands at, that one first: the way on from there.
+    """Return the levels of a grid below that of a point, with the point's own level first.
 
     Examples:
         >>> levels_from(0.5, [8.0, 2.0, 0.5, 0.1, 0.0])
@@ -54,9 +54,9 @@ def repaint(
     r"""Complete points where coordinates are missing; yield the state after every step down.
 
     From every ``jump``-th level but the last, points are noised up by so many levels and taken down again, until they
-    have been there ``resamplings`` times: about ``resamplings`` times the evaluations of the solver alone.
+    have been there ``resamplings`` times. This takes about ``resamplings`` times the evaluations of the solver alone.
 
-    What comes out is not the conditional law, and nearer to it the more often one resamples. On a normal law of 12
+    The result approaches the conditional law with more resamplings. On a normal law of 12
     correlated coordinates, 5 of them missing, with 25 levels of `Karras` from 10 to 0.01 (its law at every step is
     known): error of the mean in standard deviations, and variance over the right one,
 
@@ -69,15 +69,15 @@ def repaint(
     100            0.01, 1.01       0.01, 0.72–0.73
     =============  ===============  ===============
 
-    What a step errs in variance adds up over resamplings. `DDPM` takes the data for known once they are denoised, and
-    its variance falls short of theirs by that much; it needs many levels, 200 for a variance of 0.97 at 20 resamplings.
-    `Heun` needs its noise from going up, and has little error of its own.
+    A step's error in variance adds up over resamplings. `DDPM` treats denoised data as known, and its variance falls
+    short by theirs: it needs many levels, 200 for a variance of 0.97 at 20 resamplings. `Heun` takes its noise from
+    going up, and has little error of its own.
 
     Args:
         solver: The way down. Each of its steps sets out from the position alone, so no multistep solver.
-        y: Points, ``(C, *)``; what they hold at missing coordinates plays no role. Repeat one for many draws.
-        missing: Which coordinates are, as truth values of the shape of ``y`` or one that broadcasts to it.
-        resamplings: How often every level is reached, at least once.
+        y: Points, ``(C, *)``; values at missing coordinates are ignored. Repeat one for many draws.
+        missing: Missing coordinates, as truth values of the shape of ``y`` or one that broadcasts to it.
+        resamplings: Number of passes through every level, at least one.
         jump: Levels to go up by.
         generator: The stream to draw from.
 

@@ -1,7 +1,7 @@
-"""Steps recorded on a GPU, and played again.
+"""Kernel steps as CUDA graphs.
 
-A GPU takes a step of a small network faster than the processor can ask for it, one operation after the other. Recorded
-once as a CUDA graph, all operations of some steps are asked for at once.
+Steps of a small network are bound by kernel-launch overhead. A CUDA graph launches all operations of some steps at
+once.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from torch.utils import _pytree as pytree
 
 @final
 class CudaGraph:
-    """A function from tensors to tensors, recorded when it is first called.
+    """A function of tensors, recorded as a CUDA graph at its first call.
 
-    Later calls repeat the very operations on the new tensors, and so take neither other shapes nor other paths.
+    Later calls repeat the same operations on new tensors, so shapes and control flow are fixed.
 
     Args:
-        function: Pure tensor code over trees of tensors on one GPU, which never waits for a value; the weights that it
-            reads may change in place.
+        function: Pure tensor code over trees of tensors on one GPU, without a host sync; its weights may change in
+            place.
 
     References:
         CUDA graphs, PyTorch's notes. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
@@ -37,7 +37,7 @@ class CudaGraph:
         else:
             torch._foreach_copy_(self._given, pytree.tree_leaves(arguments))
         self._graph.replay()
-        # What the graph told is overwritten when it is next played.
+        # The next replay overwrites the results of this one.
         return pytree.tree_unflatten(_apart([each.clone() for each in self._told], self._leaves), self._tree)
 
     def _record(self, function: Callable[..., Any], arguments: Any) -> None:
@@ -55,12 +55,12 @@ class CudaGraph:
 
 
 def _together(leaves: list[Tensor]) -> list[Tensor]:
-    """Return the numbers of some tensors in one row for each dtype: one tensor is copied sooner than many."""
+    """Return the values of some tensors as one tensor for each dtype: one copy is faster than many."""
     return [torch.cat([each.flatten() for each in leaves if each.dtype == dtype]) for dtype in _dtypes(leaves)]
 
 
 def _apart(rows: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """Return tensors of the shapes of others, from what `_together` made of those."""
+    """Return tensors of the shapes of others from the result of `_together`."""
     alike = [[each for each in leaves if each.dtype == dtype] for dtype in _dtypes(leaves)]
     parts = {
         dtype: iter(row.split([each.numel() for each in some]))

@@ -1,4 +1,4 @@
-r"""Down the noise levels, each from the one above: the recovery chain.
+r"""The recovery chain: down the noise levels, each from the one above.
 
 Let :math:`\sigma_0 < \sigma_1 < \dots < \sigma_L` and :math:`E(\cdot, \sigma_i)` be the energy of the data noised at
 :math:`\sigma_i`. Noise of deviation :math:`\tau_i`, :math:`\tau_i^2 = \sigma_{i+1}^2 - \sigma_i^2`, takes a point
@@ -6,9 +6,9 @@ Let :math:`\sigma_0 < \sigma_1 < \dots < \sigma_L` and :math:`E(\cdot, \sigma_i)
 
 .. math:: p(x \mid \tilde x) \propto \exp\Bigl( -E(x, \sigma_i) - \frac{\|\tilde x - x\|^2}{2 \tau_i^2} \Bigr).
 
-However many modes the law of level :math:`i` has, this one is nearly normal if the levels are dense. Where the data
-have no width its deviation is :math:`s_i = \sigma_i \tau_i / \sigma_{i+1}`, where they are wide :math:`\tau_i`; so
-chains run on :math:`u = (x - \tilde x) / s_i`, in which every direction of every level has a deviation between 1 and
+However many modes the law of level :math:`i` has, this one is nearly normal if the levels are dense. Its deviation is
+:math:`s_i = \sigma_i \tau_i / \sigma_{i+1}` for data without width, and :math:`\tau_i` for wide data. So chains run on
+:math:`u = (x - \tilde x) / s_i`, in which every direction of every level has a deviation between 1 and
 :math:`\sigma_{i+1} / \sigma_i`, and one step size is right for all.
 
 References:
@@ -34,7 +34,7 @@ LevelledEnergy = Callable[[Tensor, Tensor], Tensor]
 
 
 class DescentFactory(Protocol):
-    """A kernel that descends the noise levels, its energy and number of steps still to come."""
+    """A constructor of kernels that descend the noise levels, from an energy and a number of steps."""
 
     def __call__(self, energy: EnergyFn, *, steps: int) -> Kernel[Any]:
         """Return the kernel."""
@@ -54,19 +54,19 @@ class NoiseLevel(NamedTuple):
     unit: Tensor
 
     def of(self, index: Tensor) -> "NoiseLevel":
-        """Return some of several rungs."""
+        """Return the levels at some indices."""
         return NoiseLevel(*(each[index] for each in self))
 
 
 def rungs(sigmas: list[float], *, like: Tensor) -> NoiseLevel:
-    """Return the rungs of a ladder of noise levels, each field ``(L,)``, lowest first."""
+    """Return the noise levels of a ladder, each field ``(L,)``, lowest first."""
     sigma = torch.tensor(sigmas, dtype=like.dtype, device=like.device)
     noise = (sigma[1:].square() - sigma[:-1].square()).sqrt()
     return NoiseLevel(sigma[:-1], noise, sigma[:-1] * noise / sigma[1:])
 
 
 def conditional(energy: LevelledEnergy, anchor: Tensor, rung: NoiseLevel) -> EnergyFn:
-    r"""Return the energy of :math:`u` where :math:`x = \tilde x + s_i u` is what was there before the noise.
+    r"""Return the energy of :math:`u` given the noised point :math:`\tilde x`, where :math:`x = \tilde x + s_i u`.
 
     .. math:: U(u) = E(\tilde x + s_i u, \sigma_i) + \frac{s_i^2 \|u\|^2}{2 \tau_i^2}
     """
@@ -79,14 +79,14 @@ def conditional(energy: LevelledEnergy, anchor: Tensor, rung: NoiseLevel) -> Ene
 
 
 def check_temperature(kernel: KernelFactory) -> None:
-    """Raise a clear error unless a kernel has temperature 1, that of the laws that it is to leave invariant."""
+    """Raise a clear error unless a kernel has temperature 1, that of its target laws."""
     temperature = kernel(zero_energy).temperature
     if temperature != 1:
         raise ValueError(f"the kernel's temperature is 1 here, that of its law; it was {temperature}: leave it out")
 
 
 class Descending(NamedTuple):
-    """Where chains stand on their way down.
+    """The state of chains on their way down.
 
     Args:
         x: Positions, ``(C, *)``.
@@ -114,21 +114,21 @@ class RecoveryDescent(Kernel[Descending]):
         \exp\Bigl( -E(x_i, \sigma_i) - \frac{\|x_{i+1} - x_i\|^2}{2 (\sigma_{i+1}^2 - \sigma_i^2)} \Bigr),
         \qquad i = L - 1, \ldots, 0
 
-    It needs no chain that crosses from mode to mode, nor one that is long: each level only recovers what one level's
-    noise has hidden, beginning at the noised point itself. The ladder must be the one that the energies were trained
-    on, and :math:`\sigma_L` beyond the data's size, for where the chains begin is forgotten only in its noise: they are
-    exact if they begin at data, and nearly so anywhere among them.
+    Chains need neither cross between modes nor be long: each level only undoes one level's noise, beginning at the
+    noised point itself. The ladder must be the one that the energies were trained on. :math:`\sigma_L` must exceed the
+    data's size, because only its noise hides where chains begin: they are exact if they begin at data, and nearly so
+    anywhere among them.
 
-    The steps are shared out evenly to the levels. Once down, chains go on: noised up to :math:`\sigma_1` and recovered
-    again, by turns, which leaves the law of the lowest level invariant. That law is of data noised at :math:`\sigma_0`.
+    The levels share the steps evenly. Once down, chains are noised up to :math:`\sigma_1` and recovered by turns, which
+    leaves the law of the lowest level invariant. That law is of data noised at :math:`\sigma_0`.
 
     Args:
-        energy: At the lowest level, :math:`\sigma_0`; it knows the others.
+        energy: The energy denoiser at the lowest level, :math:`\sigma_0`.
         kernel: The transition of the conditional chains. It carries nothing but its position, its lengths are in units
             of :math:`s_i = \sigma_i \tau_i / \sigma_{i+1}`, and it leaves its law invariant if samples are to be exact.
         sigma_max: :math:`\sigma_L > \sigma_0`, in units of ``x``.
         levels: Number of levels below it, :math:`L`; they are spaced geometrically.
-        steps: In which to arrive, at least one a level.
+        steps: Steps of the whole way, at least one a level.
 
     Raises:
         UserError: If the energy is no energy denoiser's, or there are fewer steps than levels.
@@ -186,12 +186,12 @@ class RecoveryDescent(Kernel[Descending]):
         start = kernel.init(torch.where(arrived, 0, (state.x - anchor) / rung.unit))
         if not isinstance(start, Point):
             raise UserError(f"the conditional chains' kernel carries its position only; it was {kernel}")
-        inner, told = kernel.move(start, tuple(rest))
+        inner, info = kernel.move(start, tuple(rest))
         u, pull = inner.x, (rung.unit / rung.noise).square()
         energy = inner.energy - pull * u.flatten(1).square().sum(1) / 2
         score = (inner.score + pull * u) / rung.unit
-        told = told._replace(drift=told.drift * rung.unit, noise=told.noise * rung.unit)
-        return Descending(anchor + rung.unit * u, energy, score, anchor, state.steps + 1), told
+        info = info._replace(drift=info.drift * rung.unit, noise=info.noise * rung.unit)
+        return Descending(anchor + rung.unit * u, energy, score, anchor, state.steps + 1), info
 
     @property
     def _bottom(self) -> AtLevel:
@@ -206,7 +206,7 @@ class RecoveryDescent(Kernel[Descending]):
         return rungs(geometric(self._bottom.sigma, self.sigma_max, self.levels), like=like)
 
     def _whereabouts(self, state: Descending) -> tuple[NoiseLevel, Tensor, Tensor]:
-        """Return the rung of the next step, whether it is the first one there, and the noise that begins it."""
+        """Return the rung of the next step, whether it is the first there, and the noise that begins it."""
         k, each = state.steps, self.steps // self.levels
         down = k >= self.steps
         turn = (k * self.levels // self.steps).clamp(max=self.levels - 1)

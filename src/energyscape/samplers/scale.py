@@ -1,8 +1,8 @@
-r"""Units for chains: a number for each coordinate, or a matrix that turns them too.
+r"""Units for chains: a number for each coordinate, or a matrix that also rotates them.
 
-A scale :math:`S` is as much as is known of the law's covariance, :math:`\Sigma \approx S S^\top`: the standard
-deviation of each coordinate, of the event's shape, or for points that are vectors a lower triangular matrix
-``(d, d)``. In units :math:`u = S^{-1} x` the law is rounder, and its scores are :math:`S^\top \nabla \log p(x)`.
+A scale :math:`S` approximates a factor of the law's covariance, :math:`\Sigma \approx S S^\top`. It is the standard
+deviation of each coordinate, of the event's shape, or for vectors a lower triangular matrix ``(d, d)``. In units
+:math:`u = S^{-1} x` the law is rounder, and its scores are :math:`S^\top \nabla \log p(x)`.
 """
 
 import torch
@@ -39,7 +39,7 @@ def rotates(scale: Tensor, x: Tensor) -> bool:
 
 
 def check_scale(scale: Tensor, events: int | None = None) -> None:
-    """Raise a clear error unless a scale has an inverse, for events of so many dimensions or of some number of them."""
+    """Raise a clear error unless a scale is invertible, for events of so many dimensions if given."""
     triangle = scale.ndim == 2 and torch.equal(scale, scale.tril()) and events in (None, 1)
     square = scale.ndim == 2 and scale.shape[0] == scale.shape[1]
     if not bool(scale.isfinite().all() and ((scale.diagonal() if triangle and square else scale) > 0).all()):
@@ -50,7 +50,7 @@ def check_scale(scale: Tensor, events: int | None = None) -> None:
 
 
 def check_shape(scale: Tensor, x: Tensor) -> None:
-    """Raise a clear error unless a scale is one for points ``(C, *)``, of the event's shape or for vectors a matrix."""
+    """Raise a clear error unless a scale suits points ``(C, *)``: of the event's shape, or a matrix for vectors."""
     event = tuple(x.shape[1:])
     if tuple(scale.shape) != (event * 2 if len(event) == 1 and rotates(scale, x) else event):
         raise ValueError(f"scale is of the event's shape {event}; it was {tuple(scale.shape)}")

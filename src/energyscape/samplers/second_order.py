@@ -1,12 +1,12 @@
-r"""Solvers that look twice: their error falls with the square of the step.
+r"""Solvers of second order: their error falls with the square of the step.
 
-Heun's method evaluates the denoiser at both ends of a step. The multistep solvers remember what it said at the level
-before: in the time :math:`\lambda = -\ln \sigma` the ordinary equation is
+Heun's method evaluates the denoiser at both ends of a step. The multistep solvers reuse its output at the previous
+level: in the time :math:`\lambda = -\ln \sigma` the ordinary equation is
 
 .. math:: \frac{dy}{d\lambda} = D - y, \qquad
           y' = \frac{\sigma'}{\sigma}\, y + \sigma' \int_\lambda^{\lambda'} e^\mu\, D\, d\mu,
 
-of which all but :math:`D` is integrated exactly, and :math:`D` is taken for a straight line in :math:`\lambda`.
+of which all but :math:`D` is integrated exactly, and :math:`D` is extrapolated linearly in :math:`\lambda`.
 
 References:
     DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models (Lu et al., 2022), equation 8.
@@ -40,10 +40,10 @@ class Heun(Solver):
         y' = \hat y + (\sigma' - \hat\sigma)\, \frac{g + g'}{2}
 
     with :math:`\gamma = \min(S_{\text{churn}} / N, \sqrt 2 - 1)` where
-    :math:`S_{\text{tmin}} \le \sigma \le S_{\text{tmax}}`, and 0 elsewhere. The step to :math:`\sigma' = 0` is one of
-    Euler's: there the denoiser has nothing to say. A step costs two evaluations.
+    :math:`S_{\text{tmin}} \le \sigma \le S_{\text{tmax}}`, and 0 elsewhere. The step to :math:`\sigma' = 0` is an
+    Euler step, because the equation is singular there. Other steps cost two evaluations.
 
-    Churn makes up for errors of the denoiser by forgetting them; with an exact one there is nothing to gain.
+    Churn corrects errors of the denoiser by adding fresh noise; an exact one gains nothing.
 
     Args:
         denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
@@ -109,8 +109,8 @@ class DPMSolver(Solver):
         \Bigl( D + \frac{D - D_-}{2 r} \Bigr), \qquad
         r = \frac{\ln (\sigma_- / \sigma)}{\ln (\sigma / \sigma')}
 
-    where :math:`D_-` was told at the level :math:`\sigma_-` before. It costs one evaluation a step. The first step,
-    which has no past, and the last, which has no logarithm, are of order 1.
+    where :math:`D_-` is the output at the previous level :math:`\sigma_-`. A step costs one evaluation. The first step,
+    which has no previous level, and the last, which has no logarithm, are of order 1.
 
     Args:
         denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
@@ -153,7 +153,7 @@ class DPMSolverSDE(Solver):
         y' = \frac{\sigma'^2}{\sigma^2}\, y + \Bigl( 1 - \frac{\sigma'^2}{\sigma^2} \Bigr)
         \Bigl( D + \frac{D - D_-}{2 r} \Bigr) + \sigma' \sqrt{1 - \sigma'^2 / \sigma^2}\, z
 
-    with :math:`D_-` and :math:`r` as for `DPMSolver`. Without the past it is `DDPM` with its smaller variance.
+    with :math:`D_-` and :math:`r` as for `DPMSolver`. Without :math:`D_-` it is `DDPM` with its smaller variance.
 
     Args:
         denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
@@ -189,7 +189,7 @@ class DPMSolverSDE(Solver):
 
 
 def extrapolated(sigmas: Sequence[float], state: Solution, d: Tensor) -> Tensor:
-    r"""Return :math:`D + (D - D_-) / 2 r`, what the denoiser will say half-way through a step."""
+    """Return :math:`D + (D - D_-) / 2 r`, the extrapolated output of the denoiser half-way through a step."""
     i = state.steps
     if i == 0 or not sigmas[i + 1]:
         return d

@@ -22,7 +22,7 @@ from energyscape.samplers.base import Info, Kernel, KernelFactory, expand, zero_
 
 
 class Replicas(NamedTuple):
-    r"""Where the chains of all levels stand.
+    r"""The state of the chains of all levels.
 
     Args:
         x: Positions of the coldest level, ``(C, *)``.
@@ -33,7 +33,7 @@ class Replicas(NamedTuple):
         steps: Steps taken, ``()``.
         exchanged: Sums over the exchanges offered of their probabilities, between each level and the next,
             ``(R - 1, C)``.
-        offered: How many were, ``(R - 1,)``.
+        offered: Number of exchanges offered, ``(R - 1,)``.
     """
 
     x: Tensor
@@ -48,7 +48,7 @@ class Replicas(NamedTuple):
 @final
 @dataclass(frozen=True)
 class ParallelTempering(Kernel[Replicas]):
-    r"""Parallel tempering, or replica exchange: any kernel, made to cross barriers.
+    r"""Parallel tempering, or replica exchange: lets any kernel cross barriers.
 
     All levels take one step of the inner kernel as one batch; after every ``swap_every``-th step neighbours may
     exchange, the pairs (0, 1), (2, 3), … and the pairs (1, 2), (3, 4), … by turns. The law of all levels together is
@@ -56,12 +56,12 @@ class ParallelTempering(Kernel[Replicas]):
 
     Level :math:`r` steps in units of :math:`\sqrt{\tau_r}`, that is on :math:`y = x / \sqrt{\tau_r}` with the energy
     :math:`E(\sqrt{\tau_r}\, y) / \tau_r`. On a normal law that is the same problem at every level, so one step size is
-    right for all. The inner kernel's clips are in the same units. What its state has besides the position, energy and
-    score stays at its level in an exchange.
+    right for all. The inner kernel's clips are in the same units. Other parts of its state than position, energy and
+    score stay at their level in an exchange.
 
-    A chain costs as many gradients a step as there are levels. `exchange_rates` tells whether there are enough: below
-    about 0.2 anywhere, replicas do not get through. Chains start with all their replicas at one place, which is the
-    law of no level: give them time.
+    A chain costs as many gradients a step as there are levels. `exchange_rates` shows whether there are enough: below
+    about 0.2 anywhere, replicas do not get through. All replicas of a chain start at one place, which is the law of no
+    level: allow a burn-in.
 
     Args:
         energy: Maps ``(C, *)`` to ``(C,)``.
@@ -110,7 +110,7 @@ class ParallelTempering(Kernel[Replicas]):
         return self.place(x.expand(len(self.temperatures), *x.shape))
 
     def place(self, x: Tensor) -> Replicas:
-        """Return the state of replicas that stand at places of their own.
+        """Return the state of replicas at different positions.
 
         Args:
             x: Positions at each level, coldest first, ``(R, C, *)``.
@@ -130,7 +130,7 @@ class ParallelTempering(Kernel[Replicas]):
     def move(self, state: Replicas, randomness: tuple[Tensor, ...]) -> tuple[Replicas, Info]:
         *rest, uniform = randomness
         level, steps, chains = self._levels(state.inner.x), state.steps + 1, uniform.shape[1]
-        inner, told = self._inner(level).move(state.inner, tuple(rest))
+        inner, facts = self._inner(level).move(state.inner, tuple(rest))
         probability, offered = self._exchange(level * inner.energy, steps)
         rows = _rows((uniform < probability) & offered.unsqueeze(1))
         ratio = level[rows] / level
@@ -139,15 +139,15 @@ class ParallelTempering(Kernel[Replicas]):
             x=wide * inner.x[rows], energy=ratio * inner.energy[rows], score=wide * inner.score[rows]
         )
         exchanged = state.exchanged + probability * offered.unsqueeze(1)
-        # What is told is the coldest level's, but a proposal that is not finite counts at whatever level it was.
-        info = Info(*(each[:chains] for each in told))._replace(diverged=told.diverged.view(-1, chains).any(0))
+        # The info is the coldest level's, but non-finite proposals count at every level.
+        info = Info(*(each[:chains] for each in facts))._replace(diverged=facts.diverged.view(-1, chains).any(0))
         return self._coldest(inner, steps, exchanged, state.offered + offered), info
 
     def exchange_rates(self, state: Replicas) -> Tensor:
         """Return the mean probability of the exchanges so far between each level and the next, ``(R - 1,)``.
 
         Args:
-            state: Where the chains stand; NaN for what was never offered.
+            state: The chains. Exchanges that were never offered give NaN.
         """
         return state.exchanged.mean(1) / state.offered
 
@@ -181,7 +181,7 @@ class ParallelTempering(Kernel[Replicas]):
 
 
 def _rows(swap: Tensor) -> Tensor:
-    """Return which row each row takes its place from, ``(R * C,)``, where neighbours exchange, ``(R - 1, C)``."""
+    """Return the source row of each row, ``(R * C,)``, where neighbours exchange, ``(R - 1, C)``."""
     chains, none = swap.shape[1], torch.zeros_like(swap[:1])
     up, down = torch.cat([swap, none]), torch.cat([none, swap])
     rows = torch.arange(len(up) * chains, device=swap.device).view(len(up), chains)

@@ -32,7 +32,7 @@ from energyscape.samplers.base import (
 
 
 class Moving(NamedTuple):
-    """Where chains stand, and how fast they go.
+    """The state of chains with a velocity.
 
     Args:
         x: Positions, ``(C, *)``.
@@ -60,10 +60,9 @@ class UnderdampedLangevin(Kernel[Moving]):
     It samples a *biased* law, of second order in :math:`h`, but on :math:`N(0, v)` that of the positions is exact at
     every stable :math:`h < 2 \sqrt{v}`; the velocities' variance is there :math:`T (1 - h^2 / 4 v)`. `HMC` has no bias.
 
-    A step costs one gradient, because the last one is kept in the state. Chains start at rest, so the first
-    :math:`1 / \gamma h` steps are colder than the rest. A proposal that is not finite is rejected and its chain sent
-    back with the velocity reversed: that is the rejection that a reversible flow asks for, and a chain that kept its
-    velocity would run into the same wall again.
+    A step costs one gradient, because the last one is kept in the state. Chains start with velocity zero, so
+    the first :math:`1 / \gamma h` steps are colder than the rest. A proposal that is not finite is rejected and the
+    velocity reversed, as a reversible flow requires; with its old velocity the chain would meet the same wall again.
 
     Args:
         energy: Maps ``(C, *)`` to ``(C,)``.

@@ -1,11 +1,11 @@
-r"""Finding a kernel's settings from what many chains see together.
+r"""Adaptation of a kernel's settings from many chains together.
 
 * The step :math:`\epsilon` by dual averaging: with :math:`a_t` the mean over chains of the acceptance probability and
   :math:`\delta` its target,
 
   .. math:: \log \epsilon_{t+1} = \mu - \frac{\sqrt{t}}{\gamma\,(t + t_0)} \sum_{i \le t} (\delta - a_i),
 
-  and the last word is a weighted average of these logarithms.
+  and the result is a weighted average of these logarithms.
 * The scale: the standard deviation of each coordinate over all chains and draws of a window; or, of vectors whose
   correlations are strong enough to pay for a product of matrices, the Cholesky factor of their covariance.
 * The length of a trajectory: where the expected squared change of the distance from the mean is largest,
@@ -33,7 +33,7 @@ from energyscape.samplers.langevin import MALA
 from energyscape.samplers.scale import whiten
 
 WINDOWS = (0.04, 0.04, 0.04, 0.04, 0.04, 0.04, 0.08, 0.16, 0.25)
-"""Shares of the steps after which scale and length are set anew; what is left over goes to the step size alone."""
+"""Shares of the steps after which scale and length are updated; the rest adapts the step size alone."""
 
 LONGEST = 1024
 """Most leapfrog steps of a trajectory."""
@@ -61,11 +61,11 @@ OBLIQUE = 10.0
 
 
 class Adapted(NamedTuple):
-    """What a warm-up found.
+    """The result of a warm-up.
 
     Args:
         kernel: The kernel with its new settings.
-        x: Where the chains are, ``(C, *)``: start there.
+        x: Final positions, ``(C, *)``: start there.
         step_size: The step.
         leapfrog_steps: Of a trajectory; 1 for `MALA`.
         scale: Standard deviation of each coordinate, ``(*)``, or a factor of the covariance, ``(d, d)``; none for
@@ -90,26 +90,26 @@ def warmup(
     dense: bool | None = None,
     generator: Generator | None = None,
 ) -> Adapted:
-    r"""Run chains from where they start to where they belong, and set the kernel to suit what they met on the way.
+    r"""Run chains until they have converged, and adapt the kernel on the way.
 
     For `MALA` this is the step size; for `HMC` also the ``scale`` and the number of leapfrog steps. A window's
     trajectories are twice as long as the last window found best, and ChEES is taken at every point along them: the
     length is the shortest that reaches 95 % of the largest value, and can double from window to window. A climb along
-    the criterion's gradient with a fixed rate, as published, can stop short and not say so.
+    the criterion's gradient with a fixed rate, as published, can stop short unnoticed.
 
-    The kernel that comes out is a fixed one, so its chains are exact; the warm-up's own draws are not and are thrown
-    away. An `HMC` without jitter gets a jitter of 0.9, because one length for all resonates with some coordinate of
-    every large problem, or of 0.3 if the scale has made the law so round that few leapfrog steps are best. The mean
-    over chains is the plain one: a harmonic mean, as published, is zero as soon as one chain in a hundred has no
-    chance, and its step then goes down until none is left that has not.
+    The resulting kernel is fixed, so its chains are exact; the warm-up's own draws are biased and discarded. An `HMC`
+    without jitter gets a jitter of 0.9, because a single length resonates with some coordinate of every large problem.
+    It gets 0.3 if the scale has made the law so round that few leapfrog steps are best. The mean over chains is
+    arithmetic: the published harmonic mean is zero if one chain in a hundred never accepts, and its step then shrinks
+    until every chain does.
 
     Args:
-        kernel: `MALA` or `HMC`; its step size is only where the search begins.
+        kernel: `MALA` or `HMC`; its step size starts the search.
         x: Starting positions, ``(C, *)``. All chains adapt together: dozens are better than four.
         steps: Transitions in all, at least 100; a few hundred for a hard problem.
-        target_accept: :math:`0 < \delta < 1`; 0.574 for `MALA` and 0.8 for `HMC` when left out.
-        dense: Whether the scale of vectors is a matrix; when left out, where their correlations make it pay, and chains
-            have drawn enough to tell.
+        target_accept: :math:`0 < \delta < 1`; by default 0.574 for `MALA` and 0.8 for `HMC`.
+        dense: Whether the scale of vectors is a matrix; by default, if their correlations make it pay and the
+            draws are many enough to show it.
         generator: The stream to draw from.
 
     Raises:
@@ -162,15 +162,15 @@ def _tuned(
     generator: Generator | None,
     step: Step | None = None,
 ) -> tuple[Tunable, Point, float]:
-    """Run chains while the step size is set, and return the kernel, the chains and their mean acceptance."""
+    """Run chains while the step size adapts; return the kernel, the chains and their mean acceptance."""
     search = DualAveraging(_plausible(kernel, state, generator), target=target)
-    told, alive = [], finite(state)
+    accepted, alive = [], finite(state)
     for _ in range(steps):
         trial = dataclasses.replace(kernel, step_size=search.step_size)
         state, info = trial.step(state, generator=generator) if step is None else step(trial, state)
-        told.append(float(info.accept_prob[alive].mean()))
-        search.learn(told[-1])
-    late = told[len(told) // 2 :]
+        accepted.append(float(info.accept_prob[alive].mean()))
+        search.learn(accepted[-1])
+    late = accepted[len(accepted) // 2 :]
     return dataclasses.replace(kernel, step_size=search.settled), state, sum(late) / len(late)
 
 
@@ -200,12 +200,12 @@ class DualAveraging:
         self._mu, self._log_settled, self._shortfall, self._t = math.log(step_size), 0.0, 0.0, 0
 
     def learn(self, accept_prob: float) -> None:
-        r"""Move on.
+        r"""Update the iterates with one acceptance.
 
-        The constants :math:`t_0 = 10` and :math:`\kappa = 0.75` are the published ones. :math:`\gamma` is 0.15 and not
-        0.05, which is for one chain, whose acceptance is noise: from the mean of many it sends the step to and fro over
-        the edge where acceptance falls, and what settles between the two is accepted too often (0.77 where 0.7 was
-        sought, on a law of three dimensions).
+        The constants :math:`t_0 = 10` and :math:`\kappa = 0.75` are the published ones. :math:`\gamma` is 0.15; the
+        published 0.05 suits one chain, whose acceptance is noisy. The mean of many chains would make its step oscillate
+        about the edge where acceptance falls, and settle at too high an acceptance (0.77 instead of 0.7 on a law of
+        three dimensions).
         """
         self._t += 1
         self._shortfall += self.target - accept_prob
@@ -220,7 +220,7 @@ class DualAveraging:
 def _travelled(
     kernel: HMC, state: Point, steps: int, *, target: float, dense: bool | None, generator: Generator | None
 ) -> Adapted:
-    """Set scale and length window by window, and the step size alone in what is left."""
+    """Set scale and length window by window, then the step size alone in the remaining steps."""
     given = kernel.jitter
     for share in WINDOWS:
         jitter = given or (GENTLE if kernel.leapfrog_steps <= 2 * SHORT else JITTER)
@@ -246,11 +246,11 @@ def _surveyed(
 
 
 class AdaptationWindow:
-    """What chains tell of their law in one window: its spread, and how far trajectories should go.
+    """Statistics of chains over one window: their spread, and the best length of trajectories.
 
     Args:
-        state: Where the chains stand.
-        kernel: Whose trajectories they take.
+        state: The chains.
+        kernel: The kernel of their trajectories.
         skip: Steps before the first that counts: the step size is not yet right.
         dense: Whether the scale is to be a matrix, if that is not left to the chains.
         generator: The stream to draw from.
@@ -298,7 +298,7 @@ class AdaptationWindow:
         return int((self._curve >= 0.95 * self._curve.max()).double().argmax()) + 1
 
     def scale(self) -> Tensor:
-        """Return the deviations or a factor of the covariance that the draws have; the old scale if they have none."""
+        """Return the deviations or the covariance factor of the draws; the old scale if they have none."""
         mean, squares = self._sum / self._n, self._squares / self._n
         variance = (squares.diagonal() if self._paired else squares) - mean.square()
         std = variance.clamp(min=0).sqrt()
@@ -310,12 +310,12 @@ class AdaptationWindow:
         return root.to(self._unit)
 
     def _correlation(self, squares: Tensor, mean: Tensor, std: Tensor) -> Tensor | None:
-        """Return the correlations of the draws, or none where they are too few or too weak to be worth their price."""
+        """Return the correlations of the draws; none if the draws are too few or the correlations too weak to pay."""
         d = len(std)
         if self._dense is None and self._n < DRAWS_PER_DIMENSION * d:
             return None
         correlation = (squares - torch.outer(mean, mean)) / torch.outer(std, std)
-        # Directions that the draws happen not to have are not shut for ever.
+        # Keep directions open that the draws happen to miss.
         trust = self._n / (self._n + RIDGE * d)
         correlation = trust * correlation + (1 - trust) * torch.eye(d).to(correlation)
         lengths = torch.linalg.eigvalsh(correlation)
