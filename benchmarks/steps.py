@@ -26,9 +26,9 @@ from energyscape.exchange.diffusers import DiffusersUNet
 from energyscape.experiment import Experiment, Recipe
 from energyscape.experiment.precision import autocast_dtype
 from energyscape.models import Epsilon, NetworkDenoiser
-from energyscape.noise import LinearBeta
 from energyscape.rng import global_seed
 from energyscape.samplers import solve
+from energyscape.schedules import LinearBeta
 
 BATCH, SHAPE = 64, (1, 28, 28)
 

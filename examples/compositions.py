@@ -9,8 +9,8 @@ import torch
 import energyscape as es
 from energyscape import plotting
 from energyscape.models import ComposedLevels, Mixture, MixtureDenoiser, Negation, Product, ScoreSum
-from energyscape.noise import Karras, geometric
 from energyscape.samplers import DDPM, descend, solve
+from energyscape.schedules import Karras, geometric
 
 BOX, CELLS, FINE = ((-4.8, 4.8), (-4.8, 4.8)), 20, 15
 LOW, TOP = 0.15, 5.0

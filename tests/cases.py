@@ -33,7 +33,6 @@ from energyscape.objectives import (
     EDMWeight,
     EnergyDiscrepancy,
     FiniteDifferenceScoreMatching,
-    LogUniform,
     MixtureInit,
     MultiscaleDenoisingScoreMatching,
     NoiseContrastiveEstimation,
@@ -59,6 +58,7 @@ from energyscape.samplers import (
     ParallelTempering,
     UnderdampedLangevin,
 )
+from energyscape.schedules import Geometric
 
 DEVICE = torch.device("cpu")
 """Set by ``pytest --device``."""
@@ -374,7 +374,7 @@ ALL_LEVELS = (
 
 
 def span(scale):
-    return LogUniform(sigma_min=scale, sigma_max=6 * scale)
+    return Geometric(sigma_min=scale, sigma_max=6 * scale)
 
 
 OBJECTIVES = {

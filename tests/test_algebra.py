@@ -25,8 +25,8 @@ from energyscape.models import (
     ScoreSum,
     Tempering,
 )
-from energyscape.noise import Karras, geometric
 from energyscape.samplers import DDPM, HMC, MALA, Heun, descend, run, solve
+from energyscape.schedules import Karras, geometric
 
 SIGMA = 0.15
 

@@ -24,7 +24,6 @@ from energyscape.objectives import (
     Denoising,
     DenoisingScoreMatching,
     EDMWeight,
-    LogUniform,
     MultiscaleDenoisingScoreMatching,
     NoiseWeight,
     Objective,
@@ -33,6 +32,7 @@ from energyscape.objectives import (
 from energyscape.objectives.denoising import shifted_grid
 from energyscape.registry import build, schema
 from energyscape.rng import global_seed
+from energyscape.schedules import Geometric
 from energyscape.training import averaged, fit
 
 V = 1.3
@@ -415,13 +415,13 @@ class Shrinking(Denoiser):
         return self.k * x
 
 
-SPAN = LogUniform(sigma_min=0.2, sigma_max=2.0)
+SPAN = Geometric(sigma_min=0.2, sigma_max=2.0)
 
 
 def exact_error(weight, k):
     """E λ ((1 - k)² v + k² σ²), by quadrature over the law of levels."""
     u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    sigma = SPAN(u)
+    sigma = SPAN.quantile(u)
     return weight(sigma) * ((1 - k) ** 2 * V + k**2 * sigma**2)
 
 

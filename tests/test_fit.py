@@ -34,7 +34,6 @@ from energyscape.objectives import (
     Denoising,
     DenoisingScoreMatching,
     EDMWeight,
-    LogNormal,
     MixtureInit,
     NoiseContrastiveScoreMatching,
     NoiseInit,
@@ -44,6 +43,7 @@ from energyscape.objectives import (
 from energyscape.objectives.base import Loss, Objective
 from energyscape.rng import global_seed
 from energyscape.samplers import HMC, Langevin
+from energyscape.schedules import LogNormal
 from energyscape.training import GradientNorm, Snapshot, Verdict, averaged, fit
 from test_guards import learned, same
 
@@ -608,8 +608,9 @@ def test_dropout_is_another_at_every_step():
 
 def test_dropout_gives_the_same_bits_after_a_restart_and_leaves_torchs_generator_alone():
     from energyscape.models import EDM, NetworkDenoiser, UNet
-    from energyscape.objectives import Denoising, EDMWeight, LogNormal
+    from energyscape.objectives import Denoising, EDMWeight
     from energyscape.rng import global_seed
+    from energyscape.schedules import LogNormal
 
     def begun():
         with global_seed(0):

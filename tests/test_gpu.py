@@ -13,9 +13,10 @@ from energyscape.models import MLP, ConvEnergyNet, NetworkDenoiser, NeuralEnergy
 from energyscape.models.preconditioning import EDM
 from energyscape.models.unet import UNet
 from energyscape.objectives import Denoising
-from energyscape.objectives.levels import EDMWeight, LogNormal
+from energyscape.objectives.level_weights import EDMWeight
 from energyscape.rng import global_seed
 from energyscape.samplers import HMC, MALA, Langevin, Steps, UnderdampedLangevin, run, sample
+from energyscape.schedules import LogNormal
 from energyscape.training import averaged
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

@@ -8,8 +8,8 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.noise import GRIDS, Cosine, Geometric, Karras, LinearBeta, RectifiedFlow, chain_levels
 from energyscape.registry import build
+from energyscape.schedules import GRIDS, Cosine, Geometric, Karras, LinearBeta, RectifiedFlow, chain_levels
 
 GRID = {
     "karras": Karras(),

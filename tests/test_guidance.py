@@ -16,8 +16,8 @@ from energyscape.models import (
     Guided,
     MixtureDenoiser,
 )
-from energyscape.noise import Karras
 from energyscape.samplers import Heun, solve
+from energyscape.schedules import Karras
 
 
 def classes():

@@ -6,8 +6,8 @@ import torch
 import cases
 from energyscape.errors import UserError
 from energyscape.models import Conditional, GaussianDenoiser, GaussianMixture, MixtureDenoiser
-from energyscape.noise import Karras, geometric
 from energyscape.samplers import DDPM, DPMSolver, DPMSolverSDE, Euler, Heun, levels_from, repaint, solve
+from energyscape.schedules import Karras, geometric
 
 D = 6
 MISSING = torch.tensor([False, False, True, True, True, False])

@@ -16,7 +16,7 @@ ORDER = [
     ("memory", "registry", "rng"),
     ("files",),
     ("calculus",),
-    ("noise",),
+    ("noise", "schedules"),
     ("data",),
     ("models",),
     ("samplers",),

@@ -8,7 +8,7 @@ import torch
 import cases
 from energyscape.models import EDM, PRECONDITIONINGS, Clean, Epsilon, Flow, NetworkDenoiser, Score, Velocity
 from energyscape.models.exact_denoisers import GaussianDenoiser
-from energyscape.noise import chain_levels
+from energyscape.schedules import chain_levels
 
 ROWS = {
     "edm": EDM(data_std=0.7),

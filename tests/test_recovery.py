@@ -22,7 +22,7 @@ from energyscape.errors import UserError
 from energyscape.experiment import Experiment, Recipe
 from energyscape.experiment.generation import generate
 from energyscape.models import CleanEnergyDenoiser, EnergyDenoiser, NoiseConvNet, ScalarEnergyDenoiser
-from energyscape.noise import geometric, normal_like
+from energyscape.noise import normal_like
 from energyscape.objectives import DiffusionRecoveryLikelihood
 from energyscape.objectives.base import Adjustment
 from energyscape.registry import build
@@ -30,6 +30,7 @@ from energyscape.rng import global_seed
 from energyscape.samplers import DESCENTS, HMC, MALA, Langevin, RecoveryDescent, UnderdampedLangevin, run, simulate
 from energyscape.samplers.base import expand
 from energyscape.samplers.recovery import NoiseLevel, conditional, rungs
+from energyscape.schedules import geometric
 
 V = 1.3
 SIGMAS = [0.3, 0.6, 1.2, 2.4]

@@ -8,7 +8,6 @@ import torch
 
 import cases
 from energyscape.models import GaussianDenoiser
-from energyscape.noise import Geometric, Karras
 from energyscape.samplers import (
     DDIM,
     DDPM,
@@ -22,6 +21,7 @@ from energyscape.samplers import (
     solve,
 )
 from energyscape.samplers.noise_langevin import balanced_step
+from energyscape.schedules import Geometric, Karras
 
 # --- orders of accuracy, exactly, without chance ---------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from energyscape.models import (
     Score,
     Velocity,
 )
-from energyscape.noise import Geometric, Karras, LinearBeta, chain_levels
 from energyscape.samplers import DDIM, DDPM, DPMSolver, DPMSolverSDE, Euler, Heun, PredictorCorrector, solve
+from energyscape.schedules import Geometric, Karras, LinearBeta, chain_levels
 
 # NumPy 2 warns of what the schedulers do with tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

@@ -9,7 +9,6 @@ import torch
 import cases
 from energyscape.errors import UserError
 from energyscape.models import EmpiricalDenoiser, GaussianDenoiser, GaussianMixture, MixtureDenoiser
-from energyscape.noise import Geometric, Karras
 from energyscape.registry import build
 from energyscape.samplers import (
     DDIM,
@@ -24,6 +23,7 @@ from energyscape.samplers import (
     PredictorCorrector,
     solve,
 )
+from energyscape.schedules import Geometric, Karras
 from test_solver_orders import normal_denoiser
 
 STEEP, EVEN = Karras(sigma_min=0.01), Geometric(sigma_min=0.01, sigma_max=40.0)

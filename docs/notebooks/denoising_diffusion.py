@@ -15,8 +15,7 @@ from torch.optim import Adam
 
 import energyscape as es
 from energyscape import plotting
-from energyscape.noise import LinearBeta
-from energyscape.objectives import ChainLevels
+from energyscape.schedules import LinearBeta
 
 # Whoever runs this file may set these names before it: other images, smaller numbers, another folder.
 settings = globals().get("settings", {})
@@ -37,7 +36,7 @@ model = es.NetworkDenoiser(network, es.Epsilon()).to(device)
 average = es.averaged(model, half_life=samples / 20, batch_size=64)
 run = es.fit(
     model,
-    es.Denoising(levels=ChainLevels(), weight=es.NoiseWeight()),
+    es.Denoising(levels=LinearBeta(), weight=es.NoiseWeight()),
     es.batches(images, 64, device=device, flips=True),
     Adam(model.parameters(), lr=5e-4),
     samples=samples,

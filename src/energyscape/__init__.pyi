@@ -57,12 +57,6 @@ from energyscape.models import NoiseMLP as NoiseMLP
 from energyscape.models import ResidualEnergyNet as ResidualEnergyNet
 from energyscape.models import ScalarEnergyDenoiser as ScalarEnergyDenoiser
 from energyscape.models import UNet as UNet
-from energyscape.noise import Cosine as Cosine
-from energyscape.noise import Geometric as Geometric
-from energyscape.noise import Grid as Grid
-from energyscape.noise import Karras as Karras
-from energyscape.noise import LinearBeta as LinearBeta
-from energyscape.noise import RectifiedFlow as RectifiedFlow
 from energyscape.objectives import ChainInit as ChainInit
 from energyscape.objectives import ConstantInit as ConstantInit
 from energyscape.objectives import ContrastiveDivergence as ContrastiveDivergence
@@ -73,9 +67,6 @@ from energyscape.objectives import DiffusionRecoveryLikelihood as DiffusionRecov
 from energyscape.objectives import EDMWeight as EDMWeight
 from energyscape.objectives import EnergyDiscrepancy as EnergyDiscrepancy
 from energyscape.objectives import FiniteDifferenceScoreMatching as FiniteDifferenceScoreMatching
-from energyscape.objectives import GeometricSchedule as GeometricSchedule
-from energyscape.objectives import LogNormal as LogNormal
-from energyscape.objectives import LogUniform as LogUniform
 from energyscape.objectives import Loss as Loss
 from energyscape.objectives import MixtureInit as MixtureInit
 from energyscape.objectives import MultiscaleDenoisingScoreMatching as MultiscaleDenoisingScoreMatching
@@ -117,6 +108,14 @@ from energyscape.samplers import sample as sample
 from energyscape.samplers import simulate as simulate
 from energyscape.samplers import solve as solve
 from energyscape.samplers import warmup as warmup
+from energyscape.schedules import Cosine as Cosine
+from energyscape.schedules import Geometric as Geometric
+from energyscape.schedules import GeometricSchedule as GeometricSchedule
+from energyscape.schedules import Grid as Grid
+from energyscape.schedules import Karras as Karras
+from energyscape.schedules import LinearBeta as LinearBeta
+from energyscape.schedules import LogNormal as LogNormal
+from energyscape.schedules import RectifiedFlow as RectifiedFlow
 from energyscape.training import Fit as Fit
 from energyscape.training import Report as Report
 from energyscape.training import Snapshot as Snapshot

@@ -41,10 +41,10 @@ def list_(what: What | None = None, /) -> int:
     from energyscape.experiment import recipe_header, recipe_names
     from energyscape.experiment.recipe import CONTEXT
     from energyscape.models import DENOISING_NETWORKS, MODELS, NETWORKS, NOISE_NETWORKS, PRECONDITIONINGS
-    from energyscape.noise import GRIDS
-    from energyscape.objectives import LEVELS, OBJECTIVES, STARTS, WEIGHTS
+    from energyscape.objectives import OBJECTIVES, STARTS, WEIGHTS
     from energyscape.registry import Registry, schema
     from energyscape.samplers import DESCENTS, KERNELS, SOLVERS
+    from energyscape.schedules import GRIDS, LEVELS
 
     console = Console()
     if what == "recipes":

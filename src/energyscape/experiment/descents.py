@@ -12,7 +12,8 @@ from energyscape.experiment.assembly import Experiment, seeded
 from energyscape.experiment.figure import Figure
 from energyscape.experiment.generation import draw_data, generate
 from energyscape.experiment.solving import class_of_each, known_classes
-from energyscape.noise import geometric, noised
+from energyscape.noise import noised
+from energyscape.schedules import geometric
 
 LOWEST = 0.002
 """Noise at which likelihoods end, on the data's scale: a quarter of the distance between two grey levels."""

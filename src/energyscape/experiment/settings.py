@@ -15,12 +15,12 @@ from torch import Tensor
 from energyscape.calculus import DenoiseFn, EnergyFn
 from energyscape.errors import UserError, check_count, check_positive, refused, shortened
 from energyscape.experiment.precision import Precision
-from energyscape.noise import Grid
 from energyscape.objectives import ChainInit
 from energyscape.registry import UNITS, Samples
 from energyscape.samplers import DescentFactory, Kernel, KernelFactory, Solver, SolverFactory
 from energyscape.samplers.base import zero_energy
 from energyscape.samplers.driver import Compile
+from energyscape.schedules import Grid
 from energyscape.training import Guard
 from energyscape.training.guards import usual
 

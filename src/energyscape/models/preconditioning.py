@@ -24,7 +24,7 @@ from torch import Tensor
 
 from energyscape.errors import check_positive
 from energyscape.models.denoiser import Denoiser, column
-from energyscape.noise import chain_levels
+from energyscape.schedules import chain_levels
 
 DenoisingNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Any callable, usually a `torch.nn.Module`, from scaled points ``(B, *)``, the encoded noise level ``(B,)`` and

@@ -9,19 +9,12 @@ from energyscape.objectives.denoising import (
     MultiscaleDenoisingScoreMatching,
     UncertaintyWeightedDenoising,
 )
-from energyscape.objectives.levels import (
-    ChainLevels,
+from energyscape.objectives.level_weights import (
     CleanWeight,
-    CosineLevels,
     EDMWeight,
-    FlowLevels,
     FlowWeight,
-    GeometricSchedule,
-    LogNormal,
-    LogUniform,
     MinSNRWeight,
     NoiseWeight,
-    SigmaDistribution,
     VelocityWeight,
     Weight,
 )
@@ -42,18 +35,6 @@ STARTS = Registry(
     kind=ChainInit,
 )
 
-LEVELS = Registry(
-    "law of noise levels",
-    {
-        "log-normal": LogNormal,
-        "log-uniform": LogUniform,
-        "ladder": GeometricSchedule,
-        "chain": ChainLevels,
-        "cosine": CosineLevels,
-        "flow": FlowLevels,
-    },
-    kind=SigmaDistribution,
-)
 WEIGHTS = Registry(
     "weight",
     {
@@ -90,16 +71,13 @@ OBJECTIVES = Registry(
 )
 
 __all__ = [
-    "LEVELS",
     "OBJECTIVES",
     "STARTS",
     "WEIGHTS",
     "ChainInit",
-    "ChainLevels",
     "CleanWeight",
     "ConstantInit",
     "ContrastiveDivergence",
-    "CosineLevels",
     "DataInit",
     "Denoising",
     "DenoisingScoreMatching",
@@ -107,11 +85,7 @@ __all__ = [
     "EDMWeight",
     "EnergyDiscrepancy",
     "FiniteDifferenceScoreMatching",
-    "FlowLevels",
     "FlowWeight",
-    "GeometricSchedule",
-    "LogNormal",
-    "LogUniform",
     "Loss",
     "MinSNRWeight",
     "MixtureInit",
@@ -124,7 +98,6 @@ __all__ = [
     "RankingNCE",
     "ReplayBuffer",
     "ScoreMatching",
-    "SigmaDistribution",
     "SlicedScoreMatching",
     "SlicedScoreMatchingVR",
     "UncertaintyWeightedDenoising",

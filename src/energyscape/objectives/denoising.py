@@ -21,7 +21,8 @@ from energyscape.models.denoiser import Denoiser, EnergyDenoiser, column
 from energyscape.models.energy import Energy
 from energyscape.noise import noised, normal_like
 from energyscape.objectives.base import Loss, Objective
-from energyscape.objectives.levels import SigmaDistribution, Weight
+from energyscape.objectives.level_weights import Weight
+from energyscape.schedules import SigmaDistribution
 
 BANDS = ("low", "middle", "high")
 """Thirds of the range of noise levels, on a logarithmic scale."""
@@ -256,7 +257,7 @@ def _errors(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return noise levels ``(B,)``, the denoiser's mean squared error over each point's coordinates, and facts."""
     u = shifted_grid(x, generator=generator)
-    sigma = levels(u)
+    sigma = levels.quantile(u)
     y = x + column(sigma, x) * normal_like(x, generator=generator)
     squared = (model(y, sigma, label) - x).flatten(1).square().mean(1)
     return sigma, squared, _by_band((squared / sigma.square()).detach(), u)

@@ -24,13 +24,14 @@ from torch import Generator, Tensor
 
 from energyscape.errors import check_count
 from energyscape.models.denoiser import EnergyDenoiser
-from energyscape.noise import geometric, normal_like
+from energyscape.noise import normal_like
 from energyscape.objectives.base import Adjustment, Loss, Objective
 from energyscape.objectives.contrastive import energies_told, evaluating
 from energyscape.objectives.denoising import score_losses
 from energyscape.samplers.base import KernelFactory, expand, rms, with_step_factor
 from energyscape.samplers.driver import run
 from energyscape.samplers.recovery import NoiseLevel, check_temperature, conditional, rungs
+from energyscape.schedules import geometric
 
 
 @final

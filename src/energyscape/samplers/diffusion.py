@@ -151,7 +151,7 @@ def solve(solver: Solver, x: Tensor, *, generator: Generator | None = None) -> I
         generator: The stream to draw from.
 
     Examples:
-        >>> from energyscape.noise import Karras
+        >>> from energyscape.schedules import Karras
         >>> solver = Euler(lambda y, sigma: y / (1 + sigma**2).unsqueeze(1), Karras()(20))
         >>> *_, last = solve(solver, solver.start(torch.randn(8, 2)))
         >>> last.steps, last.x.shape

@@ -227,7 +227,7 @@ def balanced_step(sigmas: Sequence[float], steps_each: int) -> float:
     in units of :math:`\sigma^2`, which is always above 1. The returned step size minimises it.
 
     Examples:
-        >>> from energyscape.noise import Geometric
+        >>> from energyscape.schedules import Geometric
         >>> round(balanced_step(Geometric(sigma_min=0.01, sigma_max=50.0)(232), 5), 3)  # the paper: 6.2e-6 / 0.01²
         0.062
 

@@ -87,7 +87,7 @@ def repaint(
 
     Examples:
         >>> from energyscape.models import GaussianDenoiser
-        >>> from energyscape.noise import Karras
+        >>> from energyscape.schedules import Karras
         >>> from energyscape.samplers import Heun
         >>> model = GaussianDenoiser(torch.zeros(2), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))  # both are the same
         >>> solver = Heun(model, Karras(sigma_max=10.0)(30))

@@ -26,8 +26,9 @@ from torch import Generator, Tensor
 from energyscape.calculus import EnergyFn
 from energyscape.errors import UserError, check_count, check_positive
 from energyscape.models.denoiser import AtLevel
-from energyscape.noise import geometric, normal_like
+from energyscape.noise import normal_like
 from energyscape.samplers.base import Info, Kernel, KernelFactory, Point, evaluate_at, expand, zero_energy
+from energyscape.schedules import geometric
 
 LevelledEnergy = Callable[[Tensor, Tensor], Tensor]
 """Maps points ``(B, *)`` and their noise levels ``(B,)`` to energies ``(B,)``."""
