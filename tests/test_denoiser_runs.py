@@ -384,7 +384,7 @@ def test_a_run_is_exported_as_a_folder_and_as_onnx(cli, digits):
     x, sigma, label = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 3.0]), torch.tensor([1, -1, 9])
     assert torch.equal(model(x, sigma, label), mine(x, sigma, label))
     status, _, err = cli("export", digits, "--to", "folder")
-    assert (status, "folder exists, and is not written over" in err) == (2, True)
+    assert (status, "folder exists and is not overwritten" in err) == (2, True)
     runtime = pytest.importorskip("onnxruntime")
     status, out, err = cli("export", digits, "--to", "model.onnx")
     assert (status, "differs from the model by" in out) == (0, True), err

@@ -104,7 +104,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()  # an empty folder may be there
     written(tmp_path / "model")
     kept = (tmp_path / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="exists, and is not written over"):
+    with pytest.raises(UserError, match="exists and is not overwritten"):
         written(tmp_path / "model", "neural")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == kept
 
@@ -253,7 +253,7 @@ def test_ours_become_theirs_and_ours_again(tmp_path, diffusers, predicted):
     x, sigma = 3 * cases.normal(4, 1, 8, 10, dtype=torch.float32), torch.tensor([0.01, 0.2, 3.0, 30.0])
     with torch.no_grad():
         assert torch.allclose(again(x, sigma), ours(x, sigma), atol=1e-4)
-    with pytest.raises(UserError, match="exists, and is not written over"):
+    with pytest.raises(UserError, match="exists and is not overwritten"):
         to_diffusers(ours, tmp_path / "pipeline")
 
 
@@ -382,7 +382,7 @@ def test_an_energy_as_a_file(tmp_path, runtime):
     assert names == ["energy"]
     assert torch.allclose(told, energy(x).detach(), atol=1e-5)
     assert [each.name for each in tmp_path.iterdir()] == ["energy.onnx"]
-    with pytest.raises(UserError, match="exists, and is not written over"):
+    with pytest.raises(UserError, match="exists and is not overwritten"):
         to_onnx(energy, path, shape=(2,))
     assert all(each.requires_grad for each in energy.parameters())
     assert energy.training

@@ -13,11 +13,8 @@ NOT_YET_REWRITTEN = (
     "README.md",
     "docs",
     "src/energyscape/cli",
-    "src/energyscape/data",
     "src/energyscape/evaluation",
-    "src/energyscape/exchange",
     "src/energyscape/experiment",
-    "src/energyscape/objectives",
     "src/energyscape/plotting",
     "tests",
 )

@@ -4,7 +4,7 @@ The score of :math:`p(x) \propto \exp(-E(x) / T)` at :math:`T = 1` is
 
 .. math:: s(x) = \nabla_x \log p(x) = -\nabla_x E(x),
 
-taken here without ever recording a graph for the parameters of :math:`E` or touching their ``grad``. Integrals over a
+computed without recording a graph for the parameters of :math:`E` or touching their ``grad``. Integrals over a
 box in the plane use the tensor product of Gauss-Legendre rules, which is exact for polynomials of degree
 :math:`2 n - 1` in each coordinate.
 """
@@ -22,7 +22,7 @@ EnergyFn = Callable[[Tensor], Tensor]
 """Maps points ``(B, *)`` to energies ``(B,)``; low is likely."""
 
 DenoiseFn = Callable[[Tensor, Tensor], Tensor]
-r"""Maps noised points ``(B, *)`` and their noise levels ``(B,)`` to what was there before the noise, ``(B, *)``."""
+r"""Maps noised points ``(B, *)`` and their noise levels ``(B,)`` to clean points, ``(B, *)``."""
 
 Box = tuple[tuple[float, float], tuple[float, float]]
 """A rectangle ``((x0, x1), (y0, y1))``."""
@@ -34,8 +34,8 @@ def score(energy: EnergyFn, x: Tensor, *, create_graph: bool = False) -> Tensor:
     Args:
         energy: Maps ``(B, *)`` to ``(B,)``.
         x: Points, ``(B, *)``.
-        create_graph: Whether the result is to be differentiated again, as a score-matching loss does; only then is a
-            graph kept for the parameters.
+        create_graph: Whether the result will be differentiated again, as in a score-matching loss; only then is a graph
+            kept for the parameters.
 
     Returns:
         The score, ``(B, *)``; detached unless ``create_graph``.
@@ -65,7 +65,7 @@ def energy_and_score(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: If the energy is not one number a point.
     """
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
-        # Autograd's own functions cannot be traced, nor used in inference mode; these can, and leave no graph.
+        # Autograd's own functions can neither be traced nor used in inference mode; torch.func's can, without a graph.
         return _traced(energy, x)
     x = leaf(x)
     with torch.enable_grad(), frozen(energy):
@@ -75,7 +75,7 @@ def energy_and_score(energy: EnergyFn, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """Return points that autograd follows, whatever recorded them or made them in inference mode."""
+    """Return points that autograd follows, detached from any graph or inference mode."""
     return (x.clone() if x.is_inference() else x).detach().requires_grad_()
 
 
@@ -102,7 +102,7 @@ def checked(e: Tensor, x: Tensor) -> Tensor:
 def frozen(function: Callable[..., Any]) -> Iterator[None]:
     """Stop autograd from recording the parameters that a function uses, inside the block.
 
-    Whatever ``requires_grad`` was is put back on exit, also after an exception.
+    ``requires_grad`` is restored on exit, also after an exception.
     """
     live = [
         parameter for module in modules_of(function) for parameter in module.parameters() if parameter.requires_grad
@@ -148,7 +148,7 @@ def _reached(thing: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _global_modules(function: Any) -> list[nn.Module]:
-    """Return the modules that a function uses by a global name, as functions of a script or a notebook do."""
+    """Return the modules that a function of a script or a notebook uses by a global name."""
     names, known = getattr(getattr(function, "__code__", None), "co_names", ()), getattr(function, "__globals__", {})
     return [known[name] for name in names if isinstance(known.get(name), nn.Module)]
 

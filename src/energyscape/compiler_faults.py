@@ -11,7 +11,7 @@ _aten = torch.ops.aten
 
 @final
 class Corrected(CustomGraphPass):
-    """Puts right what the compiler gets wrong, and leaves everything else as it is."""
+    """Corrects errors of the compiler and leaves everything else unchanged."""
 
     def __call__(self, graph: Graph) -> None:
         for node in graph.nodes:

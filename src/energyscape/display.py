@@ -25,10 +25,10 @@ MARKED_SECONDS = 0.25
 
 @final
 class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
-    """Shows a session's progress on stderr.
+    """Shows the progress of a training session on stderr.
 
     Args:
-        session: What trains.
+        session: The training session.
     """
 
     def __init__(self, session: Session) -> None:
@@ -58,7 +58,7 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
             self.live.stop()
 
     def follow(self, reports: Iterable[Report]) -> Iterator[Report]:
-        """Yield reports on, and show what they say."""
+        """Yield reports unchanged and show them."""
         for report in reports:
             now = time.monotonic()
             if report.verdict != Verdict.GO:
@@ -75,7 +75,7 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
 
     @property
     def speed(self) -> float:
-        """Sample a second in the second half of the time since training began, or went on: all is compiled by then."""
+        """Return samples a second over the second half of the run so far, when everything is compiled."""
         now = time.monotonic()
         while len(self._marks) > 1 and self._marks[0][0] < (self._begun + now) / 2 and self._marks[1][0] < now:
             self._marks.popleft()

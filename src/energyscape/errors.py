@@ -30,7 +30,7 @@ def refused(title: str) -> Iterator[None]:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as a message shows it: its start where it is long."""
+    """Return a value for a message, abbreviated if long."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no integer of thousands of digits
@@ -64,7 +64,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 def check_positive(**settings: float) -> None:
-    """Raise a clear error unless every setting is a positive, finite number."""
+    """Raise a ValueError unless every setting is a positive, finite number."""
     for name, value in settings.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is positive and finite; it was {value}")

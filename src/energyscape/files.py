@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, locked, and read within limits.
+"""Files: written atomically, locked, and read within limits.
 
 A file is written beside its place, synced and renamed, so that a kill at any moment leaves the old one. Readers check
-sizes against the file and a limit before they allocate memory, and report any damage in one line.
+sizes against the file and a limit before they allocate memory, and report damage in one line.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ PART: Final = re.compile(r"\..+\.([1-9][0-9]*)\.part", re.DOTALL)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, or raise a UserError that says why it cannot be written."""
+    """Write a file atomically; raise a UserError with the reason if that fails."""
     with atomic_write(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears, whole, when the block ends; any OSError inside becomes a UserError."""
-    with _beside(path) as part, open(part, "xb") as file:  # exclusive: a link that someone left there is not followed
+    """Open a file that appears when the block ends; turn any OSError inside into a UserError."""
+    with _beside(path) as part, open(part, "xb") as file:  # exclusive: follows no link that is already there
         lock(file.fileno())
         yield file
         file.flush()
@@ -61,14 +61,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def check_absent(path: Path) -> None:
-    """Raise a UserError if something is there that would be written over; an empty folder is nothing."""
+    """Raise a UserError if a file or a folder that is not empty would be overwritten."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} exists, and is not written over: give another name, or delete it first")
+        raise UserError(f"{path} exists and is not overwritten: give another name, or delete it first")
 
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Yield a place that gets the path's name when the block ends without an exception, and is gone otherwise."""
+    """Yield a temporary path, renamed when the block ends without an exception, and removed otherwise."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _beside(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             _remove(part)
-    with contextlib.suppress(OSError):  # the file is there; a system that cannot sync its name does no harm
+    with contextlib.suppress(OSError):  # the file is complete; a failure to sync its name is harmless
         sync(path.parent)
 
 
@@ -99,7 +99,7 @@ def sync(path: Path) -> None:
 
 
 def lock(handle: int) -> bool:
-    """Lock an open file until it is closed or its process ends; return whether nothing else had locked it."""
+    """Lock an open file until it is closed or its process ends; return whether it was free."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -128,7 +128,7 @@ def _holding(path: Path) -> Iterator[bool]:
 
 
 def clear_orphans(folder: Path) -> None:
-    """Remove the part files and folders below a folder whose writers have ended."""
+    """Remove the part files and folders below a folder whose processes have ended."""
     for each in [*folder.rglob(".*.part")]:
         if (match := PART.fullmatch(each.name)) and not _lives(int(match[1])):
             with _holding(each) as free, contextlib.suppress(OSError):
@@ -152,7 +152,7 @@ def _lives(process: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, link or folder, if there is one."""
+    """Remove a file, link or folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -164,7 +164,7 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def foreign(blame: str) -> Iterator[None]:
-    """Turn whatever foreign bytes make the block raise into a UserError of one line that begins with the blame."""
+    """Turn any exception from foreign bytes into a one-line UserError that begins with the blame."""
     try:
         yield
     except UserError:
@@ -176,7 +176,7 @@ def foreign(blame: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: Path | str, expected: str) -> Iterator[None]:
-    """Turn whatever a foreign file makes the block raise into a UserError of one line: what was expected, what came."""
+    """Turn any exception from a foreign file into a one-line UserError: what was expected, what came."""
     with foreign(f"{path}: expected {expected}, it cannot be read"):
         try:
             yield
@@ -194,7 +194,7 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TEXT) -> bytes:
 
 
 def _size(path: Path) -> int:
-    """Return the size of a regular file; a device or a pipe would be read without end."""
+    """Return the size of a regular file; refuse a device or a pipe, which may never end."""
     size = path.stat().st_size
     if not path.is_file():
         raise ValueError("it is a folder" if path.is_dir() else "it is no regular file")
@@ -211,7 +211,7 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
 
 
 def from_json(text: str | bytes) -> Any:
-    """Return what JSON says; whole numbers beyond 64 bits are an error."""
+    """Return the value of JSON text; raise an error for whole numbers beyond 64 bits."""
     return json.loads(text, parse_int=_integer)
 
 
@@ -222,7 +222,7 @@ def _integer(text: str) -> int:
 
 
 def as_json(thing: Any, *, indent: int | None = None) -> str:
-    """Return JSON, in which numbers that are not finite are null: it has no NaN."""
+    """Return JSON in which non-finite numbers are null, because it has no NaN."""
     return json.dumps(_finite(thing), indent=indent, allow_nan=False)
 
 

@@ -50,7 +50,7 @@ def keep_freed() -> bool:
 
 
 def available() -> int | None:
-    """Return the bytes that this process can still allocate, or None where the system does not say (not Linux)."""
+    """Return the bytes that this process can still allocate, or None if the system does not report them (not Linux)."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -1,7 +1,7 @@
-r"""Noise levels: :math:`\sigma` is the only clock.
+r"""Noise levels, by :math:`\sigma` alone.
 
-A noised point is :math:`y = x + \sigma z` with :math:`z \sim N(0, I)`; for the density :math:`p_\sigma` of noised
-points, Tweedie's formula gives the mean of what was there before the noise,
+A noised point is :math:`y = x + \sigma z` with :math:`z \sim N(0, I)`. For the density :math:`p_\sigma` of noised
+points, Tweedie's formula gives the mean of the clean point,
 
 .. math:: E[x \mid y] = y + \sigma^2 \nabla_y \log p_\sigma(y).
 
@@ -32,8 +32,8 @@ def noised(x: Tensor, sigma: float, *, generator: Generator | None = None) -> tu
 
 
 def tweedie(energy: EnergyFn, y: Tensor, sigma: float, *, temperature: float = 1.0) -> Tensor:
-    r"""Return the posterior mean :math:`y - \sigma^2\, \nabla E(y) / T` of the point before the noise.
+    r"""Return the posterior mean :math:`y - \sigma^2\, \nabla E(y) / T` of the clean point.
 
-    It is the truth only where :math:`\exp(-E / T)` is the density of data noised at this very :math:`\sigma`.
+    It is exact only if :math:`\exp(-E / T)` is the density of data noised at this same :math:`\sigma`.
     """
     return y + sigma**2 / temperature * score(energy, y)

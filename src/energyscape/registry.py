@@ -1,7 +1,7 @@
 """Names of components, and their schemas.
 
-A constructor's signature is its schema: the names, types and defaults of its parameters are what a recipe may say,
-what ``--help`` prints and what an error offers. A parameter whose annotation is a family's abstract class (a
+A constructor's signature is its schema: the names, types and defaults of its parameters define the settings in a
+recipe, the output of ``--help`` and the hints in errors. A parameter whose annotation is a family's abstract class (a
 `ChainInit`, a `Distribution`) is itself described by a table with a ``name``:
 
     [objective]
@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final
 from energyscape.errors import UserError, did_you_mean, refused, shortened
 
 Settings = Mapping[str, Any]
-"""What a recipe says of one component, its ``name`` left out."""
+"""Settings of one component in a recipe, without its ``name``."""
 
 Samples = Annotated[int, "samples, such as 50k"]
 """A number of samples; recipes may write ``50k`` or ``1.5M``."""
@@ -52,7 +52,7 @@ class Field:
 
     @property
     def required(self) -> bool:
-        """Whether a recipe must give it."""
+        """Whether a recipe must set it."""
         return self.default is inspect.Parameter.empty
 
 
@@ -60,11 +60,10 @@ class Registry(Mapping[str, Callable[..., Any]]):
     """The components of one family by name.
 
     Args:
-        family: What a component is called in messages, such as ``"objective"``.
+        family: Name of a component in messages, such as ``"objective"``.
         entries: Name to constructor.
         kind: The annotation that stands for this family in other components' signatures.
-        late: Parameters that are not part of a recipe but bound later, such as a kernel's ``energy``; where they are
-            not given, `build` returns a partial.
+        late: Parameters outside the recipe, such as a kernel's ``energy``; without them `build` returns a partial.
     """
 
     by_kind: typing.ClassVar[dict[Any, "Registry"]] = {}
@@ -180,19 +179,19 @@ def _completed(kind: Registry, value: Any, where: str, hidden: Iterable[str]) ->
 
 
 def _is_none(value: Any, annotation: Any) -> bool:
-    """Whether a value is none, which TOML has no word for but the string, where a parameter may be none."""
+    """Whether a value is none, written as a string in TOML, for a parameter that may be none."""
     arguments = typing.get_args(annotation)
     return value is None or (value == "none" and type(None) in arguments and str not in arguments)
 
 
 def _family(annotation: Any) -> Registry | None:
-    """Return the registry that an annotation stands for, also inside an optional one or a tuple."""
+    """Return the registry of an annotation, also inside an optional one or a tuple."""
     kinds = [annotation, *typing.get_args(annotation)] if annotation not in Registry.by_kind else [annotation]
     return next((Registry.by_kind[each] for each in kinds if each in Registry.by_kind), None)
 
 
 def convert(value: Any, annotation: Any, where: str, **context: Any) -> Any:
-    """Turn a recipe's value into what an annotation asks for.
+    """Convert a recipe's value to the type of an annotation.
 
     Examples:
         >>> convert(3, float, "step_size")
@@ -224,7 +223,7 @@ def _nested(registry: Registry, value: Any, where: str, context: Settings) -> An
 
 
 def _table(registry: Registry, value: Any, where: str) -> dict[str, Any]:
-    """Return what a recipe says of a nested component: a table with a name, or only the name."""
+    """Return the settings of a nested component: a table with a name, or only the name."""
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
@@ -244,7 +243,7 @@ def _first_that_fits(value: Any, annotations: list[Any], where: str, context: Se
     except UserError:
         if len(annotations) == 1:
             raise
-        kinds = " or ".join(map(_said, annotations))
+        kinds = " or ".join(map(_type_name, annotations))
         raise UserError(f"{where} is of type {kinds}; it was {shortened(value)}") from None
 
 
@@ -262,11 +261,11 @@ def _plain(value: Any, annotation: Any, where: str) -> Any:
         return Path(value)
     if isinstance(annotation, type) and isinstance(value, annotation):
         return value
-    raise UserError(f"{where} is of type {_said(annotation)}; it was {shortened(value)}")
+    raise UserError(f"{where} is of type {_type_name(annotation)}; it was {shortened(value)}")
 
 
 def counted(text: str) -> Any:
-    """Return the number of samples that a text such as ``50k`` means, or the text if it means none."""
+    """Return the number of samples in a text such as ``50k``, or the text if it has none."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kM]?)\s*", text)
     return math.ceil(min(float(match[1]) * UNITS[match[2]], 1e300)) if match else text
 
@@ -279,11 +278,11 @@ def _number(value: Any, annotation: Any, where: str) -> int | float:
     if number and annotation is not float and abs(value) < 1 << 63 and value == int(value):
         return int(value)
     limits = f", 0 or {SMALLEST:g} to {LARGEST:g} in size" if annotation is float else ", below 2⁶³ in size"
-    kind = _said(annotation) + (limits if number and (annotation is float or not value % 1) else "")
+    kind = _type_name(annotation) + (limits if number and (annotation is float or not value % 1) else "")
     raise UserError(f"{where} is of type {kind}; it was {shortened(value)}")
 
 
-def _said(annotation: Any) -> str:
+def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(annotation)))
     if annotation is Samples:

@@ -1,8 +1,7 @@
-"""A report is one HTML page that needs nothing else.
+"""A report: one self-contained HTML page.
 
-Pictures are inside it as PNG, style is inside it, there is no script, and no address leads out: it can be mailed, read
-on a telephone or without a network, and opened in ten years. All text is escaped, so that nothing that a file, a label
-or a recipe says can become markup.
+Pictures are embedded as PNG and styles inline; it has no script and no links, so that it can be mailed and read offline
+for years. All text is escaped, so text from files, labels and recipes cannot become markup.
 """
 
 import base64
@@ -41,8 +40,8 @@ class Section(NamedTuple):
 
     Args:
         title: Its heading, and its line in the table of contents.
-        text: Paragraphs, parted by empty lines.
-        figures: Pictures, each with the sentence that says what is to be seen in it: its caption and its alternative.
+        text: Paragraphs, separated by empty lines.
+        figures: Pictures, each with a sentence that serves as caption and alternative text.
         table: Rows of cells, the first of them the headings; a float is shown with four digits.
         pre: Text whose spaces matter, such as a recipe.
     """
@@ -55,7 +54,7 @@ class Section(NamedTuple):
 
 
 def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
-    """Return a report as one self-contained HTML page; write it as UTF-8.
+    """Return a report as one self-contained HTML page, to be written as UTF-8.
 
     Examples:
         >>> text = page("Run 7", [Section("Loss", "It fell & fell.")])

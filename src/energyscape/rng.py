@@ -1,7 +1,7 @@
 r"""One seed per run, one generator per role.
 
-Every stream is seeded by :math:`h(\text{seed}, \text{role}, \ldots)` with a cryptographic hash, so that streams are
-independent, adding a role never shifts another one, and nothing ever touches torch's global generator.
+Every stream is seeded by :math:`h(\text{seed}, \text{role}, \ldots)` with a cryptographic hash. So streams are
+independent, a new role never shifts another one, and torch's global generator is untouched.
 """
 
 import hashlib
@@ -40,9 +40,9 @@ def generator_for(seed: int, *parts: str | int, device: torch.device | str = "cp
 
 @contextmanager
 def global_seed(seed: int, *, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's global generators inside the block and put their states back afterwards.
+    """Seed torch's global generators inside the block and restore their states afterwards.
 
-    Only for code that offers no ``generator=``, such as the initialisers of ``torch.nn`` layers, and dropout.
+    Use it only for code without ``generator=``, such as initialisers of ``torch.nn`` layers, and dropout.
     """
     other = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=other):
@@ -54,11 +54,11 @@ def global_seed(seed: int, *, device: torch.device | None = None) -> Iterator[No
 
 
 class Streams:
-    """The generators of a run, by role, made when first asked for.
+    """The generators of a run, by role, made on first use.
 
     Args:
         seed: The run's seed.
-        device: Where the streams' tensors live.
+        device: Device of the streams' tensors.
 
     Examples:
         >>> streams = Streams(3)
@@ -84,7 +84,7 @@ class Streams:
         return {role: generator.get_state() for role, generator in self._generators.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put every generator back; roles that the state does not know start afresh."""
+        """Restore every generator; roles that the state lacks start afresh."""
         self._generators = {}
         for role, value in state.items():
             self[role].set_state(value)

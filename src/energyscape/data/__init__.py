@@ -1,4 +1,4 @@
-"""Where samples come from: laws with a known density, images, and batches of either."""
+"""Sources of samples: laws with a known density, images, and batches of either."""
 
 from energyscape.data.batches import Batch, Batches, Source, batches
 from energyscape.data.cifar import cifar10

@@ -23,7 +23,7 @@ LINE: Final = 1 << 24
 def read_array(path: Path) -> NDArray[Any]:
     """Return the array of an NPY or NPZ file (named ``x``, or the only one), or the numbers of a CSV table, float64.
 
-    A table's first line may be names. What the array should hold is for the caller to check.
+    A table's first line may be names. The caller checks the shape.
     """
     suffix = path.suffix.lower()
     if suffix not in ARRAYS:
@@ -77,7 +77,7 @@ def _array(file: BinaryIO, size: int, path: Path) -> NDArray[Any]:
 
 
 def _plain(file: IO[bytes], size: int) -> NDArray[Any]:
-    """Return a NumPy array, whose header is compared with the size of its file before anything is allocated."""
+    """Return a NumPy array; compare its header with the size of its file before allocating memory."""
     file.seek(0)
     old = np.lib.format.read_magic(file) == (1, 0)
     shape, _, dtype = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(file)

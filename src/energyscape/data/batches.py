@@ -1,12 +1,12 @@
-r"""Batches without end, as a pure function of a seed and a position.
+r"""Endless batches, as a pure function of a seed and a position.
 
 The position :math:`n`, the number of samples drawn so far, is the whole state. A finite set of :math:`N` rows is an
 endless stream
 
 .. math:: r_n = \pi_{\lfloor n / N \rfloor}(n \bmod N), \qquad \pi_e = \text{permutation drawn from } h(\text{seed}, e),
 
-which a batch cuts anywhere: the stream does not depend on the size of the batches. A law is drawn anew at each position
-from :math:`h(\text{seed}, n)`. Going on from a stored position therefore gives the same bits as never stopping.
+which batches cut anywhere: the stream does not depend on the batch size. A law is drawn at each position from
+:math:`h(\text{seed}, n)`. So resuming at a stored position gives the same bits as an uninterrupted run.
 """
 
 from collections.abc import Iterator
@@ -83,13 +83,13 @@ class Batches(Iterator[Batch]):
         size: Samples in a batch.
         seed: The run's seed.
         start: Position to begin at.
-        device: Where the batches are wanted; a finite source is moved there once. Random numbers are drawn on the CPU,
-            so that every device sees the same samples.
+        device: Device of the batches; a finite source is moved there once. Random numbers are drawn on the CPU, so
+            every device sees the same samples.
         flips: Mirror each image left to right, or not, with equal chances.
 
     Raises:
         UserError: If ``size`` is not positive, ``start`` is negative, the source is empty or of the wrong kind, or
-            what is to be flipped are no images.
+            flips are set without images.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def position(self) -> int:
-        """Samples drawn so far: the clock, and all there is to save."""
+        """Number of samples drawn so far: the clock, and the whole state."""
         return self._position
 
     @property
@@ -127,7 +127,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def name(self) -> str:
-        """What the source is called."""
+        """Name of the source."""
         return type(self._from).__name__ if isinstance(self._from, Distribution) else self._from.name
 
     def seek(self, position: int) -> None:
@@ -157,7 +157,7 @@ class Batches(Iterator[Batch]):
         return batch
 
     def _next(self, n: int) -> tuple[Tensor, Tensor]:
-        """Return the rows of the next batch, and which of them are to be mirrored."""
+        """Return the rows of the next batch, and which of them to mirror."""
         parts, position, end = [], self._position, self._position + self.size
         while position < end:
             epoch, offset = divmod(position, n)
@@ -190,7 +190,7 @@ def batches(
         size: Samples in a batch; may exceed those of a finite source.
         seed: The run's seed.
         start: Position to begin at, in samples.
-        device: Where the batches are wanted.
+        device: Device of the batches.
         flips: Mirror each image left to right, or not, with equal chances.
 
     Returns:

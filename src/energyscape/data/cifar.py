@@ -1,8 +1,8 @@
 """CIFAR-10, 32×32 colour images: in the binary or the pickled layout, unpacked or in its archive, or as Parquet files.
 
 A record of the binary layout is one byte for the label and 3,072 for the pixels, red, green and blue after each other,
-row by row. A batch of the other layout is a pickled dictionary of the same numbers. A pickle is a programme, and this
-one is not run (see `pickles`). The Hub's files hold an image as a PNG file (see `parquet`).
+row by row. A batch of the other layout is a pickled dictionary of the same numbers. A pickle is a program, and this one
+is not run (see `pickles`). The Hub's files hold an image as a PNG file (see `parquet`).
 """
 
 import gzip
@@ -42,7 +42,7 @@ Records = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Layout(NamedTuple):
-    """One of the two forms in which the set is published: where batches lie, and how one is read."""
+    """One of the two published forms of the set: its batches, and their reader."""
 
     folder: str
     archive: str
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
 def cifar10(*, root: str | None = None, split: str = "train", download: bool = True) -> Images:
     """Return CIFAR-10: 50,000 + 10,000 photographs of ten kinds of things, 32×32 pixels in colour.
 
-    Batches may hold fewer images than those that are published, but none may be missing.
+    Batches may hold fewer images than the published ones, but none may be missing.
 
     Args:
         root: Folder that holds ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or is one of them, or holds
@@ -103,7 +103,7 @@ def binary_batch(content: bytes, name: str) -> Records:
 
 
 def pickled_batch(content: bytes, name: str) -> Records:
-    """Read a batch of the pickled layout, and run nothing of it."""
+    """Read a batch of the pickled layout without running it."""
     batch = unpickled(content, name)
     fields = {word(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
     data, labels = fields.get("data"), fields.get("labels")
@@ -158,7 +158,7 @@ LAYOUTS: Final = (
 
 
 def _found(folder: Path, split: str) -> list[Records] | None:
-    """Return the batches of the first layout that is there with all of them, or none."""
+    """Return the batches of the first complete layout, or none."""
     for layout in LAYOUTS:
         for place in (folder / layout.folder, folder):
             paths = [place / name for name in layout.names(split)]
@@ -196,7 +196,7 @@ def _read(path: Path) -> bytes:
 
 
 class _Unpacked:
-    """A gzip file to read from its beginning to its end, which may be no longer than the published archives."""
+    """A gzip file to read sequentially, limited to the size of the published archives."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.left = gzip.GzipFile(fileobj=file), ARCHIVE
@@ -210,7 +210,7 @@ class _Unpacked:
 
 
 def _from_archive(path: Path, layout: Layout, split: str) -> list[Records]:
-    """Read the batches of a split where they lie: nothing is unpacked, so that nothing can be written anywhere."""
+    """Read the batches of a split from the archive, without unpacking it to disk."""
     names, contents = layout.names(split), dict[str, bytes]()
     with opened(path, "an intact tar.gz archive") as (packed, _):
         unpacked = _Unpacked(packed)

@@ -1,6 +1,6 @@
-"""One file from the first mirror that serves it intact.
+"""Downloads of one file from the first mirror that serves it intact.
 
-A file is believed only if its size and its SHA-256 sum are the published ones, whatever the mirror. It appears under
+A file is accepted only if its size and its SHA-256 sum are the published ones, whatever the mirror. It appears under
 its name only when it is complete.
 """
 
@@ -26,25 +26,25 @@ CHUNK: Final = 1 << 20
 
 
 class Sum(NamedTuple):
-    """What a published file is recognised by: its size in bytes and its SHA-256 sum, in hexadecimal."""
+    """Checks of a published file: its size in bytes and its SHA-256 sum, in hexadecimal."""
 
     size: int
     sha256: str
 
 
 class DownloadError(UserError):
-    """No mirror gave the file; the message holds the reason for each."""
+    """No mirror served the file; the message holds the reason for each."""
 
 
 def cache_folder(name: str) -> Path:
-    """Return where a data set is kept: ``$ENERGYSCAPE_DATA/name``, else ``~/.cache/energyscape/name``."""
+    """Return the folder of a data set: ``$ENERGYSCAPE_DATA/name``, else ``~/.cache/energyscape/name``."""
     return Path(os.path.expanduser(os.environ.get("ENERGYSCAPE_DATA") or "~/.cache/energyscape"), name)
 
 
 def learned_folder(name: str) -> Path:
-    """Return where something trained is kept: ``energyscape/name`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+    """Return the folder of trained models: ``energyscape/name`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
 
-    Data may lie in a folder that is shared and not to be written to; this one is the user's own.
+    Data may lie in a shared, read-only folder; this one is the user's own.
     """
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "energyscape", name)
 
@@ -72,7 +72,7 @@ def download(name: str, folder: str | Path, *, mirrors: Sequence[str], known: Su
 
 
 def _received(response: Any, size: int, timeout: float) -> bytes:
-    """Return the content of an answer, which is no longer than it should be and does not take too long."""
+    """Return the content of an answer; refuse one that is too long or too slow."""
     content, end = bytearray(), time.monotonic() + timeout + size / SLOWEST
     while chunk := response.read1(CHUNK):
         content += chunk

@@ -6,7 +6,7 @@ A file is a header and then its values, last index fastest, all numbers big-endi
     n_1 ... n_d          d unsigned 32-bit integers
     values               n_1 n_2 ... n_d bytes, and nothing after them
 
-The file may be compressed with gzip; its first two bytes tell, whatever its name.
+The file may be compressed with gzip, recognised by its first two bytes and not by its name.
 
 References:
     The MNIST database of handwritten digits (LeCun, Cortes & Burges), "File formats".
@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 
 
 def read_idx(path: str | Path, *, dimensions: int) -> Tensor:
-    """Read an idx file of unsigned bytes, and check it before it is used.
+    """Read and check an idx file of unsigned bytes.
 
     Examples:
         >>> import tempfile

@@ -1,10 +1,10 @@
-r"""Images as they lie on disk: unsigned bytes.
+r"""Images stored as unsigned bytes.
 
-A pixel :math:`b \in \{0, \ldots, w\}`, with :math:`w` the value of white, becomes a number only when a batch needs it,
+A pixel :math:`b \in \{0, \ldots, w\}`, with :math:`w` the value of white, becomes a number only in a batch,
 
 .. math:: x = 2 b / w - 1 \in [-1, 1],
 
-so that a data set stays four times smaller, on the device too.
+so a data set stays four times smaller, also on the device.
 """
 
 import dataclasses
@@ -50,11 +50,11 @@ class Images:
         pixels: Unsigned bytes, ``(N, C, H, W)``.
         labels: Class of each image, int64 ``(N,)``, or None.
         white: The pixel value that means white, 1 to 255.
-        name: What the set is called in records and reports.
-        classes: What label 0, 1, … is called; empty if unknown.
+        name: Name of the set in records and reports.
+        classes: Names of labels 0, 1, …; empty if unknown.
 
     Raises:
-        UserError: If the tensors are of another kind or do not match.
+        UserError: If the tensors have another type or do not match.
 
     Examples:
         >>> images = Images(torch.tensor([0, 16], dtype=torch.uint8).view(1, 1, 1, 2), white=16)
@@ -92,7 +92,7 @@ class Images:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """What 99 % of the images are darker than somewhere, and brighter than somewhere, on [-1, 1]."""
+        """The interval on [-1, 1] that some pixel of 99 % of the images reaches at either end."""
         flat = self.pixels.flatten(1)
         ends = np.quantile(flat.amin(1).cpu(), 0.99), np.quantile(flat.amax(1).cpu(), 0.01)
         return float(2 * ends[0] / self.white - 1), float(2 * ends[1] / self.white - 1)
@@ -101,7 +101,7 @@ class Images:
         """Return images as numbers from -1 (black) to 1 (white).
 
         Args:
-            index: Which images; all if None.
+            index: Indices of the images; all if None.
 
         Returns:
             float32, ``(B, C, H, W)``, on the device of the pixels.
@@ -113,7 +113,7 @@ class Images:
         """Return some of the images.
 
         Args:
-            index: Which.
+            index: Indices of the images.
         """
         labels = None if self.labels is None else self.labels[index]
         return dataclasses.replace(self, pixels=self.pixels[index], labels=labels)
@@ -122,14 +122,14 @@ class Images:
         """Return the same images on a device.
 
         Args:
-            device: Where to.
+            device: The device.
         """
         labels = None if self.labels is None else self.labels.to(device)
         return dataclasses.replace(self, pixels=self.pixels.to(device), labels=labels)
 
 
 def digits(*, split: str = "train") -> Images:
-    """Return scikit-learn's 1,797 handwritten digits of 8×8 pixels; they need no download.
+    """Return scikit-learn's 1,797 handwritten digits of 8×8 pixels; without a download.
 
     Every sixth image (index 5, 11, …) is a test image. White is 16, not 255.
 
@@ -217,9 +217,9 @@ def _listing(folder: Path) -> tuple[list[Path], Tensor | None, tuple[str, ...]]:
 
 
 def _walked(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the images in a folder and below it, and how many other files of each kind there are.
+    """Return the images in and below a folder, and the number of other files of each kind.
 
-    Links are followed, but no folder is read twice, so that links in a circle end.
+    Links are followed, but no folder is read twice, so circular links end.
     """
     images, left, seen, pending = list[Path](), Counter[str](), set[Path](), [folder]
     while pending:
@@ -241,13 +241,13 @@ def _walked(folder: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """Return what sorts names so that numbers in them count: 2 before 10."""
+    """Return a sort key that orders numbers in names by value: 2 before 10."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts], name
 
 
 def open_picture(path: Path, channels: int) -> "Image":
-    """Return an image file turned upright, 16 bits brought down to 8, on white where it is transparent."""
+    """Return an image file upright, with 8 bits, its transparency laid on white."""
     import PIL.Image
     import PIL.ImageOps
 
@@ -298,7 +298,7 @@ def _flat(image: "Image", mode: str) -> "Image":
 
 
 def check_split(name: str, split: str) -> None:
-    """Raise an error unless there is such a split."""
+    """Raise an error unless the split exists."""
     if split not in SPLITS:
         raise UserError(f"{name}: split is one of {', '.join(SPLITS)}; it was {split!r}{did_you_mean(split, SPLITS)}")
 

@@ -1,7 +1,7 @@
-"""Images in Parquet files, as the Hugging Face Hub keeps them: a row an image, its PNG file in a column of bytes.
+"""Images in Parquet files, as on the Hugging Face Hub: a row an image, its PNG file in a column of bytes.
 
-A split is one file or several, ``train-00000-of-00002.parquet`` and ``train-00001-of-00002.parquet``: each name says
-how many there are, so that a missing one is noticed. Older ones have sixteen hexadecimal digits behind the number.
+A split is one file or several, ``train-00000-of-00002.parquet`` and ``train-00001-of-00002.parquet``. Each name holds
+the number of files, so a missing one is noticed. Older names have sixteen hexadecimal digits behind the number.
 """
 
 import io
@@ -24,14 +24,14 @@ ROWS: Final = 1000
 
 
 class Shards(NamedTuple):
-    """The files of a split that are there, in order, and the names of those that are not."""
+    """The files of a split in order, and the names of missing ones."""
 
     paths: list[Path]
     missing: list[str]
 
 
 def shards(folder: Path, split: str) -> Shards:
-    """Look for the files of a split, and raise an error if they do not belong together."""
+    """Find the files of a split; raise an error if they do not belong together."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     matches = [match for match in map(SHARD.fullmatch, names) if match and match["split"] == split]
     numbered = {int(match["number"]): folder / match.string for match in matches}
@@ -49,8 +49,8 @@ def shards(folder: Path, split: str) -> Shards:
 def read_shard(path: Path, *, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read colour images ``(N, 3 side²)``, red, green and blue after each other, and labels ``(N,)`` of a file.
 
-    The images are in ``img`` or ``image``, a structure whose ``bytes`` is a PNG file, the labels in ``label``. What
-    else there is, such as the path that an image once had, is not looked at.
+    The images are in ``img`` or ``image``, a structure whose ``bytes`` is a PNG file, the labels in ``label``. Other
+    columns, such as the original path of an image, are ignored.
     """
     require("pyarrow.parquet", "parquet")
     arrow = require("pyarrow", "parquet")
@@ -108,7 +108,7 @@ def _image_column(arrow: Any, path: Path, schema: Any) -> str:
 
 
 def _planes(content: bytes, side: int, name: str) -> NDArray[np.uint8]:
-    """Return the pixels of a PNG file, ``(3 side²,)``; what is in it is decoded only if its size is the right one."""
+    """Return the pixels of a PNG file, ``(3 side²,)``; decode it only if its size is right."""
     import PIL.Image
 
     with reading(name, "a PNG image"), PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as image:

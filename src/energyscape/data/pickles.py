@@ -1,9 +1,8 @@
-"""Arrays out of a pickle that nobody trusts.
+"""Arrays from untrusted pickles.
 
-A pickle is a programme: it names functions and has them called. Here it is not run. Numbers, bytes, text, lists,
-tuples and dictionaries are read; of names only those that an array is made with are known, and each is answered with a
-stand-in of this module that does nothing but keep bytes. That numpy's own functions would be harmless need not be
-believed, and nothing else is ever looked up.
+A pickle is a program: it names functions and calls them. Here it is not run. Numbers, bytes, text, lists, tuples and
+dictionaries are read. Of names, only those that make an array are known, and each gets a stand-in of this module that
+only stores bytes. No other name is looked up, and numpy's own functions are not called either.
 """
 
 import functools
@@ -24,12 +23,12 @@ INSTRUCTIONS: Final = 1_000_000
 
 
 def word(key: str | bytes) -> str:
-    """Return text of Python 2, which is read as bytes, or of Python 3."""
+    """Return text, which Python 2 pickles as bytes."""
     return key.decode("latin1") if isinstance(key, bytes) else str(key)
 
 
 class StandIn:
-    """What a pickle gets in place of what it names; it may be called, and does nothing."""
+    """A stand-in for an object that a pickle names; calling it does nothing."""
 
     __slots__ = ()
 
@@ -38,7 +37,7 @@ class StandIn:
 
 
 class Kind(StandIn):
-    """In place of ``numpy.dtype``: the kind of numbers, of which bytes and whole numbers are known."""
+    """A stand-in for ``numpy.dtype``: the kind of numbers, of which bytes and whole numbers are known."""
 
     __slots__ = ("dtype",)
 
@@ -53,7 +52,7 @@ class Kind(StandIn):
 
 
 class Array(StandIn):
-    """In place of ``numpy.ndarray`` and what makes one: the numbers, once their state has come."""
+    """A stand-in for ``numpy.ndarray`` and its constructors: the numbers, once their state is read."""
 
     __slots__ = ("array",)
 
@@ -65,14 +64,14 @@ class Array(StandIn):
         self.fill(content, kind, shape, "F" if in_columns else "C")
 
     def fill(self, content: Any, kind: Any, shape: Any, order: Any) -> None:
-        """Take the numbers, whose last index runs fastest for the order ``"C"``, the first for ``"F"``."""
+        """Take the numbers, whose last index is fastest for the order ``"C"``, the first for ``"F"``."""
         if not isinstance(kind, Kind) or not isinstance(content, bytes | bytearray):
             raise ValueError("an array of something else than numbers")
         self.array = np.frombuffer(content, kind.dtype).reshape(shape, order=order)
 
 
 class Buffered(Array):
-    """In place of numpy's ``_frombuffer``, which pickles of the fifth protocol call."""
+    """A stand-in for numpy's ``_frombuffer``, which pickles of the fifth protocol call."""
 
     __slots__ = ()
 
@@ -82,12 +81,12 @@ class Buffered(Array):
 
 
 class Latin(StandIn):
-    """In place of ``_codecs.encode``, which Python 3 calls for bytes in a pickle of the second protocol."""
+    """A stand-in for ``_codecs.encode``, which Python 3 calls for bytes in a pickle of the second protocol."""
 
     __slots__ = ()
 
     def __new__(cls, text: str, code: str) -> Any:
-        """Return bytes, and no instance."""
+        """Return bytes instead of an instance."""
         if code != "latin1":
             raise ValueError(f"bytes as {code}")
         return _latin(str(text))
@@ -114,12 +113,12 @@ ADMITTED: Final[Mapping[tuple[str, str], type[StandIn]]] = {
 class Unpickler(pickle.Unpickler):
     """Reads numbers, bytes, text, lists and dictionaries, and arrays as stand-ins; refuses every other name.
 
-    Nothing that the file names is imported or called: each of the few names of `ADMITTED` is answered with a class of
-    this module. The names themselves are not enough, because what they lead to can do more than make an array.
+    Nothing that the file names is imported or called: each of the few names of `ADMITTED` maps to a class of this
+    module. Admitting the real objects would not be safe, because they can do more than make an array.
     """
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """Return the stand-in; raise an error if a batch of images has no use for the name."""
+        """Return the stand-in; raise an error if a batch of images does not need the name."""
         if (module_name, global_name) not in ADMITTED:
             named = f"{module_name}.{global_name}"[:80]
             raise UserError(f"a batch of images has no use for {named!r}, and it was not run")
@@ -127,7 +126,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def unpickled(content: bytes, name: str) -> Any:
-    """Return what a pickle holds, without running anything of it."""
+    """Return the content of a pickle without running it."""
     with reading(name, "an intact pickled batch"):
         _check_size(content)
         try:
@@ -139,7 +138,7 @@ def unpickled(content: bytes, name: str) -> Any:
 
 
 def _check_size(content: bytes) -> None:
-    """Raise an error if a pickle could take more memory than is in proportion; nothing of it is run."""
+    """Raise an error if a pickle could take disproportionate memory, without running it."""
     for count, (code, argument, _) in enumerate(pickletools.genops(content)):
         if count == INSTRUCTIONS:
             raise ValueError(f"it has more than {INSTRUCTIONS:,} instructions")

@@ -18,9 +18,9 @@ from energyscape.errors import UserError
 @final
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A data set in MNIST's four idx files: where it is published, and what its files are recognised by.
+    """A data set in MNIST's four idx files: its mirrors and the checks of its files.
 
-    Files go by their names without ``-ubyte.gz``; ``folder`` is where torchvision keeps them, in ``raw``.
+    Files go by their names without ``-ubyte.gz``; ``folder`` is torchvision's folder, which has them in ``raw``.
     """
 
     name: str
@@ -149,7 +149,7 @@ def _published(published: Published, root: str | None, split: str, fetch: bool) 
 
 
 def _find(published: Published, folder: Path, name: str) -> Path | None:
-    """Return the file under any of its usual names, in the folder or where torchvision puts it."""
+    """Return the file under any of its usual names, in the folder or in torchvision's."""
     plain = name.removesuffix(".gz")
     dotted = plain.replace("-idx", ".idx")
     places = (folder, folder / "raw", folder / published.folder / "raw")

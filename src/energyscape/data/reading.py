@@ -1,4 +1,4 @@
-"""Files of data: any fault is one line, and nothing is allocated for a size that a file only claims.
+"""Reading data files: any fault is one line, and no memory is allocated for a size that a file only claims.
 
 Content may have `SMALL` bytes, or be `RATIO` times as large as its file.
 """
@@ -24,7 +24,7 @@ RATIO: Final = 20
 
 @contextmanager
 def opened(path: Path, what: str) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file for parsers that may raise or warn as they like; yield it and its size. Refuse pipes and devices."""
+    """Open a regular file for parsers that may raise or warn anything; yield it and its size."""
     # Without O_NONBLOCK a pipe would wait for its writer.
     with (
         reading(path, what),
@@ -40,7 +40,7 @@ def opened(path: Path, what: str) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def check_content(claimed: int, size: int, name: object) -> None:
-    """Raise an error if content of ``claimed`` bytes is out of proportion to its file's ``size``, or to the memory."""
+    """Raise an error if ``claimed`` bytes are out of proportion to the file's ``size``, or to the memory."""
     limit = max(SMALL, RATIO * size)
     if claimed > limit:
         raise UserError(

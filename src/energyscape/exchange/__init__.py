@@ -1,4 +1,4 @@
-"""Models in and out: folders of one's own, folders of diffusers, ONNX files."""
+"""Models in and out: energyscape folders, diffusers folders, ONNX files."""
 
 from energyscape.exchange.diffusers import Chain, DiffusersUNet, from_diffusers, to_diffusers
 from energyscape.exchange.onnx import to_onnx

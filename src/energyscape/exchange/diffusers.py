@@ -1,8 +1,8 @@
-r"""Denoisers of diffusers: a U-Net that was trained on a chain of noise levels, seen as a function of :math:`\sigma`.
+r"""Denoisers of diffusers: a U-Net that was trained on a chain of noise levels, as a function of :math:`\sigma`.
 
-A chain of DDPM has the levels :math:`\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t`. Its network is given the
-variance-preserving point :math:`x / \sqrt{1 + \sigma^2}` and the step :math:`t`, here a real number read off the chain
-by interpolation in :math:`\ln \sigma`, and predicts the noise, the clean point or the velocity.
+A chain of DDPM has the levels :math:`\sigma_t^2 = (1 - \bar\alpha_t) / \bar\alpha_t`. Its network takes the
+variance-preserving point :math:`x / \sqrt{1 + \sigma^2}` and the step :math:`t`, here a real number interpolated from
+the chain in :math:`\ln \sigma`, and predicts the noise, the clean point or the velocity.
 """
 
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 @final
 @dataclass(frozen=True)
 class Chain(Preconditioning):
-    r"""A row of the table whose network is told the step of a chain.
+    r"""A preconditioning whose network takes the step of a chain.
 
     .. math:: c_{\text{noise}} = t(\sigma), \qquad \sigma_{t(\sigma)} = \sigma
 
-    Between two steps :math:`t` is interpolated in :math:`\ln \sigma`. A network was never told of levels beyond its
-    chain: there it is told the nearest end.
+    Between two steps :math:`t` is interpolated in :math:`\ln \sigma`. Levels beyond the chain, on which the network was
+    not trained, map to the nearest end.
 
     Args:
-        predicted: The row whose other coefficients are meant.
+        predicted: The preconditioning with the other coefficients.
         levels: Noise level of each step, rising, in units of ``x``.
 
     Raises:
@@ -64,10 +64,10 @@ class Chain(Preconditioning):
 
 @final
 class DiffusersUNet(nn.Module):
-    """The network of a denoiser, when it is one of diffusers.
+    """The network of a denoiser, wrapping one of diffusers.
 
-    It may be trained like any other, and written with `to_diffusers`. Its classes have none for "no class": a label of
-    −1 is an error.
+    It may be trained like any other, and written with `to_diffusers`. It has no class for "no class": a label of −1 is
+    an error.
 
     Args:
         unet: A ``UNet2DModel`` with as many channels out as in.
@@ -114,11 +114,11 @@ class DiffusersUNet(nn.Module):
 def from_diffusers(folder: str | Path) -> NetworkDenoiser:
     """Return the denoiser in a folder that diffusers saved: a ``UNet2DModel`` with a DDPM or DDIM scheduler.
 
-    Only the network and the chain's noise levels are read. That DDPM's sampler clips what it denoises to [−1, 1]
-    (``clip_sample``) is a matter of that sampler, and the denoiser does not.
+    Only the network and the chain's noise levels are read. DDPM's sampler clips denoised points to [−1, 1]
+    (``clip_sample``); the denoiser does not.
 
     Args:
-        folder: With ``model_index.json``, ``unet`` and ``scheduler``; nothing is fetched and nothing unpickled.
+        folder: Contains ``model_index.json``, ``unet`` and ``scheduler``; nothing is fetched or unpickled.
 
     Returns:
         The denoiser, in evaluation mode; its ``network`` is a `DiffusersUNet`, whose ``shape`` is that of an image.
@@ -145,7 +145,7 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
                 f"{place}: no prediction of type {prediction!r}{did_you_mean(str(prediction), PREDICTIONS)}"
             )
         scheduler = getattr(diffusers, kinds["scheduler"]).from_config(settings)
-        unet, told = diffusers.UNet2DModel.from_pretrained(
+        unet, info = diffusers.UNet2DModel.from_pretrained(
             place / "unet",
             use_safetensors=True,
             local_files_only=True,
@@ -156,7 +156,7 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
         network = DiffusersUNet(unet)
     # Weights that are not there it leaves as they were drawn.
     if amiss := {
-        name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in told.get(kind, ())
+        name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info.get(kind, ())
     }:
         raise UserError(
             f"{place / 'unet'}: {len(amiss)} weights do not fit the network, such as {min(map(str, amiss))}"
@@ -165,11 +165,11 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
 
 
 def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
-    """Write a denoiser as a pipeline of diffusers, which appears whole or not at all.
+    """Write a denoiser atomically as a pipeline of diffusers.
 
     Args:
         denoiser: Its network is a `DiffusersUNet`, and its preconditioning `Epsilon` or a `Chain`.
-        folder: Where; it does not exist yet, or is empty.
+        folder: A new or empty folder.
 
     Raises:
         UserError: If diffusers is not installed, the denoiser is of another kind, or the folder holds something.
@@ -185,7 +185,7 @@ def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
 
 
 def _levels(betas: Tensor) -> tuple[float, ...]:
-    r"""Return :math:`\sigma_t`; a last step at which nothing is left of the data has no finite one and is left out."""
+    r"""Return :math:`\sigma_t`, without a last step that keeps nothing of the data and has no finite level."""
     products = (1 - betas.double()).cumprod(0)  # their own are of single precision, coarse where little noise is
     levels = ((1 - products) / products).sqrt()
     return tuple(levels[levels.isfinite()].tolist())
@@ -203,7 +203,7 @@ def _chain(preconditioning: Preconditioning) -> dict[str, Any]:
     prediction = next((name for name, row in PREDICTIONS.items() if row == predicted), None)
     if not isinstance(preconditioning, Chain) or prediction is None:
         raise UserError(
-            "diffusers tells its networks the step of a chain, and has them predict noise, clean points or velocities: "
+            "networks of diffusers take the step of a chain and predict noise, clean points or velocities: "
             f"the preconditioning is epsilon or a Chain of one of those; it was {type(preconditioning).__name__}"
         )
     products = 1 / (1 + torch.tensor(preconditioning.levels, dtype=torch.float64).square())

@@ -1,8 +1,8 @@
-r"""Energies and denoisers as ONNX files, for whoever has no PyTorch.
+r"""Energies and denoisers as ONNX files, for use without PyTorch.
 
 An energy becomes a graph from ``x`` to ``energy``, a denoiser one from ``x`` and ``sigma`` to ``denoised``; points come
-in batches of any size. The denoiser of an energy, :math:`x - \sigma^2 \nabla E(x, \sigma)`, is written with its
-gradient worked out: a file has no automatic differentiation.
+in batches of any size. The denoiser of an energy, :math:`x - \sigma^2 \nabla E(x, \sigma)`, is written with an
+explicit gradient, because a file has no automatic differentiation.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
     """Write a model as an ONNX file, and compare the two on points of another batch.
 
     Args:
-        model: Of which a copy on the CPU and in evaluation mode is written; at one noise level, an `EnergyDenoiser` is
-            the energy ``model.at(sigma)``.
-        path: Where; there is no such file yet.
+        model: The model, written as on the CPU in evaluation mode. At one noise level, an `EnergyDenoiser` is the
+            energy ``model.at(sigma)``.
+        path: A new file.
         shape: Shape of one point.
         labels: Whether the graph also takes ``label``, int64, with −1 for no class.
 
@@ -37,8 +37,8 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
         The largest difference between the file's values and the model's, as a share of the largest value.
 
     Raises:
-        UserError: If what it takes is not installed, the model does something that ONNX has no word for, or the values
-            differ by more than rounding.
+        UserError: If ONNX is not installed, has no operation that the model needs, or its values differ by more than
+            rounding.
     """
     runtime = require("onnxruntime", "export")
     require("onnxscript", "export")
@@ -54,17 +54,17 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
         place = Path(file.name)
         _written(_Graph(model), traced, place, "energy" if isinstance(model, Energy) else "denoised")
         session = runtime.InferenceSession(place)
-        told = session.run(None, {name: each.numpy() for name, each in compared.items()})[0]
+        values = session.run(None, {name: each.numpy() for name, each in compared.items()})[0]
         with torch.no_grad():
             truth = _Graph(model)(*compared.values())
-        error = float((torch.from_numpy(told) - truth).abs().max() / truth.abs().max().clamp(min=1e-30))
+        error = float((torch.from_numpy(values) - truth).abs().max() / truth.abs().max().clamp(min=1e-30))
         if not error <= torch.finfo(dtype).eps ** 0.5:  # half of the digits
             raise UserError(f"{path}: the exported values differ by {error:.1e} of the largest: nothing was written")
     return error
 
 
 class _Graph(nn.Module):
-    """A model called with its arguments in order, an energy's denoiser without automatic differentiation of modules."""
+    """A model called with positional arguments; an energy's denoiser has an explicit gradient."""
 
     def __init__(self, model: Energy | Denoiser) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Graph(nn.Module):
         if isinstance(self.model, Energy):
             return self.model(x, second)
         if second is None:
-            raise TypeError("a denoiser is told the noise level")
+            raise TypeError("a denoiser takes the noise level")
         if not isinstance(self.model, EnergyDenoiser):
             return self.model(x, second, third)
         energy = self.model.energy
@@ -108,8 +108,8 @@ def _written(graph: _Graph, points: dict[str, Tensor], place: Path, output: str)
         raise
     except Exception as error:  # whatever the exporter meets
         reason = next((line for line in str(error).splitlines() if line.startswith("<class")), str(error))
-        said = " ".join(reason.split())[:300]
-        raise UserError(f"{type(graph.model).__name__} cannot be written as ONNX: {said}") from error
+        text = " ".join(reason.split())[:300]
+        raise UserError(f"{type(graph.model).__name__} cannot be written as ONNX: {text}") from error
 
 
 def _back_through(slope: Tensor, x: Tensor, weight: Tensor, *settings: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Trained models in a folder: ``config.json`` says how to build one, ``model.safetensors`` holds its numbers.
+"""Trained models in a folder: ``config.json`` describes the model, ``model.safetensors`` holds its weights.
 
-A configuration is what a recipe says in its section ``[model]``, and the shape of one point. Nothing is unpickled.
+A configuration is a recipe's section ``[model]`` and the shape of one point. Nothing is unpickled.
 """
 
 import json
@@ -25,12 +25,12 @@ WHAT: Final = "the config.json of a folder that save_pretrained wrote"
 def save_pretrained(
     model: Energy | Denoiser, folder: str | Path, *, settings: Mapping[str, Any], shape: tuple[int, ...]
 ) -> None:
-    """Write a model to a folder of its own, which appears whole or not at all.
+    """Write a model atomically to a new folder.
 
     Args:
-        model: What was trained; of averaged weights, the module inside.
-        folder: Where; it does not exist yet, or is empty.
-        settings: What it was made of: a recipe's section ``[model]``, a table with a ``name``.
+        model: The trained model; for averaged weights, the module inside.
+        folder: A new or empty folder.
+        settings: Its settings: a recipe's section ``[model]``, a table with a ``name``.
         shape: Shape of one point.
 
     Raises:
@@ -58,11 +58,11 @@ def from_pretrained(folder: str | Path) -> Energy | Denoiser:
     """Return the model that `save_pretrained` wrote, in evaluation mode and on the CPU.
 
     Args:
-        folder: Where it was written.
+        folder: The folder.
 
     Raises:
-        UserError: If the folder is not one of those, its parts do not fit together, a number is not finite, or this
-            version knows no such model.
+        UserError: If the folder was not written by `save_pretrained`, its parts do not fit together, a number is not
+            finite, or this version lacks the model.
     """
     place = Path(folder)
     config = read_json(place / "config.json", WHAT)

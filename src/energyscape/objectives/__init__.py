@@ -1,4 +1,4 @@
-"""What training minimises, and where negative chains begin."""
+"""Objectives of training, and the starting points of negative chains."""
 
 from energyscape.objectives.base import Loss, Objective
 from energyscape.objectives.chain_init import ChainInit, ConstantInit, DataInit, MixtureInit, NoiseInit, ReplayBuffer

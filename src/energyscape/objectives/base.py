@@ -1,4 +1,4 @@
-"""Objectives: what training minimises, one equation each."""
+"""Objectives: the losses of training, one equation each."""
 
 import typing
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ Model = TypeVar("Model", bound=nn.Module, default=Energy)
 
 
 def unconfined(x: Tensor) -> Tensor:
-    """Return points as they are: without a box."""
+    """Return points unchanged: there is no box."""
     return x
 
 
 class Loss(NamedTuple):
-    """What an objective tells.
+    """A loss and its facts.
 
     Args:
         value: The number to minimise, a 0-d tensor with a graph.
@@ -36,14 +36,14 @@ class Loss(NamedTuple):
 
 
 class Adjustment(NamedTuple):
-    """What guards have changed in a run so far, on top of its recipe.
+    """The changes that guards have made in a run so far, on top of its recipe.
 
     Args:
         rate: Factor on the learning rates.
         step: Factor on the step size of the chains.
         alpha: Factor on the energy regulariser.
-        data_noise: The data are noised at this standard deviation at least, in units of ``x``.
-        trim: Negatives count up to so many standard deviations of the data's energies above those, and no farther.
+        data_noise: Least standard deviation of the noise on the data, in units of ``x``.
+        trim: Standard deviations of the data's energies above them beyond which negatives have no gradient.
     """
 
     rate: float = 1.0
@@ -53,7 +53,7 @@ class Adjustment(NamedTuple):
     trim: float | None = None
 
     def then(self, more: "Adjustment") -> "Adjustment":
-        """Return both treatments together: factors multiply, of limits the stricter one counts."""
+        """Return both adjustments together: factors multiply, the stricter limit counts."""
         return Adjustment(
             self.rate * more.rate,
             self.step * more.step,
@@ -64,7 +64,7 @@ class Adjustment(NamedTuple):
 
     @staticmethod
     def of(stored: Any) -> "Adjustment":
-        """Return what a checkpoint holds: a table or, in older ones, a list whose fourth entry has no use any more."""
+        """Return the adjustment in a checkpoint: a table or, in older ones, a list whose fourth entry is ignored."""
         return Adjustment(**stored) if isinstance(stored, dict) else Adjustment(*stored[:3], *stored[4:])
 
     def since(self, before: "Adjustment") -> dict[str, float | None]:
@@ -90,11 +90,11 @@ class Adjustment(NamedTuple):
 class Objective(nn.Module, ABC, Generic[Model]):
     r"""A loss of a model on a batch of data.
 
-    The annotation of ``model`` in `forward` says which models it trains: an `Energy`, or with ``Objective[Denoiser]``
-    or ``Objective[EnergyDenoiser]`` one of those.
+    The annotation of ``model`` in `forward` names the models that it trains: an `Energy`, or one of those in
+    ``Objective[Denoiser]`` and ``Objective[EnergyDenoiser]``.
 
-    It owns its state as buffers and parameters, such as chains or :math:`\log Z`, so that a snapshot holds them; it
-    never steps an optimiser.
+    Its state, such as chains or :math:`\log Z`, is in buffers and parameters, so that a snapshot holds it. It never
+    steps an optimiser.
     """
 
     level: float = 0.0
@@ -104,7 +104,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
     """Brings points into the box that the model learns a law on."""
 
     conditional: bool = False
-    """Whether the model is told the classes of the data."""
+    """Whether the model takes the classes of the data."""
 
     temperature: float = 1.0
     """:math:`T` of the law :math:`\\exp(-E / T)` that the model learns."""
@@ -119,7 +119,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
         """Return the loss and its facts.
 
         Args:
-            model: What is trained.
+            model: The model to train.
             x: Data, ``(B, *)``.
             label: Class of each point, ``(B,)``.
             generator: The stream to draw from.
@@ -127,7 +127,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
 
     @final
     def noised(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Return data as the model learns them: noised at `level`, and brought into the box of the chains.
+        """Return data as the model learns them: noised at `level`, and confined to the box of the chains.
 
         Args:
             x: Data, ``(B, *)``.
@@ -136,13 +136,13 @@ class Objective(nn.Module, ABC, Generic[Model]):
         return self.confined(noised(x, self.level, generator=generator)[0] if self.level else x)
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model of the wrong kind; asked once, before training.
+        """Refuse a model of the wrong kind; called once, before training.
 
         Args:
-            model: What is to be trained; a compiled one is judged by what it was compiled from.
+            model: The model to train; a compiled one is judged by its original.
 
         Raises:
-            UserError: If it is of another kind than `forward` takes.
+            UserError: If `forward` takes another kind.
         """
         kind = typing.get_type_hints(type(self).forward).get("model", nn.Module)
         given = getattr(model, "_orig_mod", model)
@@ -155,18 +155,18 @@ class Objective(nn.Module, ABC, Generic[Model]):
             )
 
     def adjust(self, adjustment: Adjustment) -> None:
-        """Take over what guards have changed, as far as it has such settings; nothing where it has none.
+        """Apply the guards' changes to the settings that this objective has; ignore the others.
 
         Args:
             adjustment: All changes since the run began, not those since the last call.
         """
 
     def restart_diverged(self, model: Model, x: Tensor, *, generator: Generator | None = None) -> int:
-        """Restart persistent chains that have run away; return how many they were.
+        """Restart diverged persistent chains; return their number.
 
         Args:
-            model: What is trained.
-            x: Data, ``(B, *)``, to tell by what is far away.
+            model: The model to train.
+            x: Data, ``(B, *)``, to measure distances by.
             generator: The stream to draw from.
         """
         return 0
@@ -179,7 +179,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
 
 
 def lazily_shaped(module: nn.Module, *names: str) -> None:
-    """Let a module load buffers whose shape it learns only from the first batch of data."""
+    """Let a module load buffers whose shape is unknown until the first batch of data."""
 
     def make_room(owner: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
         for name in names:

@@ -1,8 +1,8 @@
-"""Where negative chains begin, and what becomes of them.
+"""Starting points of negative chains, and the storage of persistent ones.
 
-A start gives positions (`ChainInit.draw`) and, after the kernel has moved them, takes them back (`ChainInit.commit`):
-persistent chains go on from where they were, in the very slot they came from. Results that are written elsewhere than
-they were drawn from let lineages die out, like alleles in a finite population.
+A start gives positions (`ChainInit.draw`) and takes them back after the kernel has moved them (`ChainInit.commit`).
+Persistent chains continue in the slot they came from. Writing results to other slots would let lineages die out, like
+alleles in a finite population.
 """
 
 import math
@@ -19,37 +19,37 @@ from energyscape.objectives.base import lazily_shaped
 
 
 class ChainInit(nn.Module, ABC):
-    """Where negative chains begin."""
+    """Starting points of negative chains."""
 
     @abstractmethod
     def draw(self, n: int, *, like: Tensor, generator: Generator | None = None) -> tuple[Tensor, Any]:
-        """Return starting positions and a handle to give back to `commit`.
+        """Return starting positions, and a handle for `commit`.
 
         Args:
-            n: How many chains.
+            n: Number of chains.
             like: A batch of data: its event shape, dtype and device, and for `DataInit` its points.
             generator: The stream to draw from.
         """
 
     def commit(self, handle: Any, x: Tensor) -> None:
-        """Take the chains back at the positions where the kernel left them.
+        """Take the chains back at their final positions.
 
         Args:
-            handle: What `draw` returned.
+            handle: The handle that `draw` returned.
             x: Positions, ``(n, *)``.
         """
 
     def restart_diverged(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
-        """Restart the chains that are kept and lost; return how many they were.
+        """Restart lost persistent chains; return their number.
 
         Args:
-            lost: Tells of positions ``(n, *)`` which are lost, ``(n,)``.
+            lost: Maps positions ``(n, *)`` to whether they are lost, ``(n,)``.
             generator: The stream to draw from.
         """
         return 0
 
     def facts(self) -> dict[str, Tensor]:
-        """Return what there is to tell of the chains' history, as 0-d tensors by name."""
+        """Return facts about the chains' history, as 0-d tensors by name."""
         return {}
 
 
@@ -102,9 +102,9 @@ class NoiseInit(ChainInit):
 class ConstantInit(ChainInit):
     """Chains start at points whose coordinates are all one number, drawn uniformly: grey images of every level.
 
-    Chains from noise pass these by, so that an energy trained with those alone may keep a valley at blank images that
-    no chain ever visits. Mixed into a buffer's restarts they visit it; keep them to levels near the data's: chains from
-    levels far from all data have energies that outweigh those of all others.
+    Chains from noise miss these, so an energy trained with those alone may keep a valley at blank images. Mix these
+    chains into a buffer's restarts to reach it. Keep them to levels near the data's: chains far from all data have
+    energies that outweigh all others.
 
     Args:
         low: Lowest level.
@@ -125,7 +125,7 @@ class ConstantInit(ChainInit):
 
 
 class Slots(NamedTuple):
-    """Which chains of a buffer were drawn.
+    """The chains drawn from a buffer.
 
     Args:
         slot: Their slots, ``(n,)``, each at most once.
@@ -149,22 +149,22 @@ class ReplayBuffer(ChainInit):
     Each drawn chain is restarted from ``fresh`` with probability ``refresh`` and goes back into its own slot. A restart
     begins a new lineage; ``age`` counts the updates since.
 
-    As bytes chains take a quarter of the memory. Between ``low`` and ``high`` there are 256 bins; a chain is kept as
+    Bytes take a quarter of the memory. Between ``low`` and ``high`` there are 256 bins; a chain is kept as
     the numbers of its bins and drawn somewhere in them, with fresh noise :math:`u`,
 
     .. math:: b = \min\bigl(255, \max(0, \lfloor (x - \text{low}) / \Delta \rfloor)\bigr), \qquad
               x' = \text{low} + (b + u)\, \Delta, \qquad u \sim U[0, 1), \quad
               \Delta = (\text{high} - \text{low}) / 256,
 
-    so that the law of :math:`x` is kept but for its shape within a bin, with no variance added, and a chain that does
-    not move keeps its bytes. Chains of noised data overshoot the data's range: what is beyond ``low`` and ``high`` is
-    brought back to the outermost bin, so choose them some three standard deviations of the noise beyond the data.
+    which keeps the law of :math:`x` up to its shape within a bin and adds no variance. A chain that does not move keeps
+    its bytes. Chains of noised data exceed the data's range, and values beyond ``low`` and ``high`` go to the outermost
+    bin: choose these some three standard deviations of the noise beyond the data.
 
     Args:
         capacity: Number of chains; at least the batch size.
         refresh: Probability in [0, 1] that a drawn chain is restarted.
-        fresh: Where new chains start; uniform noise on [-1, 1] when left out.
-        stored: As what chains are kept between two draws.
+        fresh: Starting points of new chains; uniform noise on [-1, 1] by default.
+        stored: Storage format of the chains.
         low: Lowest value of a coordinate that bytes can keep.
         high: Highest value of a coordinate that bytes can keep.
 
@@ -240,7 +240,7 @@ class ReplayBuffer(ChainInit):
         return x, Slots(index, fresh)
 
     def positions(self, index: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Return where chains are, without drawing them.
+        """Return the positions of chains without drawing them.
 
         Args:
             index: Their slots, ``(n,)``.
@@ -257,7 +257,7 @@ class ReplayBuffer(ChainInit):
         return self.low + (kept + u) * ((self.high - self.low) / 256)
 
     def _filled(self, like: Tensor, *, generator: Generator | None) -> Tensor:
-        """Return new chains in all slots; those kept as bytes are made in parts, lest all be floats at once."""
+        """Return new chains in all slots; make bytes in parts, to limit the memory of floats."""
         slots = torch.arange(self.capacity, device=like.device)
         parts = slots.split(PART if self.stored == "byte" else self.capacity)
         new = (self.fresh.draw(len(part), like=like[part % len(like)], generator=generator)[0] for part in parts)
@@ -292,13 +292,13 @@ class ReplayBuffer(ChainInit):
         return purged
 
     def facts(self) -> dict[str, Tensor]:
-        there = self.lineage.sort().values  # counted where they are: how many they are nobody waits for
+        there = self.lineage.sort().values  # counted on the device, without a host sync
         return {"lineages": (there[1:] != there[:-1]).sum() + 1, "age": self.age.median()}
 
 
 @final
 class MixtureInit(ChainInit):
-    """Each chain starts at one of two starts, chosen by a coin.
+    """Starts each chain at one of two starts, chosen at random.
 
     Args:
         first: Chosen with probability ``share``.

@@ -5,8 +5,8 @@ The likelihood's gradient is a difference of two expectations,
 .. math:: -\nabla_\theta\, E_{\text{data}}[\log p_\theta(x)] = E_{\text{data}}[\nabla_\theta E_\theta(x)]
           - E_{p_\theta}[\nabla_\theta E_\theta(y)],
 
-and the second one is taken over negatives :math:`y` that a kernel has moved for a few steps. Where the chains start
-decides the method's name: at the data (CD-k), at noise (short-run), where they were (persistent CD).
+and the second one is taken over negatives :math:`y` that a kernel has moved for a few steps. The start of the chains
+names the method: the data (CD-k), noise (short-run), or their last positions (persistent CD).
 """
 
 import math
@@ -35,18 +35,18 @@ class ContrastiveDivergence(Objective):
               R = \overline{E_\theta(x + \sigma z)^2 + E_\theta(y)^2} \quad\text{or}\quad
               R = \bigl( \overline{E_\theta(x + \sigma z)} + \overline{E_\theta(y)} \bigr)^2
 
-    The negatives :math:`y` are held fixed: no gradient flows through the chain. The loss is not a measure of progress;
-    it hovers about zero while the model improves. Labels are not used.
+    The negatives :math:`y` are held fixed: no gradient flows through the chain. The loss does not measure progress:
+    it stays near zero while the model improves. Labels are not used.
 
     Args:
-        start: Where the chains begin.
-        kernel: The transition, its energy still to come.
+        start: Starting points of the chains.
+        kernel: Constructor of the transition from an energy.
         steps: Transitions of each chain a training step.
-        data_noise: :math:`\sigma \ge 0`, in units of ``x``: what is learned is the law of noised data, which is smooth
-            where the data lie on a thin set. Where the kernel has bounds, noised data are reflected at them or clamped
-            to them as its chains are.
+        data_noise: :math:`\sigma \ge 0`, in units of ``x``: the law of noised data is learned, which is smooth even if
+            the data lie on a thin set. Noised data are reflected at the kernel's bounds, or clamped to them, as its
+            chains are.
         alpha: :math:`\alpha \ge 0`, in units of one over energy squared.
-        regulariser: What :math:`\alpha` holds near zero. ``squared``: every energy, which fights a calibrated one, so
+        regulariser: Quantity held near zero. ``squared``: every energy, which opposes a calibrated one, so
             keep :math:`\alpha` far below the inverse variance of the energies. ``mean``: only the energies' free
             constant, which changes no density.
         compile: Whether to compile the chains' steps, which takes half a minute the first time; see `Steps`.
@@ -95,25 +95,25 @@ class ContrastiveDivergence(Objective):
         clean, x = x, self.noised(x, generator=generator)
         y0, handle = self.start.draw(len(x), like=x, generator=generator)
         with evaluating(model):
-            point, told = self._steps(model).end(y0, generator=generator)
+            point, sums = self._steps(model).end(y0, generator=generator)
         y = point.x
         self.start.commit(handle, y)
         e_data, e_model = model(torch.cat([x, y])).split([len(x), len(y)])
-        e_told, e_model = e_model, trimmed(e_model, e_data, self.adjustment.trim)
-        noise, varied = told.noise.mean() / self.steps, x.std(0, correction=0)
+        untrimmed, e_model = e_model, trimmed(e_model, e_data, self.adjustment.trim)
+        noise, varied = sums.noise.mean() / self.steps, x.std(0, correction=0)
         spread = varied.square().mean().sqrt()
         facts = {
-            **energies_told(e_data, e_model),
-            "drift": told.drift.mean() / self.steps,
+            **energy_facts(e_data, e_model),
+            "drift": sums.drift.mean() / self.steps,
             "noise": noise,
-            "accept_prob": told.accept_prob.mean() / self.steps,
-            "diverged": told.diverged.sum(),
+            "accept_prob": sums.accept_prob.mean() / self.steps,
+            "diverged": sums.diverged.sum(),
             "move": rms(y - y0).square().mean().sqrt(),
             "saturated": at_extremes(y, clean) - at_extremes(x, clean),
             "brightness": y.mean() - x.mean(),
             "data_std": spread,
             "model_std": y.std(0, correction=0).square().mean().sqrt(),
-            "trimmed": (e_model < e_told).to(x.dtype).mean(),
+            "trimmed": (e_model < untrimmed).to(x.dtype).mean(),
             "degenerate": surely_below(varied, torch.minimum(noise, spread / 4), len(x)),
             "temperature": x.new_full((), self.temperature),
             **self.start.facts(),
@@ -124,7 +124,7 @@ class ContrastiveDivergence(Objective):
         return Loss(loss, {name: value.detach() for name, value in facts.items()})
 
     def _steps(self, model: Energy) -> Steps:
-        """Return the chains' steps: those of before, if the model is, so that they are compiled once."""
+        """Return the chains' steps; reuse the compiled ones if the model is the same."""
         if self._chains is None or self._chains.kernel.energy is not model:
             kernel = with_step_factor(self.kernel(model), step=self.adjustment.step)
             self._chains = Steps(kernel, steps=self.steps, compile=self.compiled)
@@ -134,7 +134,7 @@ class ContrastiveDivergence(Objective):
         return {**self.__dict__, "_chains": None}  # a copy has chains of its own
 
     def _penalty(self, e_data: Tensor, e_model: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the regulariser, and the size of its derivative by an energy where the likelihood's is 1."""
+        """Return the regulariser, and its derivative by an energy in units of the likelihood's."""
         alpha = self.alpha * self.adjustment.alpha
         if self.regulariser == "mean":
             both = e_data.mean() + e_model.mean()
@@ -154,7 +154,7 @@ class ContrastiveDivergence(Objective):
 
 
 DIVERGED_MADS: Final = 10.0
-"""Spreads (scaled median absolute deviations) from the data's energies at which a chain has run away."""
+"""Spreads (scaled median absolute deviations) from the data's energies at which a chain counts as diverged."""
 
 
 def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
@@ -166,8 +166,8 @@ def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
     return clamped
 
 
-def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
-    """Return what there is to tell of a batch's energies."""
+def energy_facts(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
+    """Return facts about a batch's energies."""
     above = torch.heaviside(e_model.detach().unsqueeze(1) - e_data.detach(), e_data.new_full((), 0.5))
     return {
         "energy_data": e_data.mean(),
@@ -180,9 +180,9 @@ def energies_told(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
 
 
 def surely_below(std: Tensor, limit: Tensor, n: int) -> Tensor:
-    r"""Return the share of coordinates whose variance is below a limit's by five standard errors of its estimate.
+    r"""Return the share of coordinates whose variance is below a limit by five standard errors of its estimate.
 
-    The variance of ``n`` normal numbers has the relative error :math:`\sqrt{2 / n}`; of fewer than fifty none is sure.
+    The variance of ``n`` normal numbers has the relative error :math:`\sqrt{2 / n}`; below fifty points none is sure.
     """
     below: Tensor = std.square() < limit.square() * (1 - 5 * math.sqrt(2 / n))
     return below.to(std.dtype).mean()
@@ -195,7 +195,7 @@ def at_extremes(x: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode inside the block: chains follow one energy, a training step makes the next."""
+    """Put a model into evaluation mode inside the block, so that chains follow one fixed energy."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -6,7 +6,7 @@ The score of noised data is learned by regressing on the noise that was added: f
 
 .. math:: \tfrac12 \Bigl\| s(y, \sigma) + \frac{z}{\sigma} \Bigr\|^2 = \frac{1}{2 \sigma^4} \| D(y, \sigma) - x \|^2,
 
-so that a weight on one is a weight on the other.
+so a weight on one is a weight on the other.
 """
 
 import math
@@ -35,8 +35,8 @@ class DenoisingScoreMatching(Objective[Energy]):
     .. math:: L(\theta) = E\, \tfrac12 \Bigl\| -\nabla_y E_\theta(y) + \frac{z}{\sigma} \Bigr\|^2,
               \qquad y = x + \sigma z
 
-    It learns the energy of data *noised at* :math:`\sigma`, not of clean data; and its sign is easily lost: the score
-    points towards the data, against the noise. Labels are not used.
+    It learns the energy of data *noised at* :math:`\sigma`, not of clean data. The score points towards the data,
+    against the noise. Labels are not used.
 
     Args:
         sigma: :math:`\sigma > 0`, in units of ``x``.
@@ -68,25 +68,25 @@ class DenoisingScoreMatching(Objective[Energy]):
 
 @final
 class MultiscaleDenoisingScoreMatching(Objective[EnergyDenoiser]):
-    r"""Denoising score matching at all noise levels at once, by one model of them all.
+    r"""Denoising score matching at all noise levels at once, with one model.
 
     .. math:: L(\theta) = E_\sigma\, \tfrac12 \Bigl( \frac{1}{\sigma^2} + \frac{1}{\sigma_d^2} \Bigr)
               E\, \| D_\theta(x + \sigma z, \sigma) - x \|^2,
               \qquad \ln \sigma \sim U[\ln \sigma_{\min}, \ln \sigma_{\max}]
 
-    What it learns at the end is a family of laws, of which ``model.at(sigma_min)`` is nearest to the data: that of data
-    *noised at* :math:`\sigma_{\min}`. Low noise tells the score near the data and nothing of how the mass is shared
-    between modes that no noised point lies between; high noise does, and the model must carry it down from level to
-    level, which is why the levels are dense and :math:`\sigma_{\max}` is as large as the modes are far apart.
+    The result is a family of laws, of which ``model.at(sigma_min)`` is nearest to the data: that of data *noised at*
+    :math:`\sigma_{\min}`. Low noise determines the score near the data, but not how separate modes share the mass. High
+    noise does, and the model must carry this down from level to level. So the levels are dense, and
+    :math:`\sigma_{\max}` is as large as the distance of the modes.
 
-    The noise levels of a batch are one random shift of an even grid, so that none of them is left out by chance. Labels
-    are not used.
+    The noise levels of a batch are a randomly shifted even grid, so that none is missed by chance. Labels are not
+    used.
 
     Args:
         sigma_min: :math:`\sigma_{\min} > 0`, in units of ``x``.
         sigma_max: :math:`\sigma_{\max} > \sigma_{\min}`, in units of ``x``.
-        data_std: :math:`\sigma_d > 0`, the deviation of each coordinate of the data; None leaves its term of the weight
-            out, which then is that of noise-conditional score networks instead of EDM's.
+        data_std: :math:`\sigma_d > 0`, the deviation of each coordinate of the data; None drops its term from
+            the weight, which is then that of noise-conditional score networks instead of EDM's.
 
     Raises:
         ValueError: If the levels are not positive and rising, or ``data_std`` is not positive.
@@ -125,7 +125,7 @@ def score_losses(
 ) -> tuple[Tensor, Tensor]:
     r"""Return :math:`\tfrac12 (1 / \sigma^2 + 1 / \sigma_d^2) \| D(y, \sigma) - x \|^2` of each point, ``(B,)``.
 
-    With it the squared error over the noise's own, detached: one where nothing is removed of the noise, at any level.
+    Also return the squared error over the noise's own, detached: one if no noise is removed, at any level.
     """
     relative = ((model(y, sigma) - x) / column(sigma, x)).flatten(1).square()
     weight = 1 if data_std is None else 1 + (sigma / data_std).square()
@@ -141,15 +141,15 @@ class Denoising(Objective[Denoiser]):
     The names of the literature are rows of levels, weight and preconditioning: a ladder with :math:`1 / \sigma^2` is
     NCSN, the chain's levels with it DDPM, log-normal levels with EDM's weight EDM.
 
-    The levels of a batch are one random shift of an even grid of quantiles, so that none of them is left out by chance;
-    the value differs less from batch to batch than that of independent levels, its expectation is the same.
+    The levels of a batch are a randomly shifted even grid of quantiles, so that none is missed by chance. This lowers
+    the variance of the value and keeps its expectation.
 
     Args:
         levels: The law of :math:`\sigma`, in units of ``x``.
         weight: :math:`\lambda(\sigma)`.
         label_dropout: Probability with which a point's class is withheld, so that one network learns the conditional
-            and the unconditional denoiser; none uses no classes at all. At 0 nothing is learned without classes, and
-            guidance, restoration and likelihood ask for that.
+            and the unconditional denoiser; none uses no classes at all. Guidance, restoration and likelihood need the
+            unconditional one, which is not trained at 0.
 
     Raises:
         ValueError: If ``label_dropout`` is no probability.
@@ -177,27 +177,27 @@ class Denoising(Objective[Denoiser]):
     def forward(
         self, model: Denoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        told = _withheld(label, self.label_dropout, generator)
-        sigma, squared, facts = _errors(model, x, self.levels, told, generator)
+        shown = _withheld(label, self.label_dropout, generator)
+        sigma, squared, facts = _errors(model, x, self.levels, shown, generator)
         return Loss((self.weight(sigma) * squared).mean(), facts)
 
 
 @final
 class UncertaintyWeightedDenoising(Objective[Denoiser]):
-    r"""The same, each level weighed by how well it can be done at all.
+    r"""Denoising score matching at all levels, each weighted by its attainable error.
 
     .. math:: L(\theta, w) = E_\sigma \Bigl[ \frac{\lambda(\sigma)}{d\, e^{w(\sigma)}}
               E\, \| D_\theta(x + \sigma z, \sigma) - x \|^2 + w(\sigma) \Bigr]
 
-    At the best :math:`w` every level's term is one, so that the levels' gradients are of one size however hard each of
-    them is. Beyond the levels of training :math:`w` says nothing. What the value is falls below zero as training goes
-    on; the fact ``loss`` is the weighted error without :math:`w`.
+    At the best :math:`w` every level's term is one, so the gradients of all levels have one size, however hard each
+    level is. Beyond the levels of training :math:`w` is arbitrary. The loss falls below zero in training; the fact
+    ``loss`` is the weighted error without :math:`w`.
 
     Args:
         levels: The law of :math:`\sigma`, in units of ``x``.
         weight: :math:`\lambda(\sigma)`, from which :math:`w` departs.
         label_dropout: Probability with which a point's class is withheld; none uses no classes at all.
-        frequencies: Pairs of waves in :math:`\tfrac14 \ln \sigma` that :math:`w` is a sum of.
+        frequencies: Pairs of waves in :math:`\tfrac14 \ln \sigma` that sum to :math:`w`.
 
     Raises:
         ValueError: If ``label_dropout`` is no probability or ``frequencies`` is not positive.
@@ -233,8 +233,8 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
     def forward(
         self, model: Denoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
-        told = _withheld(label, self.label_dropout, generator)
-        sigma, squared, facts = _errors(model, x, self.levels, told, generator)
+        shown = _withheld(label, self.label_dropout, generator)
+        sigma, squared, facts = _errors(model, x, self.levels, shown, generator)
         weighted, w = self.weight(sigma) * squared, self.uncertainty(sigma)
         return Loss((weighted / w.exp() + w).mean(), facts | {"loss": weighted.detach().mean()})
 
@@ -245,7 +245,7 @@ def _check_dropout(label_dropout: float | None) -> None:
 
 
 def _withheld(label: Tensor | None, dropout: float | None, generator: Generator | None) -> Tensor | None:
-    """Return the classes with some of them replaced by -1, which means none; no classes where none are wanted."""
+    """Return the classes, some of them replaced by -1, which means none; None without a dropout."""
     if label is None or dropout is None:
         return None
     u = torch.empty(len(label), device=label.device).uniform_(generator=generator)
@@ -273,7 +273,7 @@ def shifted_grid(x: Tensor, *, generator: Generator | None = None) -> Tensor:
 
 
 def _by_band(relative: Tensor, share: Tensor) -> dict[str, Tensor]:
-    """Return the mean of each point's value, and that in each third of the levels; zero where none fell."""
+    """Return the mean of each point's value, and that of each third of the levels; zero if a third is empty."""
     band = (share * len(BANDS)).long()
     inside = torch.nn.functional.one_hot(band, len(BANDS)).to(relative)
     means = relative @ inside / inside.sum(0).clamp(min=1)

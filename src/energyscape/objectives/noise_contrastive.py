@@ -1,12 +1,12 @@
-r"""Learning to tell data from noise.
+r"""Learning to classify data against noise.
 
 Between data from :math:`p` and noise from a known law :math:`q`, the best classifier's logit is the log-ratio
-:math:`\log p(x) - \log q(x)` and a constant. Give it the form :math:`G(x) = -E_\theta(x) - \log q(x)`, train it to
-classify, and it can be right only where :math:`E_\theta` is the data's energy. No chain, no gradient in ``x``.
+:math:`\log p(x) - \log q(x)` and a constant. A classifier of the form :math:`G(x) = -E_\theta(x) - \log q(x)` is
+optimal only if :math:`E_\theta` is the data's energy. It needs no chain and no gradient in ``x``.
 
-The noise is everything: where it never falls nothing is learned, and noise that is told apart at a glance teaches
-nothing more. It should look like the data, only wider; beyond some tens of dimensions no fitted law does.
-Energy discrepancy makes its noise from the data themselves.
+Success depends on the noise. Nothing is learned where no noise falls, and noise that is easily recognised teaches
+nothing more. The noise should look like the data, only wider; beyond some tens of dimensions no fitted law does. Energy
+discrepancy makes its noise from the data themselves.
 """
 
 import math
@@ -35,7 +35,7 @@ FLOOR = 0.01
 
 @final
 class NoiseContrastiveEstimation(Objective):
-    r"""Noise-contrastive estimation: is it data or noise?
+    r"""Noise-contrastive estimation: classifies single points as data or noise.
 
     .. math:: L(\theta, c) = -E_{\text{data}}[\log \sigma(G(x) - c - \log \nu)]
               - \nu\, E_q[\log \sigma(\log \nu + c - G(y))], \qquad G = -E_\theta - \log q
@@ -86,13 +86,13 @@ class NoiseContrastiveEstimation(Objective):
 
 @final
 class RankingNCE(Objective):
-    r"""Ranking noise-contrastive estimation: which of several points is the data?
+    r"""Ranking noise-contrastive estimation: picks the data point among noise points.
 
     .. math:: L(\theta) = -E\, \log \frac{e^{G(x)}}{e^{G(x)} + \sum_{k=1}^K e^{G(y_k)}},
               \qquad G = -E_\theta - \log q, \quad y_k \sim q
 
-    A constant added to the energy cancels, so there is no :math:`\log Z` to learn. Leave :math:`\log q` out of
-    :math:`G`, as contrastive representation learning does, and the energy that comes out is that of :math:`p / q`.
+    A constant added to the energy cancels, so there is no :math:`\log Z` to learn. Without :math:`\log q` in
+    :math:`G`, as in contrastive representation learning, the result is the energy of :math:`p / q`.
 
     The noise law is fitted to the first batch and then stays.
 
@@ -130,18 +130,18 @@ class RankingNCE(Objective):
 
 @final
 class EnergyDiscrepancy(Objective):
-    r"""Energy discrepancy: which point did the noise come from?
+    r"""Energy discrepancy: compares data points with noised copies of themselves.
 
     .. math:: L(\theta) = E \log \Bigl( \frac w M + \frac 1 M \sum_{j=1}^M e^{E_\theta(x) - E_\theta(x_j)} \Bigr),
               \qquad x_j = x + \sqrt t\, z + \sqrt t\, z_j
 
-    Data are spread by :math:`\sqrt t\, z`, and the :math:`x_j` are guesses of where that came from. As :math:`M` grows
+    Data are spread by :math:`\sqrt t\, z`, and the :math:`x_j` are guesses of its origin. As :math:`M` grows
     it is the difference between the data's mean energy before and after a step of diffusion, which is least at the
     truth; :math:`w` keeps the logarithm from :math:`-\infty`.
 
-    The weight is more than a stabiliser. At :math:`w = 1` the point and its guesses are exchangeable but for the
-    data's density, so that the loss ranks them, a conditional form of `RankingNCE`, and its gradient vanishes at the
-    truth for every :math:`M`; at any other weight it does so only as :math:`M` grows.
+    The weight also removes a bias. At :math:`w = 1` the point and its guesses are exchangeable but for the data's
+    density, so the loss ranks them, a conditional form of `RankingNCE`. Its gradient then vanishes at the truth for
+    every :math:`M`; at any other weight it does so only as :math:`M` grows.
 
     Args:
         time: :math:`t > 0`, variance of each of the two steps, in squared units of ``x``; a small one sees only the
@@ -189,7 +189,7 @@ class Contrast(nn.Module):
     may be fewer than :math:`d` dimensions, or the diagonal alone beyond `FULL` dimensions.
 
     Args:
-        noise: Which of the two parts there are.
+        noise: The parts of the mixture.
         spread: :math:`s`, factor on standard deviations and on the sides of the box.
 
     Raises:
@@ -219,7 +219,7 @@ class Contrast(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether there is a law yet."""
+        """Whether the law has been fitted."""
         return self.mean.numel() > 0
 
     def fit(self, x: Tensor) -> None:
@@ -269,7 +269,7 @@ class Contrast(nn.Module):
 def _log_ratios(
     model: Energy, contrast: Contrast, x: Tensor, ratio: int, *, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Return G of the data, ``(B,)``, and of as many noise points for each, ``(B, ratio)``."""
+    """Return G of the data, ``(B,)``, and of ``ratio`` noise points for each, ``(B, ratio)``."""
     y = contrast.draw(ratio * len(x), like=x, generator=generator)
     both = torch.cat([x, y])
     data, noise = (-model(both) - contrast.log_prob(both)).split([len(x), len(y)])
@@ -277,5 +277,5 @@ def _log_ratios(
 
 
 def _log_mean_exp(log_ratio: Tensor) -> Tensor:
-    """Return the importance estimate of log Z from what the noise says."""
+    """Return the importance estimate of log Z from the noise."""
     return log_ratio.flatten().logsumexp(0) - math.log(log_ratio.numel())

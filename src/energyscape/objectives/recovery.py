@@ -2,7 +2,7 @@ r"""Diffusion recovery likelihood: maximum likelihood, one noise level at a time
 
 With levels :math:`\sigma_0 < \dots < \sigma_L` and :math:`\tau_i^2 = \sigma_{i+1}^2 - \sigma_i^2`, a data point is
 noised to :math:`x_i = x + \sigma_i z` and on to :math:`\tilde x = x_i + \tau_i z'`, which has the law of level
-:math:`i + 1`. The model of level :math:`i` is asked to recover the one from the other,
+:math:`i + 1`. The model of level :math:`i` recovers the one from the other,
 
 .. math:: p_\theta(x_i \mid \tilde x) = \frac{1}{Z_\theta(\tilde x)}
           \exp\Bigl( -E_\theta(x_i, \sigma_i) - \frac{\|\tilde x - x_i\|^2}{2 \tau_i^2} \Bigr),
@@ -12,8 +12,8 @@ and because the second term has no parameters, the gradient of the log-likelihoo
 .. math:: -\nabla_\theta \log p_\theta(x_i \mid \tilde x) = \nabla_\theta E_\theta(x_i, \sigma_i)
           - E_{x^- \sim p_\theta(\cdot \mid \tilde x)}[\nabla_\theta E_\theta(x^-, \sigma_i)].
 
-The right conditional law makes the right marginal one: :math:`E(x, \sigma_i) = -\log p_{\sigma_i}(x)` up to a constant,
-wherever noised points come.
+The right conditional law implies the right marginal one: :math:`E(x, \sigma_i) = -\log p_{\sigma_i}(x)` up to a
+constant, wherever noised points lie.
 """
 
 import math
@@ -26,7 +26,7 @@ from energyscape.errors import check_count
 from energyscape.models.denoiser import EnergyDenoiser
 from energyscape.noise import normal_like
 from energyscape.objectives.base import Adjustment, Loss, Objective
-from energyscape.objectives.contrastive import energies_told, evaluating
+from energyscape.objectives.contrastive import energy_facts, evaluating
 from energyscape.objectives.denoising import score_losses
 from energyscape.samplers.base import KernelFactory, expand, rms, with_step_factor
 from energyscape.samplers.driver import run
@@ -36,34 +36,33 @@ from energyscape.schedules import geometric
 
 @final
 class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
-    r"""Maximum likelihood of what one level's noise has hidden, at all noise levels at once.
+    r"""Maximum likelihood of the points before one level's noise, at all noise levels at once.
 
     .. math:: L(\theta) = \frac{1}{L} \sum_{i < L} E\bigl[ E_\theta(x_i, \sigma_i) - E_\theta(x^-, \sigma_i) \bigr],
               \qquad x^- \sim p_\theta(\cdot \mid \tilde x)
 
-    The negatives come from a short chain and are held fixed. The conditional law has hardly more than one mode, so that
-    the chain forgets where it began: neither buffer nor clipping is needed, and longer chains than those of training
-    give the same samples. That holds for a kernel with a Metropolis test; what is easily got wrong is to follow the
-    energy, or to test, without the term of the noise.
+    The negatives come from a short chain and are held fixed. The conditional law has hardly more than one mode, so the
+    chain forgets its start: neither buffer nor clipping is needed, and longer chains give the same samples. This holds
+    for a kernel with a Metropolis test. Do not follow the energy, or test, without the term of the noise.
 
     The chain runs on :math:`u = (x - \tilde x) / s_i` (see `samplers.recovery.conditional`), in which deviations are
-    between 1 and the factor :math:`\sigma_{i+1} / \sigma_i` (keep it below two), and starts at the data's own
-    :math:`x_i`, which is a draw of the true conditional law. A proposal that is rejected then leaves negative and data
-    the same and teaches nothing. From :math:`\tilde x` it would raise the energy there, steepen the landscape, and so
-    lead to more rejections, until all explodes.
+    between 1 and the factor :math:`\sigma_{i+1} / \sigma_i` (keep it below two). It starts at the data's own
+    :math:`x_i`, a draw of the true conditional law. A rejected proposal then leaves negative and data equal and has no
+    gradient. A rejection at :math:`\tilde x` would raise the energy there, steepen the landscape, and lead to more
+    rejections until the run diverges.
 
-    With a ``score_weight`` :math:`\lambda` the same points teach by denoising score matching too, which has the same
+    With a ``score_weight`` :math:`\lambda` the same points also train by denoising score matching, which has the same
     optimum,
 
     .. math:: L(\theta) + \frac{\lambda}{L} \sum_{i < L}
               \frac12 \Bigl( \frac{1}{\sigma_i^2} + \frac{1}{\sigma_d^2} \Bigr)
               E\, \| D_\theta(x_i, \sigma_i) - x \|^2 ;
 
-    it needs no chains and its gradients differ little from batch to batch, so that slopes are learned from the whole
-    batch, and a ``share`` of it is enough for chains, which tell how the energies at far places compare.
+    it needs no chains and its gradients have little variance. So the whole batch trains the slopes, and a ``share`` of
+    it suffices for chains, which compare the energies of distant places.
 
-    What it learns at the end is a family of laws, of which ``model.at(sigma_min)`` is nearest to the data: that of data
-    *noised at* :math:`\sigma_{\min}`. `RecoveryDescent` samples from it, down the same levels. Labels are not used.
+    The result is a family of laws, of which ``model.at(sigma_min)`` is nearest to the data: that of data *noised at*
+    :math:`\sigma_{\min}`. `RecoveryDescent` samples from it, down the same levels. Labels are not used.
 
     Args:
         kernel: The transition of the conditional chains, its lengths in units of
@@ -133,27 +132,27 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         kernel = with_step_factor(self.kernel(conditional(model.energy, anchor, rung)), step=self.adjustment.step)
         with evaluating(model):
             start = (positive - anchor) / expand(rung.unit, x)
-            point, told = run(kernel, start, steps=self.steps, generator=generator)
+            point, sums = run(kernel, start, steps=self.steps, generator=generator)
         negative = anchor + expand(rung.unit, x) * point.x
         sigmas = torch.cat([rung.sigma, rung.sigma])
         e_data, e_model = model.energy(torch.cat([positive, negative]), sigmas).split([len(x), len(x)])
-        accept_prob = told.accept_prob / self.steps
-        # Each level's energies have a constant of their own: only what they are beyond its mean can be compared. It is
-        # that of data and negatives, for of data alone there may be one a level, which would never be beyond it.
+        accept_prob = sums.accept_prob / self.steps
+        # Each level's energies have a free constant, so subtract the level's mean before comparing. It is the mean of
+        # data and negatives together, because a level may have a single data point.
         middle = _means((e_data + e_model).detach() / 2, level, levels)[level]
         facts |= {
-            **energies_told(e_data - middle, e_model - middle),
-            "drift": told.drift.mean() / self.steps,
-            "noise": told.noise.mean() / self.steps,
+            **energy_facts(e_data - middle, e_model - middle),
+            "drift": sums.drift.mean() / self.steps,
+            "noise": sums.noise.mean() / self.steps,
             "accept_prob": accept_prob.mean(),
             "accept_least": _means(accept_prob, level, levels)[level].min(),
-            "diverged": told.diverged.sum(),
+            "diverged": sums.diverged.sum(),
             "move": rms(point.x - start).square().mean().sqrt(),
         }
         return Loss(value + (e_data - e_model).mean(), {name: value.detach() for name, value in facts.items()})
 
 
 def _means(values: Tensor, level: Tensor, levels: int) -> Tensor:
-    """Return the mean of the values at each level, ``(L,)``; zero where there are none."""
+    """Return the mean of the values at each level, ``(L,)``; zero for levels without values."""
     inside = torch.nn.functional.one_hot(level, levels).to(values)
     return values @ inside / inside.sum(0).clamp(min=1)

@@ -1,15 +1,15 @@
 r"""Score matching without noise.
 
-Fisher's divergence :math:`\tfrac12 E \| s_\theta(x) - \nabla_x \log p_{\text{data}}(x) \|^2` asks for the data's own
-score, but by parts it is, up to a constant,
+Fisher's divergence :math:`\tfrac12 E \| s_\theta(x) - \nabla_x \log p_{\text{data}}(x) \|^2` contains the data's own
+score; integrated by parts it is, up to a constant,
 
 .. math:: J(\theta) = E\bigl[ \operatorname{tr} \nabla_x s_\theta(x) + \tfrac12 \| s_\theta(x) \|^2 \bigr],
           \qquad s_\theta = -\nabla_x E_\theta .
 
 The trace costs a backward pass for each coordinate. A random probe :math:`v` with :math:`E[v v^\top] = I` over *all*
 coordinates of the event needs one, as :math:`E[v^\top \nabla s\, v] = \operatorname{tr} \nabla s` and
-:math:`E[(v^\top s)^2] = \| s \|^2`. Each objective here estimates this :math:`J` by a trace and a square of its own.
-Points instead of a density leave :math:`J` without a lower bound: the energy then digs a well at each.
+:math:`E[(v^\top s)^2] = \| s \|^2`. Each objective here estimates the trace and the square in its own way.
+For points instead of a density, :math:`J` has no lower bound: the energy digs a well at each.
 """
 
 import math
@@ -59,7 +59,7 @@ class SlicedScoreMatching(Objective):
               \qquad E[v v^\top] = I
 
     A direction runs through the whole event, not through each of its rows; and one on the sphere has length
-    :math:`\sqrt d`, for a unit vector would shrink :math:`J` by :math:`d`.
+    :math:`\sqrt d`, because a unit vector would shrink :math:`J` by :math:`d`.
 
     Args:
         projections: Directions for each point; each costs one more backward pass.
@@ -97,10 +97,10 @@ class SlicedScoreMatchingVR(Objective):
     .. math:: L(\theta) = E\bigl[ v^\top \nabla_x s_\theta(x)\, v + \tfrac12 \| s_\theta(x) \|^2 \bigr],
               \qquad E[v v^\top] = I
 
-    The norm is known once there is a score, at no cost. Unlike in the plain form, nothing but :math:`E[v v^\top] = I`
-    balances the two terms: with unit vectors the minimiser itself would move. With signs and a diagonal Hessian
-    nothing is left of the projection's variance; with other directions, or strong correlations, the plain form's two
-    terms partly cancel and it may be the quieter one.
+    The norm comes with the score, at no cost. Unlike in the plain form, only :math:`E[v v^\top] = I` balances the two
+    terms: unit vectors would move the minimiser itself. With signs and a diagonal Hessian
+    the projection adds no variance. With other directions, or strong correlations, the plain form's two terms partly
+    cancel and its variance may be lower.
 
     Args:
         projections: Directions for each point; each costs one more backward pass.
@@ -141,7 +141,7 @@ class FiniteDifferenceScoreMatching(Objective):
     :math:`-\epsilon\, u^\top s + O(\epsilon^3)`; as :math:`E[u u^\top] = I / d`, the loss is
     :math:`J + O(\epsilon^2)`, and exact where the energy is quadratic.
 
-    A smaller :math:`\epsilon` is not a better one: the second difference of energies of size :math:`|E|` is rounded by
+    A smaller :math:`\epsilon` is not always better: the second difference of energies of size :math:`|E|` is rounded by
     about :math:`10^{-7} |E|` in float32, which :math:`d / \epsilon^2` magnifies. Keep :math:`\epsilon` above a
     hundredth of the length over which the energy bends, and below that length.
 
@@ -198,7 +198,7 @@ def _gradient(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _loss(trace: Tensor, square: Tensor) -> Loss:
-    """Put J together from what each point says of the trace and of the score's square."""
+    """Combine each point's trace and square into J."""
     facts = {
         "trace": trace.mean(),
         # At the truth the trace and the square cancel, whatever the law (Stein's identity).

@@ -1,7 +1,7 @@
 r"""Sums of objectives.
 
-Where each part is least at the truth, so is a sum of parts with positive weights: :math:`L = \sum_i w_i L_i`. What one
-part cannot see another can. Score matching learns slopes and no masses of islands; noise contrast learns masses, and
+If each part is least at the truth, so is a sum of parts with positive weights: :math:`L = \sum_i w_i L_i`. Parts
+complement each other: score matching learns slopes and no masses of islands; noise contrast learns masses, and
 slopes only slowly.
 """
 
@@ -57,8 +57,8 @@ class Weighted(Objective[nn.Module]):
             if not parts or len(each) != len(parts) or not all(0 <= weight < float("inf") for weight in each):
                 raise ValueError(f"weights are not negative, one for each of {len(parts)} parts; they were {each}")
         if len(laws := {(part.level, part.temperature) for part in parts}) > 1:
-            told = " and ".join(f"noise {level:g} at T = {temperature:g}" for level, temperature in sorted(laws))
-            raise ValueError(f"all parts learn the same law; they learn {told}")
+            names = " and ".join(f"noise {level:g} at T = {temperature:g}" for level, temperature in sorted(laws))
+            raise ValueError(f"all parts learn the same law; they learn {names}")
         self.parts = nn.ModuleList(parts)
         self.temperature, self.conditional = parts[0].temperature, any(part.conditional for part in parts)
         self.adjust(Adjustment())
@@ -82,7 +82,7 @@ class Weighted(Objective[nn.Module]):
         self.level = max(part.level for part in self._each())
 
     def restart_diverged(self, model: nn.Module, x: Tensor, *, generator: Generator | None = None) -> int:
-        """Return how many chains of all parts were restarted."""
+        """Restart diverged chains of all parts; return their number."""
         return sum(part.restart_diverged(model, x, generator=generator) for part in self._each())
 
     def _each(self) -> list[Objective[Any]]:
@@ -91,7 +91,7 @@ class Weighted(Objective[nn.Module]):
 
 @final
 class NoiseContrastiveScoreMatching(Objective):
-    r"""Masses by contrast, shapes by scores: noise-contrastive estimation and sliced score matching on one energy.
+    r"""Noise-contrastive estimation for the masses and sliced score matching for the shapes of one energy.
 
     .. math:: L(\theta, c) = L_{\text{NCE}}(\theta, c) + w\, \tau^2 J(\theta), \qquad
               \tau^2 = d \,/\, E\| \nabla \log \hat p(x) \|^2
@@ -158,7 +158,7 @@ def total(losses: Sequence[Loss], weights: Sequence[float | Tensor]) -> Loss:
 def narrow_variance(x: Tensor, *, points: int = 512) -> Tensor:
     r"""Return :math:`d / E\| \nabla \log \hat p(x) \|^2`: about :math:`s^2` of one normal island or of many.
 
-    The density at a point is that of all others, blurred so that points left out in turn are likeliest.
+    The density at a point is a kernel estimate from all others, with the bandwidth of highest leave-one-out likelihood.
     """
     x = x.detach()[:points].flatten(1)
     n, d = x.shape

@@ -1,9 +1,9 @@
-"""Laws in the plane whose density and entropy are known, to compare a learned landscape with.
+"""Laws in the plane with known density and entropy, to compare a learned landscape with.
 
-Each is sampled exactly, from the generator it is given and nothing else, and normalised exactly: by a closed form, by a
-change of variables, or by a quadrature whose error is stated and too small to see. Entropies are computed from the
-density when first asked for. Default settings are those of the literature, where it has any. The user's own points are
-a law too, and any law can be moved and scaled.
+Each is sampled exactly, from the given generator only, and normalised exactly: in closed form, by a change of
+variables, or by a quadrature with a stated, negligible error. Entropies are computed from the density on first use.
+Default settings are those of the literature, if any. The user's own points are a law too, and any law can be moved and
+scaled.
 """
 
 from energyscape.data.distributions.base import Distribution

@@ -1,8 +1,8 @@
-r"""What a law in the plane is, and the two rules of quadrature that entropies are computed with.
+r"""The interface of a law in the plane, and two rules of quadrature for entropies.
 
-Analytic functions are integrated piece by piece with a Gauss-Legendre rule; averages over a Gaussian, whose integrand
-dies out on all sides, with equal spacing :math:`h`, which then errs by :math:`e^{-2 \pi a / h}` only, :math:`a` being
-the distance of the integrand's nearest singularity from the real axis.
+Analytic functions are integrated piece by piece with a Gauss-Legendre rule. Averages over a Gaussian, whose integrand
+vanishes on all sides, use equal spacing :math:`h`, with an error of :math:`e^{-2 \pi a / h}` only, :math:`a` being the
+distance of the integrand's nearest singularity from the real axis.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from energyscape.errors import UserError
 
 
 class Distribution(ABC):
-    """A distribution in the plane with a truth to compare with."""
+    """A distribution in the plane with a known density."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,7 +28,7 @@ class Distribution(ABC):
         """Draw independent samples.
 
         Args:
-            n: How many.
+            n: Number of samples.
             generator: Source of randomness; the samples lie on its device.
 
         Returns:
@@ -49,7 +49,7 @@ class Distribution(ABC):
     @property
     @abstractmethod
     def entropy(self) -> float:
-        r"""Differential entropy :math:`-\int p \log p`, in nats, computed from the density when first asked for."""
+        r"""Differential entropy :math:`-\int p \log p`, in nats, computed from the density on first use."""
 
     @property
     @abstractmethod
@@ -91,12 +91,12 @@ def normal_rule(dimension: int, *, step: float = 0.1) -> tuple[Tensor, Tensor]:
 
 
 def device_of(generator: Generator | None) -> torch.device:
-    """Return where a generator's numbers lie."""
+    """Return the device of a generator."""
     return torch.device("cpu") if generator is None else generator.device
 
 
 def positive(law: Distribution, *names: str, least: float = 1e-9) -> None:
-    """Refuse settings that are not positive numbers of a size that quadrature can cover."""
+    """Refuse settings that are not positive numbers within the range of the quadrature."""
     for name in names:
         value, most = getattr(law, name), 1_000 if name in ("side", "rings", "arms") else 1e9
         if not least <= value <= most:

@@ -42,7 +42,7 @@ class Rings(Distribution):
     The mass is equal, so the inner rings are denser than the outer ones: the density falls as :math:`1 / r_k`.
 
     Args:
-        rings: How many, :math:`n \ge 1`.
+        rings: Number of rings, :math:`n \ge 1`.
         spacing: Radius of the first ring and distance between neighbours, :math:`a > 0`.
         noise: Standard deviation :math:`\sigma > 0` of the blur.
 
@@ -111,7 +111,7 @@ class TwoMoons(Distribution):
     .. math:: c_\text{up}(t) = (\cos t, \sin t), \quad c_\text{low}(t) = (1 - \cos t, \tfrac12 - \sin t), \quad
               x = c(t) + \sigma z, \quad t \sim U[0, \pi]
 
-    Which arc is an independent coin toss for every sample; scikit-learn puts exactly half of them on each.
+    The arc of every sample is an independent coin toss; scikit-learn puts exactly half of them on each.
 
     Args:
         noise: Standard deviation :math:`\sigma > 0` of the blur.
@@ -136,7 +136,7 @@ class TwoMoons(Distribution):
 
     @staticmethod
     def _reflected(x: Tensor) -> Tensor:
-        """Turn by 180 degrees about (1/2, 1/4), which exchanges the two moons."""
+        """Rotate by 180 degrees about (1/2, 1/4), which exchanges the two moons."""
         return x.new_tensor([1.0, 0.5]) - x
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
@@ -288,7 +288,7 @@ def blurred_curve(
     *,
     density: Callable[[Tensor], Tensor] | None = None,
 ) -> Rule:
-    r"""Return the finite mixture that stands for a blurred curve."""
+    """Return the finite mixture that approximates a blurred curve."""
     t = torch.linspace(*ends, 4097, dtype=torch.float64)
     pieces = torch.maximum(curve(t).diff(dim=0).norm(dim=1) / (10 * noise), t.diff()).cumsum(0)
     pieces = torch.cat([pieces.new_zeros(1), pieces])

@@ -91,11 +91,11 @@ class GaussianGrid(Distribution):
     .. math:: p(x) = q(x_1)\, q(x_2), \qquad q(u) = \frac{1}{n} \sum_{k=0}^{n-1}
               \mathcal{N}\left(u; a\,(k - \tfrac{n-1}{2}), \sigma^2\right)
 
-    At the defaults the Gaussians lie 40 deviations apart, and no local kernel crosses from one to the next: modes that
-    are missing in its samples say nothing about the energy.
+    At the defaults the Gaussians lie 40 deviations apart, and no local kernel crosses from one to the next: modes
+    missing in its samples are no fault of the energy.
 
     Args:
-        side: How many Gaussians lie along each side, :math:`n \ge 1`.
+        side: Number of Gaussians along each side, :math:`n \ge 1`.
         spacing: Distance :math:`a > 0` between neighbouring means.
         std: Standard deviation :math:`\sigma > 0` of each Gaussian.
 

@@ -2,9 +2,9 @@ r"""Points given by the user, blurred: a mixture of narrow Gaussians.
 
 .. math:: p(x) = \frac{1}{N} \sum_{j=1}^{N} \mathcal{N}(x; x_j, h^2 I)
 
-The mixture *is* the law, not an estimate of what the points were drawn from: its density, its samples and its entropy
-are exact, and a model is measured against the points as they are. The sum over all points is too long for a fine grid.
-Points are therefore visited by rectangles: within one, each term of the sum lies between its values at the nearest and
+The mixture *is* the law, not an estimate of the law behind the points. Its density, samples and entropy are exact, and
+a model is measured against the points as they are. The sum over all points is too long for a fine grid. Points are
+therefore visited by rectangles: within one, each term of the sum lies between its values at the nearest and
 the farthest corner, and terms are left out that together are below :math:`10^{-15}` of the sum.
 """
 
@@ -38,7 +38,7 @@ class Points(Distribution):
 
     .. math:: p(x) = \frac{1}{N} \sum_{j=1}^{N} \mathcal{N}(x; x_j, h^2 I)
 
-    Without a blur given, :math:`h` maximises the likelihood of points left out in turn,
+    By default :math:`h` maximises the leave-one-out likelihood of the points,
 
     .. math:: \sum_i \log \sum_{j \ne i} \mathcal{N}(x_i; x_j, h^2 I),
 
@@ -51,7 +51,7 @@ class Points(Distribution):
         blur: Standard deviation :math:`h > 0` of the blur, in units of ``x``; chosen from the points if None.
 
     Raises:
-        UserError: If there are not two finite points in the plane, ``blur`` is not positive, or it is to be chosen and
+        UserError: If there are not two finite points in the plane, ``blur`` is not positive, or it is None and
             all points are the same.
 
     Examples:
@@ -72,17 +72,19 @@ class Points(Distribution):
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.x.shape[1] != 2 or len(self.x) < 2:
-            raise UserError(f"Points: expected at least two points in the plane, (N, 2); they came as {_said(self.x)}")
+            raise UserError(
+                f"Points: expected at least two points in the plane, (N, 2); they came as {_shape_of(self.x)}"
+            )
         if wrong := int((~self.x.double().float().isfinite()).sum()):
             raise UserError(f"Points: expected finite numbers; {wrong} of {self.x.numel()} are not")
         if self.blur is not None:
             positive(self, "blur")
         elif bool((self.x == self.x[0]).all()):
-            raise UserError(f"Points: all {len(self.x)} points are the same, which tells no blur: give one")
+            raise UserError(f"Points: all {len(self.x)} points are the same, so no blur can be chosen: set blur")
 
     @cached_property
     def std(self) -> float:
-        """Standard deviation of the blur: the one given, or the one chosen from the points."""
+        """Standard deviation of the blur, given or chosen from the points."""
         return chosen_blur(self._means) if self.blur is None else self.blur
 
     @cached_property
@@ -152,7 +154,7 @@ def points_file(*, path: str, blur: float | None = None) -> Points:
         raise UserError(f"{file}: expected numbers; it holds {array.dtype}: convert it")
     x = torch.from_numpy(array.astype("float64"))
     if x.ndim != 2 or x.shape[1] != 2:
-        raise UserError(f"{file}: expected points in the plane, two columns of numbers; it holds {_said(x)}")
+        raise UserError(f"{file}: expected points in the plane, two columns of numbers; it holds {_shape_of(x)}")
     try:
         return Points(x, blur=blur)
     except UserError as error:
@@ -160,7 +162,7 @@ def points_file(*, path: str, blur: float | None = None) -> Points:
 
 
 def chosen_blur(x: Tensor) -> float:
-    r"""Return the blur under which points left out in turn are likeliest.
+    r"""Return the blur of highest leave-one-out likelihood.
 
     With :math:`r_{ij}` the share of point :math:`j \ne i` in the density at :math:`x_i`, the derivative vanishes at
 
@@ -233,5 +235,5 @@ def _log_sum(z: Tensor, means: Tensor) -> Tensor:
     return log_sum(z, means, -means.square().sum(1) / 2) - z.square().sum(1) / 2
 
 
-def _said(x: Tensor) -> str:
+def _shape_of(x: Tensor) -> str:
     return f"{x.shape[0]} of {x.shape[1]} coordinates" if x.ndim == 2 else f"an array of shape {tuple(x.shape)}"

@@ -1,4 +1,4 @@
-r"""A law moved and scaled, so that laws of any size are one to a recipe.
+r"""Laws moved and scaled to one size, so that a recipe fits all of them.
 
 For :math:`y = a\,(x - m)` in the plane, :math:`\log p_y(y) = \log p_x(m + y / a) - 2 \log a` and the entropy grows by
 :math:`2 \log a`, while Kullback-Leibler divergences do not change at all.
@@ -29,8 +29,8 @@ class Rescaled(Distribution):
     exactly, never of a draw: the same law is moved in the same way, whatever the seed.
 
     Args:
-        law: The law to be moved.
-        std: The size :math:`\sigma > 0` that it gets.
+        law: The original law.
+        std: Its new size :math:`\sigma > 0`.
 
     Raises:
         UserError: If ``std`` is not positive.
@@ -53,7 +53,7 @@ class Rescaled(Distribution):
 
     @cached_property
     def mean(self) -> Tensor:
-        """The mean :math:`m` of the law as it was, ``(2,)`` in float64."""
+        """The mean :math:`m` of the original law, ``(2,)`` in float64."""
         return self._moments[0]
 
     @cached_property
@@ -66,7 +66,7 @@ class Rescaled(Distribution):
         return moments(self.law)
 
     def _there(self, x: Tensor) -> Tensor:
-        """Map points of the law as it was to those of this law."""
+        """Map points of the original law to those of this law."""
         return ((x.double() - self.mean.to(x.device)) * self.scale).to(x)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 r"""Uniform laws on squares: a density that jumps.
 
-The score is zero inside and the energy infinite outside, so that methods that need a smooth density can only approach
+The score is zero inside and the energy infinite outside, so methods that need a smooth density can only approximate
 these laws. The jumps lie where the four-by-four panels of `energyscape.evaluation.kl` meet, which keeps its quadrature
 as exact here as on smooth laws.
 """
@@ -69,8 +69,8 @@ class FourSquares(Distribution):
 
     .. math:: p(x) = \frac{w_k}{a^2} \left[ |x_1|, |x_2| \in [a, 2 a) \right]
 
-    The gap between neighbours is twice their side, and no density is in it: how much mass a model puts on each square
-    is told by no local kernel.
+    The gap between neighbours is twice their side, and no density is in it: no local kernel
+    shows how much mass a model puts on each square.
 
     Args:
         side: Side :math:`a > 0` of each square.

@@ -6,7 +6,7 @@ If :math:`x = T(z)` is one to one and :math:`z` has the density :math:`q`, then
           -\int p \log p = -\int q \log q + \mathbb{E} \log \left| \det \frac{\partial T}{\partial z} \right|.
 
 Boxes follow from :math:`T` too: outside the disc :math:`|z| \le 6.5` a standard Gaussian in the plane has the mass
-:math:`e^{-6.5^2 / 2} = 7 \cdot 10^{-10}`, so the image of the disc will do.
+:math:`e^{-6.5^2 / 2} = 7 \cdot 10^{-10}`, so the image of the disc suffices.
 """
 
 import math
@@ -27,7 +27,7 @@ DISC = 6.5
 @final
 @dataclass(frozen=True, kw_only=True)
 class Pinwheel(Distribution):
-    r"""Gaussian arms around the origin, twisted the more the farther out.
+    r"""Gaussian arms around the origin, twisted more with growing radius.
 
     .. math:: x = s\, R_{-\phi_k - \tau \exp |f|}\, f, \qquad f = (1 + \rho z_1, \theta z_2), \qquad
               \phi_k = \frac{2 \pi k}{n}
@@ -37,11 +37,11 @@ class Pinwheel(Distribution):
     but not one to one.
 
     Args:
-        arms: How many, :math:`n \ge 1`.
+        arms: Number of arms, :math:`n \ge 1`.
         radial_std: Standard deviation :math:`\rho > 0` along an arm, before scaling.
         tangential_std: Standard deviation :math:`\theta > 0` across an arm, before scaling.
-        twist: How strongly arms bend, :math:`\tau > 0`.
-        scale: Length :math:`s > 0` by which all is multiplied.
+        twist: Strength of the twist, :math:`\tau > 0`.
+        scale: Factor :math:`s > 0` on all lengths.
 
     Raises:
         UserError: If one of them is not positive.
