@@ -1,10 +1,9 @@
-r"""Schedules of noise levels, each written once: for the steps of a solver, and for the draws of training.
+r"""Schedules of noise levels, for the steps of a solver and for the draws of training.
 
 A `SigmaDistribution` is its quantile function :math:`\sigma(u)`, so that evenly spread :math:`u` give evenly spread
-levels. A `Grid` is one that also has the levels that a solver visits on its way from noise to data. Whatever scales a
-paper's points have, its levels are those of :math:`y = x + \sigma z`:
-:math:`\sigma = \sqrt{(1 - \bar\alpha) / \bar\alpha}` where its points are :math:`\sqrt{\bar\alpha}\, y`, and
-:math:`t / (1 - t)` where they are :math:`(1 - t)\, y`.
+levels. A `Grid` also has the levels that a solver visits from noise to data. Papers scale points differently, but the
+levels here are always those of :math:`y = x + \sigma z`: :math:`\sigma = \sqrt{(1 - \bar\alpha) / \bar\alpha}` for
+points :math:`\sqrt{\bar\alpha}\, y`, and :math:`t / (1 - t)` for points :math:`(1 - t)\, y`.
 """
 
 import functools
@@ -33,7 +32,7 @@ def geometric(low: float, high: float, steps: int) -> list[float]:
 
 
 class SigmaDistribution(ABC):
-    """A law of noise levels, which training draws from."""
+    """A distribution of the noise levels of training."""
 
     @abstractmethod
     def quantile(self, u: Tensor) -> Tensor:
@@ -41,11 +40,11 @@ class SigmaDistribution(ABC):
 
 
 class Grid(SigmaDistribution):
-    """A schedule: the noise levels between noise and data, and their law, where each level is as likely."""
+    """A schedule: the noise levels between noise and data, and their distribution, with all levels equally likely."""
 
     @abstractmethod
     def levels(self, steps: int) -> list[float]:
-        """Return the levels that so many steps, at least one, set out from, falling."""
+        """Return the starting levels of so many steps, at least one, falling."""
 
     @final
     def __call__(self, steps: int) -> list[float]:
@@ -155,15 +154,15 @@ class LinearBeta(Grid):
     Which steps :math:`t` of the chain a grid visits, from the noise's side:
 
     - ``"trailing"``: :math:`\operatorname{round}(T - i\, T / N) - 1`, from the chain's end;
-    - ``"leading"``: :math:`\lfloor T / N \rfloor (N - 1 - i)`, down to its beginning: with few steps it sets out from
-      a level far below the one that was trained as pure noise;
+    - ``"leading"``: :math:`\lfloor T / N \rfloor (N - 1 - i)`, down to its beginning: with few steps it starts
+      far below the level that was trained as pure noise;
     - ``"linspace"``: evenly from the end to the beginning, both included.
 
     Args:
         beta_min: :math:`\beta` of the first step.
         beta_max: Of the last.
         chain: :math:`T`, steps of the chain.
-        spacing: Which of them a grid visits.
+        spacing: The steps that a grid visits.
 
     Raises:
         ValueError: If the settings do not make rising levels.
@@ -200,11 +199,7 @@ class LinearBeta(Grid):
         return [chain[t] for t in self.times(steps)]
 
     def times(self, steps: int) -> list[int]:
-        """Return the steps of the chain that are visited, falling.
-
-        Args:
-            steps: How many.
-        """
+        """Return the visited steps of the chain, falling."""
         if self.spacing == "trailing":
             return [round(self.chain - i * self.chain / steps) - 1 for i in range(steps)]
         if self.spacing == "leading":
@@ -221,7 +216,7 @@ class Cosine(Grid):
         \sigma(t) = \sqrt{1 / \bar\alpha - 1}, \qquad \sqrt{\bar\alpha} = \frac{\cos \phi(t)}{\cos \phi(0)}, \qquad
         \phi(t) = \frac{\pi}{2} \frac{t + s}{1 + s}, \quad s = 0.008
 
-    At :math:`t = 1` they are infinite: the grid begins, and the law ends, where they are ``sigma_max``.
+    They are infinite at :math:`t = 1`: the grid begins, and the law ends, at ``sigma_max``.
 
     Args:
         sigma_max: The highest level, in units of ``x``.
@@ -262,7 +257,7 @@ class RectifiedFlow(Grid):
 
     .. math:: \sigma = \frac{t}{1 - t}
 
-    At :math:`t = 1` they are infinite: the grid begins, and the law ends, where they are ``sigma_max``. Time runs from
+    They are infinite at :math:`t = 1`: the grid begins, and the law ends, at ``sigma_max``. Time runs from
     data at 0 to noise.
 
     Args:
@@ -287,7 +282,7 @@ class RectifiedFlow(Grid):
         check_positive(sigma_max=self.sigma_max)
 
     def quantile(self, u: Tensor) -> Tensor:
-        # Half a millionth is the least that float32 tells from nothing here.
+        # Half a millionth is the least that float32 resolves here.
         t = u.clamp(min=5e-7) * (self.sigma_max / (1 + self.sigma_max))
         return t / (1 - t)
 
@@ -336,7 +331,7 @@ class GeometricSchedule(SigmaDistribution):
 
     .. math:: \sigma \in \{\sigma_1, \ldots, \sigma_L\}, \qquad \sigma_i / \sigma_{i+1} \text{ constant}
 
-    Annealed Langevin dynamics has to go down the same ladder: a network knows nothing of levels between.
+    Annealed Langevin dynamics must use the same ladder: the network is not trained between its levels.
 
     Args:
         sigma_min: The lowest, in units of ``x``.
@@ -402,6 +397,6 @@ def chain_levels(beta_min: float, beta_max: float, chain: int) -> tuple[float, .
 
 
 def _evenly(schedule: SigmaDistribution, steps: int) -> list[float]:
-    """Return levels evenly spaced in a schedule's time, falling from its highest one."""
+    """Return levels evenly spaced in a schedule's time, falling from the highest."""
     levels: list[float] = schedule.quantile(torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]).tolist()
     return levels

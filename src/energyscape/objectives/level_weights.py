@@ -1,7 +1,7 @@
-r"""How much each noise level counts in training.
+r"""Weights of the noise levels in training.
 
-A weight :math:`\lambda(\sigma)` multiplies the denoiser's squared error; that under which a network's own squared error
-is minimised is :math:`1 / c_{\text{out}}^2` of its preconditioning, and has the same name.
+A weight :math:`\lambda(\sigma)` multiplies the denoiser's squared error. To minimise a network's own squared error, use
+:math:`1 / c_{\text{out}}^2` of its preconditioning, the weight of the same name.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from energyscape.errors import check_positive
 
 
 class Weight(ABC):
-    """How much the squared error of a denoiser counts at each level."""
+    """The weight of a denoiser's squared error at each level."""
 
     @abstractmethod
     def __call__(self, sigma: Tensor) -> Tensor:
