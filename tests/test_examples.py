@@ -104,7 +104,7 @@ def test_the_notebook_on_replay_buffers_runs_and_draws(tmp_path, capsys):
     # Chains that go on from where they were have been through forty times as many steps as are taken at once.
     assert told["kept"][-1].facts["age"] >= 1
     assert "age" not in told["short"][-1].facts
-    assert "noise of 0.6 taken away" in capsys.readouterr().out
+    assert "noise of 0.6 removed" in capsys.readouterr().out
 
 
 def test_the_notebook_on_noise_conditional_scores_runs_and_draws(tmp_path, capsys):

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Denoising diffusion on photographs
 #
-# A U-Net learns to predict the noise at the levels of DDPM's chain, and four solvers take it from noise to image: the
-# ancestral chain itself, DDIM, Heun's method and DPM-Solver++. That they all work on the same network is the point: a
-# solver sees a function of a point and a noise level, and nothing of how it was trained.
+# Train a U-Net to predict the noise at the levels of DDPM, then sample it with four solvers: the ancestral chain, DDIM,
+# Heun's method and DPM-Solver++. All of them work on the same network, because a solver only sees a function of a point
+# and a noise level.
 #
-# This file is a notebook: every `# %%` begins a cell. On a GPU it makes photographs in a few hours (`settings =
-# {"width": 128, "blocks": 2, "samples": 50_000_000}`); on two cores, as it stands, it shows the machinery in a quarter
-# of an hour: blots with the colours of photographs.
+# This file is a notebook: every `# %%` begins a cell. As it stands it runs for a quarter of an hour on two cores and
+# makes blots with the colours of photographs. On a GPU it makes photographs in a few hours with `settings =
+# {"width": 128, "blocks": 2, "samples": 50_000_000}`.
 
 # %%
 import torch
@@ -17,7 +17,7 @@ import energyscape as es
 from energyscape import plotting
 from energyscape.schedules import LinearBeta
 
-# Whoever runs this file may set these names before it: other images, smaller numbers, another folder.
+# Set these names before you run this file, to use other images, smaller numbers or another folder.
 settings = globals().get("settings", {})
 images = settings.get("images") or es.cifar10()
 samples, width, blocks = settings.get("samples", 20_000), settings.get("width", 32), settings.get("blocks", 1)

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Noise-conditional scores
 #
-# One network learns the score of the data at every rung of a ladder of noise levels; annealed Langevin dynamics goes
-# down the ladder, from noise to data. We choose the ladder, train, watch samples come down, and do it once more with a
-# network that is told the class.
+# Train one network on the score of the data at a geometric schedule of noise levels, then sample it by annealed
+# Langevin dynamics, from the highest level to the lowest. This notebook chooses the levels, trains, shows samples on
+# their way down, and repeats it with a network conditional on the class.
 #
-# This file is a notebook: every `# %%` begins a cell. It also runs as a script, three minutes on one core, with the
-# 8×8 digits that need no download; `settings = {"images": es.mnist(), "width": 64}` does the same with MNIST.
+# This file is a notebook: every `# %%` begins a cell. It also runs as a script, in three minutes on one core, on 8×8
+# digits that need no download. `settings = {"images": es.mnist(), "width": 64}` runs it on MNIST.
 
 # %%
 import math
@@ -17,7 +17,7 @@ from torch.optim import Adam
 import energyscape as es
 from energyscape import plotting
 
-# Whoever runs this file may set these names before it: other images, smaller numbers, another folder.
+# Set these names before you run this file, to use other images, smaller numbers or another folder.
 settings = globals().get("settings", {})
 images = settings.get("images") or es.digits()
 samples, width, out = settings.get("samples", 300_000), settings.get("width", 256), settings.get("out", ".")
@@ -27,10 +27,9 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## Which levels
 #
-# The highest level must drown the data: as large as the largest distance between two images, or chains that begin as
-# noise stay with what they happen to be near. The lowest should be invisible. Between them, noise of neighbouring
-# levels must overlap: in d dimensions the length of N(0, σ²) is σ√d give or take σ/√2, so that a ratio of 1 + 1/√(2d)
-# is about one deviation.
+# The highest level must hide the data. Make it as large as the largest distance between two images; otherwise chains
+# stay near their start. The lowest level should be invisible. Noise of neighbouring levels must overlap. In d
+# dimensions the length of N(0, σ²) is σ√d with a deviation of σ/√2, so a ratio of 1 + 1/√(2d) is about one deviation.
 
 # %%
 x = images.floats(slice(0, 500)).flatten(1)
@@ -42,12 +41,12 @@ print(f"largest distance {farthest:.1f}, root mean square {size:.2f}: {rungs} le
 # %% [markdown]
 # ## Training
 #
-# The network is asked for the noise that was added, at a random rung; with the weight 1/σ² every rung counts alike.
+# The network predicts the noise that was added, at a random level. The weight 1/σ² gives every level the same weight.
 
 
 # %%
 def trained(classes: int):
-    """Trains one denoiser; returns it with averaged weights, and what each step told."""
+    """Train one denoiser; return it with averaged weights, and the report of each step."""
     network = es.DenoisingMLP(images.shape, width=width, classes=classes)
     model = es.NetworkDenoiser(network, es.EDM(data_std=size))
     objective = es.Denoising(
@@ -83,14 +82,14 @@ plotting.curves(
 ).savefig(f"{out}/levels.png")
 
 # %% [markdown]
-# ## Down the ladder
+# ## Down the levels
 
 # %%
 levels = es.Geometric(sigma_min=low, sigma_max=high)(rungs)
 
 
 def generated(denoise, n: int):
-    """Returns the states of n samples on their way down."""
+    """Return the states of n samples on their way down."""
     noise = torch.Generator().manual_seed(1)
     solver = es.NoiseAnnealedLangevin(denoise, levels, steps_each=5)
     begin = levels[0] * torch.randn(n, *images.shape, generator=noise)
@@ -105,7 +104,7 @@ plotting.evolution(torch.stack([path[k][:6].clamp(-1, 1) for k in at]), at).save
 # %% [markdown]
 # ## A class at a time
 #
-# The same network, told the class in nine cases of ten; a row a class.
+# Train the same network with the class as input in nine cases of ten. Each row shows one class.
 
 # %%
 conditional, _ = trained(classes=len(images.classes))

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # What the replay buffer changes
 #
-# The same energy is trained twice on images by contrastive divergence: once its chains begin at uniform noise in every
-# training step and take 20 steps (short-run), once they go on from where they were and take 4 (a replay buffer). We
-# look at the two trainings' curves, at what each energy makes of noise, and at what the better one can do: generate
-# from data and take noise away.
+# Train the same energy twice on images by contrastive divergence. Short-run chains start at uniform noise in every
+# training step and take 20 steps. Chains of a replay buffer continue from their last positions and take 4. This
+# notebook compares the curves of both trainings and their samples from noise. Then it uses the better energy to
+# generate from data and to remove noise.
 #
-# This file is a notebook: every `# %%` begins a cell. It also runs as a script: a quarter of an hour on one core, five
-# minutes with the 8×8 digits that need no download, `settings = {"images": es.data.digits()}`.
+# This file is a notebook: every `# %%` begins a cell. It also runs as a script, in a quarter of an hour on one core.
+# On 8×8 digits, which need no download, it takes five minutes: `settings = {"images": es.data.digits()}`.
 
 # %%
 from functools import partial
@@ -21,7 +21,7 @@ from energyscape.data import mnist
 from energyscape.evaluation import psnr, restore
 from energyscape.noise import tweedie
 
-# Whoever runs this file may set these names before it: smaller ones, other images, other folders.
+# Set these names before you run this file, to use other images, smaller numbers or another folder.
 settings = globals().get("settings", {})
 images = settings.get("images") or mnist()
 samples, width, out = settings.get("samples", 64_000), settings.get("width", 8), settings.get("out", ".")
@@ -30,8 +30,8 @@ torch.manual_seed(0)
 torch.set_num_threads(1)
 
 # %% [markdown]
-# Data are noised at σ = 0.3, so that what is learned is smooth. With E = f/σ² + |x|²/2σ² the gradient of the network f
-# is itself a denoiser, and the energy is calibrated: chains at temperature 1 are draws of the noised data.
+# Noise the data at σ = 0.3, so that the energy is smooth. With E = f/σ² + |x|²/2σ², the gradient of the network f is a
+# denoiser. The energy is calibrated: chains at temperature 1 sample the noised data.
 
 # %%
 SIGMA = 0.3
@@ -39,7 +39,7 @@ kernel = partial(es.Langevin, step_size=SIGMA**2 / 4)
 
 
 def trained(start, steps):
-    """Trains one energy; returns it and what each step told."""
+    """Train one energy; return it and the report of each step."""
     energy = es.NeuralEnergy(es.ConvEnergyNet(images.shape, width=width), reference_std=SIGMA, scale=1 / SIGMA**2)
     objective = es.ContrastiveDivergence(start, kernel, steps=steps, data_noise=SIGMA)
     optimiser = Adam(energy.parameters(), lr=5e-4, betas=(0.0, 0.999))
@@ -52,7 +52,7 @@ def trained(start, steps):
 
 
 def rising(progress, seen):
-    """The learning rate rises over 16,000 samples and falls to nothing at the end."""
+    """Raise the learning rate over 16,000 samples and let it fall to 0 at the end."""
     return min(1.0, seen / 16_000) * (1 - progress)
 
 
@@ -62,8 +62,8 @@ energy, kept = trained(es.ReplayBuffer(1_024, refresh=0.01), steps=4)
 # %% [markdown]
 # ## The curves
 #
-# A gap near zero says that chains keep up with the energy, not that the energy is right. Where short chains from noise
-# close it too, the energy has learned to carry noise to something like data in exactly that many steps.
+# A gap near zero means that chains keep up with the energy, not that the energy is right. If short chains from noise
+# close it, the energy has learned to carry noise to something like data in exactly that many steps.
 
 # %%
 curves = {
@@ -75,13 +75,13 @@ gaps.savefig(f"{out}/gap.png")
 # %% [markdown]
 # ## From noise
 #
-# Both energies get the same chains: as many steps as short-run saw in training, and twenty times more. An energy whose
-# landscape is right only gets better; short-run's was never asked what lies beyond its own few steps.
+# Both energies get the same chains: as many steps as short-run training used, and twenty times more. Samples of a
+# right landscape improve with more steps. Short-run training never saw chains beyond its own few steps.
 
 
 # %%
 def generated(energy, steps, start=None):
-    """Runs 30 chains and takes the noise away that the energy has learned along with the data."""
+    """Run 30 chains and remove the noise that the energy has learned with the data."""
     noise = torch.rand(30, *images.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     begin = noise if start is None else start
     chain = es.sample(kernel(energy), begin, steps=steps, burn_in=steps - 1, generator=torch.Generator().manual_seed(2))
@@ -96,7 +96,7 @@ rows = {
 plotting.side_by_side(rows).savefig(f"{out}/from-noise.png")
 
 # %% [markdown]
-# ## From data, and noise taken away
+# ## From data, and noise removed
 
 # %%
 clean = images.floats(slice(0, 30))
@@ -106,7 +106,7 @@ restored = restore(energy, noisy, sigma=0.6, level=SIGMA, steps=many // 2, burn_
     -1, 1
 )
 gain = float((psnr(restored, clean) - psnr(noisy, clean)).mean())
-print(f"noise of 0.6 taken away: {gain:+.1f} dB")
+print(f"noise of 0.6 removed: {gain:+.1f} dB")
 rows = {
     "data": clean[:10],
     "chains from data": generated(energy, many // 4, start=clean)[:10],
