@@ -20,8 +20,8 @@ from torchebm.utils import EMA
 
 import energyscape as es
 from energyscape.calculus import score
-from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.settings import Training
+from energyscape.recipe import Experiment, Recipe
+from energyscape.recipe.settings import Training
 from energyscape.models.networks import ACTIVATIONS
 from energyscape.rng import generator_for
 

@@ -36,7 +36,7 @@ from energyscape.calculus import EnergyFn
 from energyscape.data import DATASETS
 from energyscape.errors import UserError, did_you_mean
 from energyscape.evaluation import kl, mode_masses
-from energyscape.experiment import Experiment, Recipe, recipe_names
+from energyscape.recipe import Experiment, Recipe, recipe_names
 from energyscape.training import Verdict
 
 OURS: Final = "energyscape"
@@ -196,7 +196,7 @@ def scored(cell: Cell) -> list[Score]:
         if last.verdict == Verdict.STOP:
             raise UserError(f"training stopped: {last.reason}")
         steps, temperature = last.step, experiment.objective.temperature
-        learned: dict[str, EnergyFn] = {"last" if experiment.average is None else "average": experiment.energy}
+        learned: dict[str, EnergyFn] = {"last" if experiment.average is None else "average": experiment.trained.require_energy()}
     else:
         setting = peer.Setting(*cell.peer)
         found = peer.train(experiment, setting, seed=cell.seed, seconds=cell.seconds)

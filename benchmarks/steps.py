@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from energyscape import DPMSolver, fit
 from energyscape.exchange.diffusers import DiffusersUNet
-from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.precision import autocast_dtype
+from energyscape.recipe import Experiment, Recipe
+from energyscape.training.precision import autocast_dtype
 from energyscape.models import Epsilon, NetworkDenoiser
 from energyscape.rng import global_seed
 from energyscape.samplers import solve

@@ -22,8 +22,7 @@ from collections.abc import Callable
 import torch
 
 from energyscape.evaluation import Judge, classifier_for, kl, recognise
-from energyscape.experiment import Experiment, Recipe, recipe_names
-from energyscape.experiment.generation import generate
+from energyscape.recipe import Experiment, Recipe, recipe_names
 from energyscape.experiment.measures import MIN_CLASSIFIER_IMAGES
 from energyscape.training import Verdict
 
@@ -46,7 +45,7 @@ def has_energy(recipe: str) -> bool:
 
 def divergence(experiment: Experiment) -> float:
     """Returns the KL of what would be sampled from."""
-    told = kl(experiment.source, experiment.energy, temperature=experiment.objective.temperature, nodes=160)
+    told = kl(experiment.source, experiment.trained.require_energy(), temperature=experiment.objective.temperature, nodes=160)
     return told.value if math.isfinite(told.value) and told.edge_mass <= EDGE else math.inf
 
 
@@ -57,7 +56,7 @@ def unrecognised(experiment: Experiment) -> float:
         judge, threshold = classifier_for(train), 0.9
     else:
         judge, threshold = Judge(train.floats(), train.labels), 0.8
-    seen = recognise(judge, generate(experiment, JUDGED, seed=1).x, threshold)
+    seen = recognise(judge, experiment.trained.sample(JUDGED, seed=1).x, threshold)
     entropy = -(seen.shares * seen.shares.clamp(min=1e-12).log()).sum() / math.log(len(seen.shares))
     return 1 - seen.sure if entropy >= EVEN else 1.0
 

@@ -21,9 +21,9 @@ from steps import edm
 from torch import Tensor, nn
 
 from energyscape.data import Images
-from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.efficiency import efficiency
-from energyscape.experiment.precision import autocast_dtype
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs.efficiency import efficiency
+from energyscape.training.precision import autocast_dtype
 
 SHAPE = (3, 32, 32)
 STEPS, REPEATS = 10, 5

@@ -4,8 +4,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from energyscape.experiment import Experiment, Recipe, Run, Session
-from energyscape.experiment.generation import generate
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run, Session
 
 
 def trained(path, *, times, budget, seed=0, **changes):

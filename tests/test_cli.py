@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from energyscape.cli import main
-from energyscape.experiment import Recipe, Run
-from energyscape.experiment.solving import Generated
+from energyscape.recipe import Recipe
+from energyscape.runs import Run
+from energyscape.experiment.sampler import Generated
 
 PLANE = ["--model.network.width", "16", "--objective.steps", "2", "--sampler.steps", "20", "--train.batch_size", "64"]
 TINY = [*PLANE, "--train.budget", "1280", "--train.checkpoint_every", "640", "--objective.start.capacity", "128"]
@@ -254,7 +255,7 @@ def test_mistakes_in_files(cli, digits, plane):
 
 
 def test_pictures_of_every_kind_are_read_right(cli):
-    from energyscape.experiment.files import read_points
+    from energyscape.inference.files import read_points
 
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     expected = torch.from_numpy(grey / 127.5 - 1).float().reshape(1, 1, 8, 8)
@@ -270,7 +271,7 @@ def test_pictures_of_every_kind_are_read_right(cli):
 
 
 def test_numbers_of_every_kind_are_read_right(cli, digits):
-    from energyscape.experiment.files import read_points
+    from energyscape.inference.files import read_points
 
     np.save("bytes.npy", np.array([[1, 2]], dtype=np.uint8))  # points are not pixels
     assert read_points(Path("bytes.npy"), (2,)).tolist() == [[1, 2]]

@@ -26,8 +26,9 @@ from energyscape.cli import main
 from energyscape.data import DISTRIBUTIONS, EightGaussians
 from energyscape.errors import UserError
 from energyscape.evaluation.exact import Divergence
-from energyscape.experiment import Experiment, Recipe, Run
-from energyscape.experiment.comparison import (
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run
+from energyscape.laboratory import (
     contest,
     laws_named,
     markdown,
@@ -38,10 +39,10 @@ from energyscape.experiment.comparison import (
     sampler_names,
     samplers,
 )
-from energyscape.experiment.comparison.board import as_csv, mean_and_error
-from energyscape.experiment.comparison.contest import Cell
-from energyscape.experiment.comparison.methods import STD, Score, failures, matrix, table
-from energyscape.experiment.comparison.samplers import TUNED, modes_wrong
+from energyscape.laboratory.scoreboard import as_csv, mean_and_error
+from energyscape.laboratory.jobs import Cell
+from energyscape.laboratory.objectives import STD, Score, failures, matrix, table
+from energyscape.laboratory.kernels import TUNED, modes_wrong
 from energyscape.models import GaussianMixture
 from energyscape.samplers import KERNELS, MALA
 from energyscape.training import Guard, Judgement, Verdict
@@ -109,7 +110,7 @@ def test_the_score_of_a_run_is_its_kl(tmp_path, capsys):
     assert [(row["method"], row["seed"], row["failed"]) for row in rows] == [("dsm", "0", ""), ("dsm", "1", "")]
     # KL = E[E / T] + log Z - entropy: the same number by Monte Carlo for the cross term and a plain grid for log Z.
     experiment = Run.open(folder / "dsm-0").experiment()
-    law, energy = experiment.source, experiment.energy
+    law, energy = experiment.source, experiment.trained.require_energy()
     axes = torch.linspace(-12, 12, 801)
     grid = energy(torch.cartesian_prod(axes, axes)).detach().double()
     log_z = torch.logsumexp(-grid, 0) + 2 * math.log(24 / 800)
@@ -223,7 +224,7 @@ def test_a_guard_that_stops_a_run_says_why(tmp_path, monkeypatch):
         def restore(self, state):
             pass
 
-    monkeypatch.setattr("energyscape.experiment.settings.Guarding.guards", lambda _: [Grumpy()])
+    monkeypatch.setattr("energyscape.recipe.settings.Guarding.guards", lambda _: [Grumpy()])
     (cell,) = small("moons", which="nce", seeds=1, budget="10k", folder=tmp_path)
     reached = cell.work(lambda: False)
     assert "stopped by a guard: it looks bad" in reached.failed

@@ -12,12 +12,12 @@ from PIL import Image
 import cases
 from energyscape.cli import main
 from energyscape.errors import UserError
-from energyscape.experiment import Experiment, Recipe, Run
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run
 from energyscape.experiment.descents import by_level, likelihood_figures
-from energyscape.experiment.generation import draw_data, generate, generating, restored
 from energyscape.experiment.measures import against_truth
-from energyscape.experiment.precision import autocast_dtype
-from energyscape.experiment.solving import class_of_each, denoising
+from energyscape.training.precision import autocast_dtype
+from energyscape.experiment.sampler import class_of_each, denoising
 from energyscape.models import Denoiser, GaussianDenoiser, ScalarEnergyDenoiser
 
 V = 0.25
@@ -171,7 +171,7 @@ def test_an_energy_denoiser_under_a_solver_has_the_energy_of_its_lowest_level():
     changes = {"model.name": "energy-denoiser", "model.network": table, "model.data_std": "2.0"}
     experiment = Experiment(Recipe.named("8gaussians-edm", changes))
     assert isinstance(experiment.model, ScalarEnergyDenoiser)
-    assert experiment.level == experiment.energy.sigma == pytest.approx(0.005)
+    assert experiment.trained.level == experiment.trained.require_energy().sigma == pytest.approx(0.005)
     assert {each.name for each in against_truth(experiment, experiment.source, n=50)} >= {"total variation"}
 
 
@@ -181,7 +181,7 @@ def test_each_class_in_turn_unless_one_is_asked_for(digits):
     assert class_of_each(experiment, 3, 7).tolist() == [7, 7, 7]
     with pytest.raises(UserError, match="classes are 0 to 9; 10 was asked for"):
         class_of_each(experiment, 3, 10)
-    seven, any_ = generate(experiment, 10, label=7, seed=0).x, generate(experiment, 10, seed=0).x
+    seven, any_ = experiment.trained.sample(10, label=7, seed=0).x, experiment.trained.sample(10, seed=0).x
     assert torch.equal(seven[7], any_[7])
     assert not torch.allclose(seven[6], any_[6])
 
@@ -257,7 +257,7 @@ def test_epochs_batch_size_and_rate_are_taken_as_everybody_types_them():
 
 @pytest.mark.parametrize("recipe", ["digits-ncsn", "8gaussians-edm"])
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(cli, tmp_path, recipe):
-    from energyscape.experiment import Session
+    from energyscape.runs import Session
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert cli("train", recipe, *TINY, "--out", whole)[0] == 0
@@ -335,7 +335,7 @@ def test_sampling_in_bfloat16_is_nearly_that_in_float32():
     list(exact.fit())  # a network that says zero is the same in any numbers
     rough = exact.with_sampler({"sampler.precision": "bfloat16"})
     assert denoising(exact, None) is exact.denoiser
-    left, right = (generate(each, 4, steps=6, seed=0).x for each in (exact, rough))
+    left, right = (each.trained.sample(4, steps=6, seed=0).x for each in (exact, rough))
     assert right.dtype == torch.float32
     assert not torch.equal(left, right)
     assert torch.allclose(left, right, atol=0.1)
@@ -353,7 +353,7 @@ def test_automatic_precision_is_what_the_processor_multiplies(monkeypatch, able,
 
 def test_held_out_data_are_used_where_there_are_any():
     experiment = Experiment(Recipe.named("digits-ncsn"))
-    assert len(draw_data(experiment.held_out, 5, generator=cases.generator())) == 5
+    assert len(experiment.held_out.draw(5, generator=cases.generator())) == 5
 
 
 def test_metrics_for_tensorboard(cli, tmp_path):

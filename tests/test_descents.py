@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from energyscape.experiment import Experiment, Recipe
+from energyscape.recipe import Experiment, Recipe
 from energyscape.experiment.descents import class_figures, costs
-from energyscape.experiment.generation import completed, generate
 from energyscape.models import Denoiser
 
 CLASSES = {"model.network.classes": "10", "objective.label_dropout": "0.1", "sampler.solver.name": "heun"}
@@ -40,13 +39,13 @@ def labelled():
 
 
 def test_classes_go_in_turn_through_batches_of_any_size(labelled, monkeypatch):
-    monkeypatch.setattr("energyscape.experiment.solving.BATCH", 4)
-    x = generate(labelled, 23, steps=2, seed=0).x  # the last step of Heun's method is the denoiser's word
+    monkeypatch.setattr("energyscape.experiment.sampler.BATCH", 4)
+    x = labelled.trained.sample(23, steps=2, seed=0).x  # the last step of Heun's method is the denoiser's word
     assert torch.allclose(x.mean((1, 2, 3)) * 10, torch.arange(23.0) % 10, atol=1e-5)
 
 
 def test_the_classes_that_are_asked_for_are_counted(labelled):
-    x = generate(labelled, 200, steps=2, seed=0).x
+    x = labelled.trained.sample(200, steps=2, seed=0).x
     right, _ = class_figures(labelled, x, Oracle())
     assert (right.name, right.value) == ("class as asked", 1)
     x[:50] = x[:50].flip(0)  # of ten classes in turn, turned round: none of fifty is as asked
@@ -83,7 +82,7 @@ def test_what_is_known_of_an_image_stays_and_each_image_has_its_draws(labelled):
     y = torch.stack([torch.full((1, 8, 8), value) for value in (-0.5, 0.25, 0.75)])
     missing = torch.zeros(1, 8, 8, dtype=torch.bool)
     missing[:, 4:] = True
-    x = completed(labelled, y, missing, n=2, steps=3, seed=0)
+    x = labelled.trained.inpaint(y, missing, n=2, steps=3, seed=0)
     assert x.shape == (2, 3, 1, 8, 8)
     assert torch.equal(x[..., :4, :], y[..., :4, :].expand(2, 3, 1, 4, 8))
     # With no class told the denoiser says nought, and a denoised point is what it says.

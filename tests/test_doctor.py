@@ -12,7 +12,7 @@ from energyscape.doctor import RULES, Chains, Probes, Record, diagnose, probe
 from energyscape.doctor.finding import energy_growth
 from energyscape.doctor.probes import energies, parted
 from energyscape.doctor.record import autocorrelation, jitter
-from energyscape.experiment import Recipe, overrides_from, recipe_names
+from energyscape.recipe import Recipe, overrides_from, recipe_names
 from energyscape.models import GaussianMixture
 
 
@@ -763,7 +763,7 @@ def test_a_run_that_died_early_is_judged_from_its_record(run, tmp_path, capsys):
 def test_a_bare_energy(run, tmp_path, capsys):
     from safetensors.torch import save_file
 
-    from energyscape.experiment import Run
+    from energyscape.runs import Run
 
     weights = tmp_path / "energy.safetensors"
     save_file(Run.open(run).experiment().energy.state_dict(), weights)
@@ -790,8 +790,8 @@ def test_a_bare_energy(run, tmp_path, capsys):
 
 
 def test_lengths_of_conditional_chains_are_those_of_the_lowest_level():
-    from energyscape.experiment import Experiment
-    from energyscape.experiment.examination import chains_of
+    from energyscape.recipe import Experiment
+    from energyscape.doctor.from_run import chains_of
 
     recipe = Recipe.named("8gaussians-drl", {"objective.kernel.step_size": "0.5"})
     ratio = (6.4 / 0.1) ** (1 / 10)  # ten levels from 0.1 to 6.4
@@ -807,8 +807,8 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
 
 
 def test_the_report_has_the_doctors_section(run):
-    from energyscape.experiment import Run
-    from energyscape.experiment.examination import examined
+    from energyscape.runs import Run
+    from energyscape.doctor.from_run import examined
 
     section = examined(Run.open(run))
     assert section.title == "The doctor"
@@ -868,8 +868,8 @@ HOSTILE = {
 
 
 def planned(recipe, *settings):
-    from energyscape.experiment import Experiment
-    from energyscape.experiment.examination import forewarned
+    from energyscape.recipe import Experiment
+    from energyscape.doctor.from_run import forewarned
 
     return [each.rule for each in forewarned(Experiment(Recipe.named(recipe, overrides_from(settings))))]
 
@@ -981,7 +981,8 @@ def test_every_column_that_a_rule_reads_is_written(run):
     from pathlib import Path
 
     import energyscape.doctor
-    from energyscape.experiment import Experiment, Run
+    from energyscape.recipe import Experiment
+    from energyscape.runs import Run
     from energyscape.objectives import OBJECTIVES
 
     written = set(Run.open(run).metrics())
@@ -1011,8 +1012,8 @@ BOUNDED = [
 def test_settings_that_rules_read_are_set_by_some_recipe():
     from dataclasses import fields
 
-    from energyscape.experiment import Experiment
-    from energyscape.experiment.examination import settings_of
+    from energyscape.recipe import Experiment
+    from energyscape.doctor.from_run import settings_of
 
     records = [
         settings_of(Experiment(Recipe.named(name, overrides_from(more))))

@@ -11,7 +11,7 @@ import torch
 import cases
 from energyscape import cli
 from energyscape.errors import UserError
-from energyscape.experiment import Recipe, overrides_from, recipe_names
+from energyscape.recipe import Recipe, overrides_from, recipe_names
 from energyscape.objectives import OBJECTIVES
 from energyscape.registry import Registry, build
 

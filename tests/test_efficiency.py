@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from energyscape.display import TrainingDisplay
-from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.efficiency import Efficiency, efficiency, flops_per_sample
+from energyscape.cli.progress import TrainingDisplay
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs.efficiency import Efficiency, efficiency, flops_per_sample
 from energyscape.training import Report
 from energyscape.training.guards import NOTHING
 
@@ -51,7 +51,7 @@ def test_compiled_chains_cost_what_others_do():
 def test_speed_is_that_of_the_second_half_since_training_went_on(monkeypatch):
     """A slow step of 20 seconds, in which something was compiled, and then ten of one second each."""
     clock = [10.0]
-    monkeypatch.setattr("energyscape.display.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("energyscape.cli.progress.time.monotonic", lambda: clock[0])
     training = SimpleNamespace(torch_device="cpu", batch_size=50)
     session = SimpleNamespace(
         fit=SimpleNamespace(progress=0.5, samples=1_000), experiment=SimpleNamespace(training=training)

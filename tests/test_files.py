@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from energyscape.errors import UserError
-from energyscape.experiment.files import PICTURES, read_points, write_batches, write_points
+from energyscape.inference.files import PICTURES, read_points, write_batches, write_points
 
 
 def points(n: int = 1_100, *shape: int) -> torch.Tensor:

@@ -7,8 +7,9 @@ from PIL import Image
 
 from energyscape.cli import main
 from energyscape.data import Distribution
-from energyscape.experiment import Experiment, Recipe, Run, Session
-from energyscape.experiment.frames import kept_frames
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run, Session
+from energyscape.runs.frames import kept_frames
 
 
 def energyscape(*words):
@@ -49,7 +50,7 @@ def test_frames_are_kept_at_even_steps_and_show_the_landscape(tmp_path):
     n = len(frames[-1].energy)
     points = torch.cartesian_prod(*(torch.linspace(low, high, n) for low, high in law.box))
     with torch.no_grad():
-        energy = experiment.energy(points).reshape(n, n)
+        energy = experiment.trained.require_energy()(points).reshape(n, n)
     assert np.allclose(frames[-1].energy, energy - energy.min(), atol=1e-4)
     assert frames[0].x.shape == frames[-1].x.shape == (300, 2)
     assert not np.allclose(frames[0].energy, frames[-1].energy)

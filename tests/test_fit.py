@@ -17,7 +17,7 @@ from energyscape.calculus import score
 from energyscape.compiler_faults import INDUCTOR_OPTIONS
 from energyscape.data import EightGaussians, batches
 from energyscape.errors import UserError
-from energyscape.experiment import Experiment, Recipe
+from energyscape.recipe import Experiment, Recipe
 from energyscape.models import (
     EDM,
     ConvEnergyNet,

@@ -8,8 +8,7 @@ import torch
 import cases
 from energyscape.data import digits
 from energyscape.errors import UserError
-from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.generation import completed, draw_data, drawing_data, generate, generating, restored
+from energyscape.recipe import Experiment, Recipe
 from energyscape.experiment.measures import of_samples
 from energyscape.experiment.restorations import denoised
 from energyscape.models import Gaussian
@@ -58,9 +57,9 @@ def test_chains_start_where_they_are_told():
     start = experiment.objective.start
     assert isinstance(start, ReplayBuffer)
     start.chains = 10 + torch.arange(600.0).reshape(300, 2)
-    told = generate(experiment, 300, start="buffer", shown=300)
+    told = experiment.trained.sample(300, start="buffer", shown=300)
     assert torch.equal(told.path[0].sort(0).values, start.chains)  # every chain once
-    told = generate(experiment, 500, start="data", shown=500)
+    told = experiment.trained.sample(500, start="data", shown=500)
     radius = told.path[0].norm(dim=1)
     assert radius.mean().item() == pytest.approx(2.85, abs=0.1)  # eight Gaussians on a circle of 2.83
 
@@ -68,7 +67,7 @@ def test_chains_start_where_they_are_told():
 def test_more_chains_than_a_batch_start_each_at_its_own_place():
     experiment = gaussian(**{"objective.start.capacity": "700", "sampler.kernel.step_size": "1e-12"})
     experiment.objective.start.chains = torch.arange(1400.0).reshape(700, 2) / 100
-    told = generate(experiment, 700, start="buffer", steps=1)
+    told = experiment.trained.sample(700, start="buffer", steps=1)
     # A step of 1e-12 leaves them where they were.
     assert torch.allclose(told.x.sort(0).values, experiment.objective.start.chains, atol=1e-4)
 
@@ -76,8 +75,8 @@ def test_more_chains_than_a_batch_start_each_at_its_own_place():
 @pytest.mark.parametrize("start", ["noise", "data"])
 def test_batches_of_samples_are_those_of_all_at_once(start):
     experiment = gaussian(**{"sampler.steps": "10"})
-    parts = list(generating(experiment, 1_203, start=start, seed=4))
-    whole = generate(experiment, 1_203, start=start, seed=4)
+    parts = list(experiment.trained.sampling(1_203, start=start, seed=4))
+    whole = experiment.trained.sample(1_203, start=start, seed=4)
     assert [len(each.x) for each in parts] == [500, 500, 203]
     assert torch.equal(torch.cat([each.x for each in parts]), whole.x)
     assert torch.equal(parts[0].path, whole.path)
@@ -95,7 +94,7 @@ def test_chains_are_compiled_for_all_batches_of_a_size_at_once(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile)
     experiment = gaussian(**{"sampler.steps": "10"})
-    plain = generate(experiment, 1_203, seed=4)
+    plain = experiment.trained.sample(1_203, seed=4)
     assert graphs == []
     fast = generate(experiment.with_sampler({"sampler.compile": "true"}), 1_203, seed=4)
     assert (graphs, sizes) == ([1], [500, 500])  # of those left over there are too few
@@ -111,10 +110,10 @@ def test_chains_in_bfloat16_are_nearly_those_in_float32_and_only_the_chains_are(
     seen = []
     forward = exact.best.forward
     exact.best.forward = lambda *given: seen.append(torch.is_autocast_enabled("cpu")) or forward(*given)
-    left = generate(exact, 4, steps=5, seed=0).x
+    left = exact.trained.sample(4, steps=5, seed=0).x
     assert not any(seen)
     seen.clear()
-    batches = generating(rough, 4, steps=5, seed=0)
+    batches = rough.trained.sampling(4, steps=5, seed=0)
     right = next(batches).x
     assert all(seen)
     assert len(seen) == 6
@@ -130,7 +129,7 @@ def test_chains_in_bfloat16_are_nearly_those_in_float32_and_only_the_chains_are(
 
 def test_batches_of_data_are_drawn_without_replacement():
     source = digits()
-    parts = list(drawing_data(source, [700, 700, 98, 900], generator=torch.Generator().manual_seed(0)))
+    parts = list(source.drawing([700, 700, 98, 900], generator=torch.Generator().manual_seed(0)))
     assert [len(each) for each in parts] == [700, 700, 98, 900]
     assert len(source) == 1_498
     assert torch.equal(sorted_rows(torch.cat(parts[:3])), sorted_rows(source.floats()))
@@ -143,7 +142,7 @@ def sorted_rows(x):
 def test_restoration_is_the_posterior_mean():
     experiment = gaussian(**{"objective.data_noise": str(LEVEL)})
     y = torch.tensor([[0.8, -0.5]]).repeat(400, 1)
-    x = restored(experiment, y, sigma=0.5, steps=200, seed=0)
+    x = experiment.trained.restore(y, sigma=0.5, steps=200, seed=0)
     clean = V - LEVEL**2
     for i in (0, 1):
         assert abs(cases.z_score(x[:, i], clean / (clean + 0.5**2) * y[0, i].item())) < 5
@@ -151,8 +150,8 @@ def test_restoration_is_the_posterior_mean():
 
 def test_images_stay_on_their_scale():
     experiment = Experiment(Recipe.named("digits-pcd", {"model.network.width": "8", "sampler.steps": "3"}))
-    assert generate(experiment, 10).x.abs().max() <= 1
-    assert restored(experiment, 3 * torch.ones(2, 1, 8, 8), sigma=0.4, steps=4).abs().max() <= 1
+    assert experiment.trained.sample(10).x.abs().max() <= 1
+    assert experiment.trained.restore(3 * torch.ones(2, 1, 8, 8), sigma=0.4, steps=4).abs().max() <= 1
 
 
 def test_real_images_measure_as_real():
@@ -185,9 +184,9 @@ def test_restoration_is_measured_on_images_that_were_held_out():
 
 def test_data_are_drawn_without_replacement_as_far_as_there_are_any():
     images = digits()
-    drawn = draw_data(images, len(images), generator=cases.generator()).flatten(1)
+    drawn = images.draw(len(images), generator=cases.generator()).flatten(1)
     assert torch.equal(drawn.sum(1).sort().values, images.floats().flatten(1).sum(1).sort().values)
-    assert len(draw_data(images, 2 * len(images) + 5, generator=cases.generator())) == 2 * len(images) + 5
+    assert len(images.draw(2 * len(images) + 5, generator=cases.generator())) == 2 * len(images) + 5
     assert noised(drawn, 0.0, generator=cases.generator())[0].equal(drawn)
 
 
@@ -196,14 +195,14 @@ def test_a_missing_coordinate_is_drawn_given_the_other():
     covariance = V * torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     experiment.model = Gaussian(torch.zeros(2), covariance)
     y = torch.tensor([[0.6, 9.0], [-0.4, 9.0]])
-    x = completed(experiment, y, torch.tensor([False, True]), n=2_000, steps=200, seed=0)
+    x = experiment.trained.inpaint(y, torch.tensor([False, True]), n=2_000, steps=200, seed=0)
     assert x.shape == (2_000, 2, 2)
     assert torch.equal(x[:, :, 0], y[:, 0].expand(2_000, 2))
     for i in (0, 1):
         assert abs(cases.z_score(x[:, i, 1], 0.8 * float(y[i, 0]))) < 5
     # Langevin's own variance is 1 / (1 - η / 2v) of the conditional one; the step is the recipe's.
-    v, step_size = V * (1 - 0.8**2), experiment.sampling.kernel(experiment.energy).step_size
-    expected = v / (1 - step_size / (2 * v)) if type(experiment.sampling.kernel(None)).__name__ == "Langevin" else v
+    v, step_size = V * (1 - 0.8**2), experiment.sampler.kernel(experiment.trained.require_energy()).step_size
+    expected = v / (1 - step_size / (2 * v)) if type(experiment.sampler.kernel(None)).__name__ == "Langevin" else v
     # Of a normal law the variance's standard error is sqrt(2 / n) of it.
     assert x[:, 0, 1].var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / 2_000))
 

@@ -136,7 +136,7 @@ def test_recipes_train_resume_and_sample_on_a_gpu(recipe, cli, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["digits-pcd", "digits-ncsn"])
 def test_a_step_waits_for_the_gpu_once(recipe):
-    from energyscape.experiment import Experiment, Recipe
+    from energyscape.recipe import Experiment, Recipe
 
     run = Experiment(Recipe.named(recipe)).fit()
     for _ in range(5):

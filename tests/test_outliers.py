@@ -7,12 +7,12 @@ import torch
 
 from energyscape.data import Images, digits
 from energyscape.evaluation import Detection
-from energyscape.experiment import Experiment, Recipe
+from energyscape.recipe import Experiment, Recipe
 from energyscape.experiment.measures import of_outliers
 from energyscape.experiment.outliers import SIBLINGS, outlier_section, outlier_sets, survey
-from energyscape.experiment.scoring import energies, quantiles, slopes
+from energyscape.inference.scoring import energies, quantiles, slopes
 from energyscape.models import Energy
-from energyscape.report import page
+from energyscape.reports.html import page
 
 V, LEVEL, T = 0.5, 0.3, 2.0
 

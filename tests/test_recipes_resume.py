@@ -5,7 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from energyscape.experiment import Experiment, Recipe, Run, Session, recipe_names
+from energyscape.recipe import Experiment, Recipe, recipe_names
+from energyscape.runs import Run, Session
 
 SMALL = {"train.budget": "96", "train.batch_size": "16", "train.checkpoint_every": "32", "train.frames": "0"}
 NARROW = {"unet": "16", "resnet": "16", "mlp": "16", "conv": "4", "residual": "8", "noise-conv": "8", "noise-mlp": "16"}

@@ -19,8 +19,7 @@ from torch import nn
 import cases
 from energyscape.calculus import score
 from energyscape.errors import UserError
-from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.generation import generate
+from energyscape.recipe import Experiment, Recipe
 from energyscape.models import CleanEnergyDenoiser, EnergyDenoiser, NoiseConvNet, ScalarEnergyDenoiser
 from energyscape.noise import normal_like
 from energyscape.objectives import DiffusionRecoveryLikelihood
@@ -409,13 +408,13 @@ def test_samples_from_noise_descend_and_those_from_data_do_not():
     changes = {"sampler.descent.sigma_max": "2.4", "sampler.descent.levels": "3", "objective.sigma_min": "0.3"}
     experiment = Experiment(Recipe.named("8gaussians-drl", changes))
     experiment.model, experiment.average = Round(), None
-    x = generate(experiment, 2_000, steps=24).x
+    x = experiment.trained.sample(2_000, steps=24).x
     # Where they start, uniform in a box, is another variance than the data's, of which little is kept.
     kept = (V + 0.09) / (V + 2.4**2)
     low, high = -4.0, 4.0
     assert abs(cases.z_score(x.square().flatten(), V + 0.09 + kept**2 * ((high - low) ** 2 / 12 - V))) < 5
     experiment.model.asked.clear()
-    generate(experiment, 10, start="data", steps=2)
+    experiment.trained.sample(10, start="data", steps=2)
     assert set(experiment.model.asked) == {0.3}
 
 

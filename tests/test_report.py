@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from energyscape.report import Section, page
+from energyscape.reports.html import Section, page
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 VOID = {"meta", "link", "img", "br", "hr"}

@@ -9,7 +9,8 @@ from PIL import Image
 
 from energyscape.cli import main
 from energyscape.evaluation import psnr
-from energyscape.experiment import Experiment, Recipe, Run, Session
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run, Session
 from energyscape.experiment.measures import measure
 from energyscape.experiment.restorations import denoised, denoising_section, inpainting_section, masks
 from energyscape.experiment.story import story

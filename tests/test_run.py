@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from energyscape.errors import UserError
-from energyscape.experiment import Experiment, Recipe, Run, Session
-from energyscape.experiment.settings import Guarding
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run, Session
+from energyscape.recipe.settings import Guarding
 from energyscape.training import Guard, Judgement, Snapshot, Verdict
 from test_guards import same
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from energyscape.data import Images, digits
 from energyscape.errors import UserError
-from energyscape.experiment.files import read_mask, read_points
+from energyscape.inference.files import read_mask, read_points
 from energyscape.models.conditioning import Conditioning, check_labels
 
 SHAPE = (1, 8, 8)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from energyscape.cli import main
-from energyscape.experiment import Run
-from energyscape.experiment.scoring import energies
+from energyscape.runs import Run
+from energyscape.inference.scoring import energies
 
 TINY = ["--train.batch_size", "32", "--train.budget", "320", "--objective.steps", "2", "--sampler.steps", "10"]
 SMALL = [*TINY, "--objective.start.capacity", "64", "--model.network.width", "16"]

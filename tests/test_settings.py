@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from energyscape.cli.terminal import complain, say
-from energyscape.display import TrainingDisplay
+from energyscape.cli.progress import TrainingDisplay
 from energyscape.errors import UserError, did_you_mean
-from energyscape.experiment import Experiment, Recipe
-from energyscape.experiment.examination import forewarned
-from energyscape.experiment.recipe import overrides_from, read_toml
-from energyscape.experiment.settings import Training
+from energyscape.recipe import Experiment, Recipe
+from energyscape.doctor.from_run import forewarned
+from energyscape.recipe.recipe import overrides_from, read_toml
+from energyscape.recipe.settings import Training
 from energyscape.models import MLP, ConvEnergyNet
 from energyscape.objectives import ContrastiveDivergence, DataInit, ReplayBuffer
 from energyscape.registry import Samples, convert

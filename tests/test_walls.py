@@ -12,7 +12,7 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.experiment import Experiment, Recipe
+from energyscape.recipe import Experiment, Recipe
 from energyscape.objectives import ContrastiveDivergence, DataInit
 from energyscape.samplers import (
     HMC,

@@ -4,6 +4,7 @@ from energyscape.data import Banana as Banana
 from energyscape.data import Batch as Batch
 from energyscape.data import Batches as Batches
 from energyscape.data import Checkerboard as Checkerboard
+from energyscape.data import Dataset as Dataset
 from energyscape.data import Distribution as Distribution
 from energyscape.data import DoubleWell as DoubleWell
 from energyscape.data import EightGaussians as EightGaussians
@@ -15,6 +16,7 @@ from energyscape.data import Pinwheel as Pinwheel
 from energyscape.data import Points as Points
 from energyscape.data import Rescaled as Rescaled
 from energyscape.data import Rings as Rings
+from energyscape.data import Rows as Rows
 from energyscape.data import SwissRoll as SwissRoll
 from energyscape.data import TwoMoons as TwoMoons
 from energyscape.data import TwoSpirals as TwoSpirals

@@ -20,6 +20,7 @@ What = Literal[
     "solvers",
     "grids",
     "starts",
+    "metrics",
 ]
 
 
@@ -38,10 +39,11 @@ def list_(what: What | None = None, /) -> int:
     from rich.table import Table
 
     from energyscape.data import DATASETS
-    from energyscape.experiment import recipe_header, recipe_names
-    from energyscape.experiment.recipe import CONTEXT
+    from energyscape.metrics import METRICS
     from energyscape.models import DENOISING_NETWORKS, MODELS, NETWORKS, NOISE_NETWORKS, PRECONDITIONINGS
     from energyscape.objectives import OBJECTIVES, STARTS, WEIGHTS
+    from energyscape.recipe import recipe_header, recipe_names
+    from energyscape.recipe.recipe import CONTEXT
     from energyscape.registry import Registry, schema
     from energyscape.samplers import DESCENTS, KERNELS, SOLVERS
     from energyscape.schedules import GRIDS, LEVELS
@@ -67,6 +69,7 @@ def list_(what: What | None = None, /) -> int:
         "solvers": SOLVERS,
         "grids": GRIDS,
         "starts": STARTS,
+        "metrics": METRICS,
     }[what]
     table = Table(registry.family, "what it is", "settings", box=None)
     for name, component in registry.items():

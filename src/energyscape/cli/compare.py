@@ -35,9 +35,9 @@ def compare(
         jobs: Runs side by side, each in a process; one for each processor when left out.
         out: Where the runs, scores.csv, scoreboard.md, scoreboard.png and scoreboard.html go.
     """
-    from energyscape.experiment import overrides_from
-    from energyscape.experiment.comparison import laws_named, plan, plan_samplers
-    from energyscape.experiment.comparison.story import write_methods, write_samplers
+    from energyscape.laboratory import laws_named, plan, plan_samplers
+    from energyscape.recipe import overrides_from
+    from energyscape.reports.comparison_page import write_methods, write_samplers
 
     if objectives is not None and samplers is not None:
         raise UserError("compare either --objectives or --samplers: the one trains, the other samples what is known")
@@ -58,8 +58,8 @@ def compare(
 
 def contested(cells: Any, jobs: int | None, budget: str) -> Any:
     """Run the cells of a comparison, say what they cost and reach, and return their scores, or none if stopped."""
-    from energyscape.experiment.comparison import contest
-    from energyscape.experiment.settings import Budget
+    from energyscape.laboratory import contest
+    from energyscape.recipe.settings import Budget
 
     scores: list[Any] = [None] * len(cells)
     side_by_side = (os.cpu_count() or 1) if jobs is None else jobs
@@ -81,7 +81,7 @@ def contested(cells: Any, jobs: int | None, budget: str) -> Any:
 
 
 def boards(written: Any) -> int:
-    """Prints scoreboards while they are written.
+    """Print scoreboards while they are written.
 
     Args:
         written: Pairs of a table, or none, and what to say after it.
@@ -101,7 +101,7 @@ def boards(written: Any) -> int:
 
 
 def command_line() -> str:
-    """Returns the command that this process was started with."""
+    """Return the command that this process was started with."""
     import shlex
 
     return shlex.join(["energyscape", *sys.argv[1:]])

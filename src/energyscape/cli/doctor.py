@@ -31,8 +31,9 @@ def doctor(
         json: Print JSON instead of text.
         seed: Of the probes; the run's when left out.
     """
-    from energyscape.experiment import Recipe, Run, overrides_from
-    from energyscape.experiment.examination import examine, examine_energy
+    from energyscape.doctor.from_run import examine, examine_energy
+    from energyscape.recipe import Recipe, overrides_from
+    from energyscape.runs import Run
 
     if (model is None) != (recipe is None):
         raise UserError("--model FILE.safetensors and --recipe NAME belong together; one of them is missing")
@@ -55,7 +56,7 @@ def doctor(
 
 
 def print_text(told: Any, subject: str) -> None:
-    """Prints findings for people."""
+    """Print findings for people."""
     from energyscape.doctor import RULES
 
     if not told.findings and not told.certain:
@@ -73,7 +74,7 @@ def print_text(told: Any, subject: str) -> None:
 
 
 def print_json(told: Any, subject: str, status: int) -> None:
-    """Prints an examination for machines; what is not finite is null."""
+    """Print an examination for machines; what is not finite is null."""
     from energyscape.files import as_json
 
     probes = {name: each for name, each in told.probes._asdict().items() if name != "energies"}

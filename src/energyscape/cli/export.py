@@ -15,20 +15,20 @@ def export(run: RunFolder, /, *, to: Path) -> int:
             folder, which `energyscape.from_pretrained` reads.
     """
     from energyscape.exchange import save_pretrained, to_onnx
-    from energyscape.models import Denoiser, EnergyDenoiser
+    from energyscape.models import Denoiser
 
     opened = open_run(run)
     experiment = opened.experiment()
+    trained = experiment.trained
     with working("writing"):
         if to.suffix == ".onnx":
-            best = experiment.best
-            model = best if isinstance(best, Denoiser) and not isinstance(best, EnergyDenoiser) else experiment.energy
+            model = trained.require_denoiser() if trained.energy is None else trained.energy
             labels = isinstance(model, Denoiser) and model.classes > 0
-            difference = to_onnx(model, to, shape=experiment.shape, labels=labels)
+            difference = to_onnx(model, to, shape=trained.space.shape, labels=labels)
             how = f"differs from the model by {difference:.1g} of its largest value"
         else:
             settings = experiment.recipe.tables["model"]
-            save_pretrained(experiment.best, to, settings=settings, shape=experiment.shape)
+            save_pretrained(trained.model, to, settings=settings, shape=trained.space.shape)
             how = f"energyscape.from_pretrained({str(to)!r}) reads it"
     say(f"{to}: {how}")
     return 0

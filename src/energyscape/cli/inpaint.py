@@ -29,20 +29,20 @@ def inpaint(
         steps: Steps of each chain; those of the recipe's sampler when left out.
         seed: Of the chains; the run's when left out.
     """
-    from energyscape.experiment.files import check_writable, read_mask, read_points, write_points
-    from energyscape.experiment.generation import completed
+    from energyscape.inference.files import check_writable, read_mask, read_points, write_points
 
     opened = open_run(run)
     experiment = opened.experiment()
-    if len(experiment.shape) != 3:
-        raise UserError(f"{run}: inpainting is for runs of images; this run's points have shape {experiment.shape}")
-    y, missing = read_points(picture, experiment.shape, extent=opened.extent()), read_mask(mask, experiment.shape)
+    shape = experiment.space.shape
+    if not experiment.space.is_image:
+        raise UserError(f"{run}: inpainting is for runs of images; this run's points have shape {shape}")
+    y, missing = read_points(picture, shape, extent=opened.extent()), read_mask(mask, shape)
     path = out or picture.with_name(f"{picture.stem}-completed.png")
-    check_writable(path, experiment.shape)
+    check_writable(path, shape)
     if len(y) != 1:
         raise UserError(f"expected one image; {picture} holds {len(y)}")
     with working("completing"):
-        x = completed(experiment, y, missing, n=n, steps=steps, seed=seed)
+        x = experiment.trained.inpaint(y, missing, n=n, steps=steps, seed=seed)
     write_points(path, x[:, 0])
     say(f"{n} completions of {int(missing.sum())} missing pixels of {missing.numel()}: {path}")
     return 0

@@ -21,16 +21,17 @@ def score(
         draws: Draws of the noise for each point.
         seed: Of the noise; the run's when left out.
     """
-    from energyscape.experiment.files import read_points
-    from energyscape.experiment.scoring import check_table, quantiles, score_table
     from energyscape.files import write_whole
+    from energyscape.inference.files import read_points
+    from energyscape.inference.scoring import check_table, quantiles, score_table
 
     check_table(out, draws)
     opened = open_run(run)
     experiment = opened.experiment()
-    x = read_points(data, experiment.shape, extent=opened.extent())
+    x = read_points(data, experiment.space.shape, extent=opened.extent())
     with working("scoring"):
-        scored = quantiles(experiment, x, draws=draws, seed=seed)
+        known, among = (experiment.source, "training") if experiment.unseen is None else (experiment.unseen, "held-out")
+        scored = quantiles(experiment.trained, known, x, among=among, draws=draws, seed=seed)
     write_whole(out, score_table(scored).encode())
     if broken := int((~scored.energy.isfinite()).sum()):
         complain(f"{broken} of {len(x)} energies are not finite: those points are far from all that was learned")

@@ -10,7 +10,7 @@ def show(recipe: str, /) -> int:
     Args:
         recipe: A recipe's name (see `energyscape list recipes`) or the path of a TOML file.
     """
-    from energyscape.experiment import recipe_text
+    from energyscape.recipe import recipe_text
 
     say(recipe_text(recipe).rstrip())
     return 0

@@ -66,7 +66,7 @@ def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal that something is going on inside the block; yields what tells how far it has come.
+    """Show on a terminal that something is going on inside the block; yields what tells how far it has come.
 
     Args:
         what: What is.
@@ -79,7 +79,7 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 
 def open_run(path: Path) -> Any:
     """Open a run, and warn where a guard has stopped its training."""
-    from energyscape.experiment import Run
+    from energyscape.runs import Run
 
     run = Run.open(path)
     if why := run.stopped():

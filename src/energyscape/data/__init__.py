@@ -1,7 +1,8 @@
-"""Sources of samples: laws with a known density, images, and batches of either."""
+"""Data that models learn from: distributions with a known density, images, and batches of either."""
 
 from energyscape.data.batches import Batch, Batches, Source, batches
 from energyscape.data.cifar import cifar10
+from energyscape.data.dataset import Dataset, Rows, Space
 from energyscape.data.distributions import (
     Banana,
     Checkerboard,
@@ -68,6 +69,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Checkerboard",
+    "Dataset",
     "Distribution",
     "DoubleWell",
     "EightGaussians",
@@ -79,7 +81,9 @@ __all__ = [
     "Points",
     "Rescaled",
     "Rings",
+    "Rows",
     "Source",
+    "Space",
     "SwissRoll",
     "TwoMoons",
     "TwoSpirals",

@@ -16,13 +16,12 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from energyscape.data.distributions import Distribution
-from energyscape.data.images import Images
+from energyscape.data.dataset import Dataset, Rows
 from energyscape.errors import UserError
 from energyscape.rng import generator_for
 
-Source = Distribution | Images | Tensor | tuple[Tensor, Tensor]
-"""What batches are drawn from: a law, images, rows ``(N, *)``, or rows with a label each."""
+Source = Dataset | Tensor | tuple[Tensor, Tensor]
+"""A dataset, rows ``(N, *)``, or rows with a label each."""
 
 
 class Batch(NamedTuple):
@@ -39,11 +38,11 @@ class Batch(NamedTuple):
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """A tensor with the interface of `Images`."""
+class _TensorRows(Rows):
+    """Rows of a tensor."""
 
     values: Tensor
-    labels: Tensor | None
+    labels: Tensor | None = None
     name: str = "tensor"
 
     def __post_init__(self) -> None:
@@ -64,11 +63,11 @@ class _Rows:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape[1:])
 
-    def floats(self, index: Tensor) -> Tensor:
-        return self.values[index]
+    def floats(self, index: Tensor | slice | None = None) -> Tensor:
+        return self.values if index is None else self.values[index]
 
-    def to(self, device: torch.device | str) -> "_Rows":
-        return _Rows(self.values.to(device), None if self.labels is None else self.labels.to(device))
+    def to(self, device: torch.device | str) -> "_TensorRows":
+        return _TensorRows(self.values.to(device), None if self.labels is None else self.labels.to(device))
 
 
 @final
@@ -104,14 +103,14 @@ class Batches(Iterator[Batch]):
     ) -> None:
         if size <= 0:
             raise UserError(f"a batch holds at least one sample; its size was {size}")
-        if flips and not isinstance(source, Images):
-            raise UserError(f"images can be flipped; the source was {type(source).__name__}: leave flips out")
         self.flips = flips
         self.source = source
         self.size = size
         self.seed = seed
         self.device = torch.device(device)
         self._from = _opened(source, self.device)
+        if flips and not self._from.space.is_image:
+            raise UserError(f"images can be flipped; the source was {type(source).__name__}: leave flips out")
         self._order: tuple[int, tuple[Tensor, Tensor]] | None = None
         self.seek(start)
 
@@ -128,7 +127,7 @@ class Batches(Iterator[Batch]):
     @property
     def name(self) -> str:
         """Name of the source."""
-        return type(self._from).__name__ if isinstance(self._from, Distribution) else self._from.name
+        return self._from.name
 
     def seek(self, position: int) -> None:
         """Go to a position, at no cost.
@@ -144,9 +143,9 @@ class Batches(Iterator[Batch]):
         self._position = position
 
     def __next__(self) -> Batch:
-        if isinstance(self._from, Distribution):
+        if not isinstance(self._from, Rows):
             generator = generator_for(self.seed, "batch", self._position)
-            batch = Batch(self._from.sample(self.size, generator=generator).to(self.device), None)
+            batch = Batch(self._from.draw(self.size, generator=generator).to(self.device), None)
         else:
             rows, mirrored = self._next(len(self._from))
             x, labels = self._from.floats(rows), self._from.labels
@@ -207,20 +206,18 @@ def batches(
     return Batches(source, size, seed=seed, start=start, device=device, flips=flips)
 
 
-def _opened(source: Source, device: torch.device) -> Distribution | Images | _Rows:
-    if isinstance(source, Distribution):
-        return source
-    if isinstance(source, Images):
-        finite: Images | _Rows = source.to(device)
-    elif isinstance(source, Tensor):
-        finite = _Rows(source, None).to(device)
-    elif isinstance(source, tuple) and len(source) == 2 and all(isinstance(each, Tensor) for each in source):
-        finite = _Rows(*source).to(device)
-    else:
-        raise UserError(
-            "batches are drawn from a Distribution, Images, a tensor or a pair (tensor, labels); "
-            f"it was {type(source).__name__}"
-        )
-    if len(finite) == 0:
-        raise UserError(f"{finite.name}: expected at least one sample to draw from; the source is empty")
-    return finite
+def _opened(source: Source, device: torch.device) -> Dataset:
+    match source:
+        case Dataset():
+            data = source
+        case Tensor():
+            data = _TensorRows(source)
+        case (Tensor() as values, Tensor() as labels):
+            data = _TensorRows(values, labels)
+        case _:
+            raise UserError(
+                f"batches are drawn from a Dataset, a tensor or a pair (tensor, labels); it was {type(source).__name__}"
+            )
+    if data.size == 0:
+        raise UserError(f"{data.name}: expected at least one sample to draw from; the source is empty")
+    return data.to(device)

@@ -14,12 +14,13 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from energyscape.data.dataset import Rows
 from energyscape.data.reading import SMALL, opened
 from energyscape.errors import UserError, did_you_mean
 from energyscape.files import reading
@@ -43,7 +44,7 @@ DARK: Final = 64
 
 @final
 @dataclass(frozen=True, eq=False)
-class Images:
+class Images(Rows):
     """A set of images of one size.
 
     Args:
@@ -89,6 +90,16 @@ class Images:
     def shape(self) -> tuple[int, ...]:
         """Shape of one image, ``(C, H, W)``."""
         return tuple(self.pixels.shape[1:])
+
+    @property
+    def grey_levels(self) -> int:
+        return self.white + 1
+
+    def tensors(self) -> list[Tensor]:
+        return [self.pixels, *([] if self.labels is None else [self.labels])]
+
+    def facts(self) -> dict[str, Any]:
+        return {"classes": self.classes, "extent": self.extent}
 
     @property
     def extent(self) -> tuple[float, float]:

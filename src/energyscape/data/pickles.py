@@ -111,7 +111,7 @@ ADMITTED: Final[Mapping[tuple[str, str], type[StandIn]]] = {
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads numbers, bytes, text, lists and dictionaries, and arrays as stand-ins; refuses every other name.
+    """Read numbers, bytes, text, lists and dictionaries, and arrays as stand-ins; refuses every other name.
 
     Nothing that the file names is imported or called: each of the few names of `ADMITTED` maps to a class of this
     module. Admitting the real objects would not be safe, because they can do more than make an array.

@@ -76,7 +76,7 @@ class Probes(NamedTuple):
         None  # Share of the variance of where chains end that the score takes for noise, E‖σ²s‖² / d over it
     )
     parted: Answer = None  # Widest gap between islands of noised data, over 95 % of the steps within them
-    worst_mode: Answer = None  # Largest factor by which a mode's mass is off, where modes are known
+    mode_factor: Answer = None  # Largest factor by which a mode's mass is off, where modes are known
     energies: dict[str, tuple[float, ...]] = {}  # Energies by what they are of, for pictures  # noqa: RUF012
 
 

@@ -295,16 +295,16 @@ def _holding(spread: float) -> float:
 
 def blind_to_weights(record: Record, probes: Probes) -> Finding | None:
     """Find modes of the right shape and the wrong mass (row 18): off by more than a factor of 2, act beyond 5."""
-    if probes.worst_mode is None or probes.worst_mode <= 2 or diverged(record):
+    if probes.mode_factor is None or probes.mode_factor <= 2 or diverged(record):
         return None
     return Finding(
         "blind_to_weights",
-        "act" if probes.worst_mode > 5 else "warn",
+        "act" if probes.mode_factor > 5 else "warn",
         "some modes have too much of the mass and others too little",
-        f"the mass of one mode is off by a factor of {probes.worst_mode:.3g}",
+        f"the mass of one mode is off by a factor of {probes.mode_factor:.3g}",
         "scores and short chains see the shape of modes, and not how the mass is shared between them",
         "--objective.name nce-ssm, or a longer --train.budget",
-        {"worst_mode": probes.worst_mode},
+        {"mode_factor": probes.mode_factor},
     )
 
 

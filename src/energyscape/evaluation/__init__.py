@@ -31,7 +31,7 @@ from energyscape.evaluation.flow_likelihood import (
 )
 from energyscape.evaluation.inception import Inception, read_inception
 from energyscape.evaluation.likelihood import Annealed, Bracket, bracket, forward_ais, reverse_ais
-from energyscape.evaluation.recognition import Judge, Recognition, recognise
+from energyscape.evaluation.recognition import Recognition, recognise
 from energyscape.evaluation.restoration import calibrated_step, inpaint, median_filtered, psnr, restore, ssim
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "FlowLikelihood",
     "Frechet",
     "Inception",
-    "Judge",
     "LogZ",
     "Path",
     "ProbabilityFlow",

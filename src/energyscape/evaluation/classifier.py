@@ -2,7 +2,7 @@ r"""A convolutional classifier that looks at generated images and gives the feat
 
 .. math:: h = f_\theta(x), \qquad p_k(x) = \frac{e^{a_k \cdot h + b_k}}{\sum_{j \le K} e^{a_j \cdot h + b_j}}
 
-Class :math:`K` is debris (`recognition.rubbish`), never an answer, as for the `Judge`. Where that one is trained on a
+Class :math:`K` is debris (`recognition.corruptions`), never an answer. Where that one is trained on a
 few thousand images, this one reads all of them: of MNIST's test images it names 99.3 % rightly and is sure, at 0.9, of
 97.9 %; of noise, shuffled, inverted and plain images it is sure of 0.1 % at most. It does take 72 % of Fashion-MNIST
 and 32 % of KMNIST for digits: it tells classes apart, not what is a digit.
@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from energyscape.data import Images, batches
+from energyscape.data import Rows, Space, batches
 from energyscape.data.download import learned_folder
 from energyscape.errors import UserError
 from energyscape.evaluation.recognition import corruptions
@@ -74,7 +74,7 @@ class Classifier(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        if len(shape) != 3 or min(shape[1:]) < 8 or classes < 2:
+        if not Space(shape).is_image or min(shape[1:]) < 8 or classes < 2:
             raise UserError(f"images (C, H, W) of at least 8×8 and 2 classes; they were {shape} and {classes}")
         self.shape, self.classes = shape, classes
         channels, height, breadth = shape
@@ -107,13 +107,13 @@ class Classifier(nn.Module):
         return torch.cat([x.new_zeros(0, self.classes, dtype=torch.float32), *parts]).nan_to_num(0.0)
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the likeliest class of each image, debris apart, and its probability, as `Judge.confidence` does."""
+        """Return the likeliest class of each image, debris apart, and its probability."""
         probability, label = self.probabilities(x).cpu().max(1)
         finite = x.detach().flatten(1).isfinite().all(1).cpu()
         return label.where(finite, -1), probability.where(finite, 0.0)
 
 
-def train_classifier(images: Images, *, samples: int = SAMPLES, seed: int = 0) -> Classifier:
+def train_classifier(images: Rows, *, samples: int = SAMPLES, seed: int = 0) -> Classifier:
     """Return a classifier of a data set, trained by cross-entropy; of 28×28 pixels it takes one core about a minute.
 
     Each batch is moved a little, half of it gets noise of up to 0.3, and debris made of it is added. The
@@ -154,7 +154,7 @@ def _augmented(x: Tensor, label: Tensor, classes: int, generator: Generator) -> 
     return torch.cat([y, nothing]), torch.cat([label, label.new_full((len(nothing),), classes)])
 
 
-def classifier_for(images: Images, *, seed: int = 0) -> Classifier:
+def classifier_for(images: Rows, *, seed: int = 0) -> Classifier:
     """Return the classifier of a data set: from the cache, or trained and put there.
 
     The file's name is a hash of the data, the settings and the seed. A damaged one is replaced, which is logged; where
@@ -171,18 +171,18 @@ def classifier_for(images: Images, *, seed: int = 0) -> Classifier:
     return classifier
 
 
-def cached_at(images: Images, *, seed: int = 0) -> Path:
+def cached_at(images: Rows, *, seed: int = 0) -> Path:
     """Return where a data set's trained classifier is kept."""
     if images.labels is None:
         raise UserError(f"{images.name}: a classifier needs labelled images; these have no labels")
-    settings = (VERSION, FEATURES, SAMPLES, BATCH, RATE, NOISE, MOVE, SHARE, seed, images.shape, images.white)
+    settings = (VERSION, FEATURES, SAMPLES, BATCH, RATE, NOISE, MOVE, SHARE, seed, images.shape, images.grey_levels)
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=10)
-    for tensor in (images.pixels, images.labels):
+    for tensor in images.tensors():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return learned_folder("classifiers") / f"{digest.hexdigest()}.safetensors"
 
 
-def _loaded(path: Path, images: Images) -> Classifier | None:
+def _loaded(path: Path, images: Rows) -> Classifier | None:
     """Return the classifier that a file holds, or none if it is damaged."""
     assert images.labels is not None
     classifier = Classifier(images.shape, int(images.labels.max()) + 1)

@@ -334,3 +334,9 @@ class MixtureInit(ChainInit):
 
     def facts(self) -> dict[str, Tensor]:
         return {**self.second.facts(), **self.first.facts()}
+
+
+def persistent_chains(objective: nn.Module) -> ReplayBuffer | None:
+    """Return the replay buffer of an objective if it holds chains, or None."""
+    buffers = (each for each in objective.modules() if isinstance(each, ReplayBuffer) and each.chains.numel())
+    return next(buffers, None)

@@ -22,7 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple, Protocol, final
+from typing import ClassVar, NamedTuple, Protocol, final
 
 import torch
 from torch import Generator, Tensor
@@ -51,6 +51,8 @@ class Solver(ABC):
 
     denoise: DenoiseFn
     sigmas: Sequence[float]
+    multistep: ClassVar[bool] = False
+    """Whether a step uses earlier ones, so that it cannot follow a jump back to a higher level."""
 
     @property
     @abstractmethod

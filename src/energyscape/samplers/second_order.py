@@ -16,7 +16,7 @@ References:
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Generator, Tensor
 
@@ -124,6 +124,7 @@ class DPMSolver(Solver):
         https://arxiv.org/abs/2211.01095
     """
 
+    multistep: ClassVar[bool] = True
     denoise: DenoiseFn
     sigmas: Sequence[float]
 
@@ -167,6 +168,7 @@ class DPMSolverSDE(Solver):
         https://arxiv.org/abs/2211.01095
     """
 
+    multistep: ClassVar[bool] = True
     denoise: DenoiseFn
     sigmas: Sequence[float]
 

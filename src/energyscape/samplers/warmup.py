@@ -51,10 +51,10 @@ WIDEST = 512
 """Most dimensions whose covariance is asked for."""
 
 DRAWS_PER_DIMENSION = 10
-"""Draws for each dimension from which on their correlations are believed."""
+"""Draw for each dimension from which on their correlations are believed."""
 
 RIDGE = 0.01
-"""Draws for each dimension that no correlation at all is worth."""
+"""Draw for each dimension that no correlation at all is worth."""
 
 OBLIQUE = 10.0
 """Condition number of the correlations from which on a scale is a matrix: trajectories get shorter by its root."""

@@ -5,23 +5,32 @@ vanishes on all sides, use equal spacing :math:`h`, with an error of :math:`e^{-
 distance of the integrand's nearest singularity from the real axis.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import Box
+from energyscape.data.dataset import Dataset
 from energyscape.errors import UserError
 
 
-class Distribution(ABC):
+class Distribution(Dataset):
     """A distribution in the plane with a known density."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return (2,)
+
+    @property
+    def density(self) -> "Distribution":
+        return self
+
+    def drawing(self, sizes: Sequence[int], *, generator: Generator) -> Iterator[Tensor]:
+        yield from (self.sample(n, generator=generator) for n in sizes)
 
     @abstractmethod
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:

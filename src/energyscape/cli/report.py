@@ -1,0 +1,26 @@
+"""Write the page of a run."""
+
+from pathlib import Path
+
+from energyscape.cli.terminal import RunFolder, app, open_run, say, working
+
+
+@app.command
+def report(run: RunFolder, /, *, out: Path | None = None, seed: int | None = None) -> int:
+    """Write a run's page: what it is, how it went, what it can do. One file that needs no network.
+
+    Args:
+        run: The run's folder.
+        out: Where to write; RUN/report.html when left out.
+        seed: Of the chains; the run's when left out.
+    """
+    from energyscape.files import write_whole
+    from energyscape.reports.run_page import run_page
+
+    opened = open_run(run)
+    path = out or opened.path / "report.html"
+    with working("measuring and drawing"):
+        page = run_page(opened, seed=seed)
+    write_whole(path, page.encode())
+    say(f"report: {path}")
+    return 0

@@ -1,0 +1,153 @@
+"""Everything that is drawn from a trained run to measure it: drawn once, kept beside the run, and read again."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from safetensors.torch import save
+from torch import Generator, Tensor
+
+from energyscape import __version__
+from energyscape.data import Dataset, Rows
+from energyscape.errors import UserError
+from energyscape.evaluation import Classifier, Inception, classifier_for
+from energyscape.files import as_json, read_tensors, write_whole
+from energyscape.inference import Chains, Descent, Generated, Trained
+from energyscape.recipe import Experiment
+
+SAMPLES: Final = 1_000
+"""Samples that are judged by default."""
+
+SMALLEST: Final = 8
+"""Least side of an image that the classifier can see."""
+
+
+def numbers(values: Iterable[float | None]) -> list[float]:
+    """Return numbers read from JSON, which writes NaN as null."""
+    return [math.nan if each is None else each for each in values]
+
+
+@final
+class Evidence:
+    """Samples, restorations and other draws of a trained run, for one seed.
+
+    Each field is computed when first asked for. With a `folder`, draws are kept there, and read again as long as
+    checkpoint, seed, number of samples and sampler are the same.
+
+    Args:
+        experiment: With trained weights.
+        n: Number of samples that are judged, at least 4.
+        steps: Of the chains that make them; the recipe's by default.
+        seed: Of everything random; the run's by default.
+        folder: Where draws are kept; None keeps none.
+        inception: Network of published Fréchet distances, or None.
+
+    Raises:
+        UserError: If there are fewer than four samples.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        n: int = SAMPLES,
+        steps: int | None = None,
+        seed: int | None = None,
+        folder: Path | None = None,
+        inception: Inception | None = None,
+    ) -> None:
+        if n < 4:
+            raise UserError(f"at least 4 samples are judged; {n} were asked for")
+        self.experiment, self.n, self.steps, self.folder, self.inception = experiment, n, steps, folder, inception
+        self.seed = experiment.training.seed if seed is None else seed
+
+    @cached_property
+    def trained(self) -> Trained:
+        """What the run has learned."""
+        return self.experiment.trained
+
+    @property
+    def source(self) -> Dataset:
+        """The training data."""
+        return self.experiment.source
+
+    @property
+    def held_out(self) -> Dataset:
+        """Data that training did not see."""
+        return self.experiment.held_out
+
+    @property
+    def chains(self) -> Chains | None:
+        """The sampler if it runs chains."""
+        return self.trained.sampler if isinstance(self.trained.sampler, Chains) else None
+
+    @property
+    def descent(self) -> Descent | None:
+        """The sampler if it comes down noise levels with a solver."""
+        return self.trained.sampler if isinstance(self.trained.sampler, Descent) else None
+
+    def stream(self, role: str, *, device: torch.device | str = "cpu") -> Generator:
+        """Return the random stream of a role."""
+        return self.trained.stream(role, seed=self.seed, device=device)
+
+    @property
+    def protocol(self) -> str:
+        """How the samples were made, in words."""
+        return self.trained.sampler.describe(self.trained, self.n, self.steps)
+
+    @cached_property
+    def checkpoint(self) -> str:
+        """Digest of the weights and the chains."""
+        digest = hashlib.sha256()
+        for module in (self.trained.model, self.trained.objective):
+            for name, tensor in sorted(module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @cached_property
+    def origin(self) -> str:
+        """Digest of everything that the draws depend on."""
+        sampler = self.experiment.recipe.tables["sampler"]
+        facts = [__version__, self.checkpoint, self.seed, self.n, self.steps, sampler]
+        return hashlib.sha256(as_json(facts).encode()).hexdigest()
+
+    def kept(
+        self, name: str, draw: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and facts that `draw` makes, from their file if they were made before."""
+        if self.folder is None:
+            return draw()
+        path = self.folder / f"{name}.safetensors"
+        if path.exists():
+            tensors, metadata = read_tensors(path, "draws of an evaluation; delete it")
+            if metadata.get("origin") == self.origin:
+                return tensors, json.loads(metadata["facts"])
+        tensors, facts = draw()
+        metadata = {"origin": self.origin, "facts": as_json(facts)}
+        write_whole(path, save({key: each.contiguous() for key, each in tensors.items()}, metadata))
+        return tensors, json.loads(metadata["facts"])
+
+    @cached_property
+    def generated(self) -> Generated:
+        """Samples, and the paths of the first chains: finely for a film in the plane, in nine pictures of images."""
+
+        def draw() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            frames = 9 if self.source.space.is_image else 40
+            drawn = self.trained.sample(self.n, steps=self.steps, frames=frames, seed=self.seed)
+            return {"x": drawn.x, "path": drawn.path}, {"at": drawn.at, "diverged": drawn.diverged}
+
+        tensors, facts = self.kept("samples", draw)
+        return Generated(tensors["x"], tensors["path"], facts["at"], facts["diverged"])
+
+    @cached_property
+    def classifier(self) -> Classifier | None:
+        """A network that knows the classes of the training images; None without labelled images."""
+        source = self.source
+        seen = source.space.is_image and source.labels is not None and min(source.shape[1:]) >= SMALLEST
+        return classifier_for(source) if seen and isinstance(source, Rows) else None

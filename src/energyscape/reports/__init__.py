@@ -1,0 +1,1 @@
+"""Pages and films, rendered from what runs and evaluations have recorded."""
