@@ -20,9 +20,9 @@ from torchebm.utils import EMA
 
 import energyscape as es
 from energyscape.calculus import score
+from energyscape.models.networks import ACTIVATIONS
 from energyscape.recipe import Experiment, Recipe
 from energyscape.recipe.settings import Training
-from energyscape.models.networks import ACTIVATIONS
 from energyscape.rng import generator_for
 
 DOCUMENTED: Final[dict[str, dict[str, Any]]] = {

@@ -196,7 +196,9 @@ def scored(cell: Cell) -> list[Score]:
         if last.verdict == Verdict.STOP:
             raise UserError(f"training stopped: {last.reason}")
         steps, temperature = last.step, experiment.objective.temperature
-        learned: dict[str, EnergyFn] = {"last" if experiment.average is None else "average": experiment.trained.require_energy()}
+        learned: dict[str, EnergyFn] = {
+            "last" if experiment.average is None else "average": experiment.trained.require_energy()
+        }
     else:
         setting = peer.Setting(*cell.peer)
         found = peer.train(experiment, setting, seed=cell.seed, seconds=cell.seconds)

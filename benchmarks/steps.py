@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from energyscape import DPMSolver, fit
 from energyscape.exchange.diffusers import DiffusersUNet
-from energyscape.recipe import Experiment, Recipe
-from energyscape.training.precision import autocast_dtype
 from energyscape.models import Epsilon, NetworkDenoiser
+from energyscape.recipe import Experiment, Recipe
 from energyscape.rng import global_seed
 from energyscape.samplers import solve
 from energyscape.schedules import LinearBeta
+from energyscape.training.precision import autocast_dtype
 
 BATCH, SHAPE = 64, (1, 28, 28)
 

@@ -21,9 +21,8 @@ from collections.abc import Callable
 
 import torch
 
-from energyscape.evaluation import Judge, classifier_for, kl, recognise
+from energyscape.evaluation import classifier_for, kl, recognise
 from energyscape.recipe import Experiment, Recipe, recipe_names
-from energyscape.experiment.measures import MIN_CLASSIFIER_IMAGES
 from energyscape.training import Verdict
 
 GOAL = 0.05
@@ -40,23 +39,21 @@ EDGE = 1e-3
 
 
 def has_energy(recipe: str) -> bool:
-    return Experiment(Recipe.named(recipe).resolved()).has_energy
+    return Experiment(Recipe.named(recipe).resolved()).trained.energy is not None
 
 
 def divergence(experiment: Experiment) -> float:
     """Returns the KL of what would be sampled from."""
-    told = kl(experiment.source, experiment.trained.require_energy(), temperature=experiment.objective.temperature, nodes=160)
+    told = kl(
+        experiment.source, experiment.trained.require_energy(), temperature=experiment.objective.temperature, nodes=160
+    )
     return told.value if math.isfinite(told.value) and told.edge_mass <= EDGE else math.inf
 
 
 def unrecognised(experiment: Experiment) -> float:
     """Returns the share of samples that are no digits to a classifier; all, if they are of few classes."""
     train = experiment.source
-    if len(train) >= MIN_CLASSIFIER_IMAGES:
-        judge, threshold = classifier_for(train), 0.9
-    else:
-        judge, threshold = Judge(train.floats(), train.labels), 0.8
-    seen = recognise(judge, experiment.trained.sample(JUDGED, seed=1).x, threshold)
+    seen = recognise(classifier_for(train), experiment.trained.sample(JUDGED, seed=1).x, 0.9)
     entropy = -(seen.shares * seen.shares.clamp(min=1e-12).log()).sum() / math.log(len(seen.shares))
     return 1 - seen.sure if entropy >= EVEN else 1.0
 

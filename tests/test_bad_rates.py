@@ -38,7 +38,7 @@ def test_a_run_that_stops_names_the_rate_and_keeps_a_checkpoint(tmp_path):
     assert stop["remedy"] == {"rate": 0.3, "step": 1.0}
     assert f"energyscape train {run.path / 'recipe.toml'} --train.learning_rate 0.09 --out" in run.stopped()
     assert [int(each.stem) for each in run.checkpoints()] == [fit.samples]
-    assert generate(run.experiment(), 8, steps=10, seed=0).x.isfinite().all()
+    assert run.experiment().trained.sample(8, steps=10, seed=0).x.isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_bad_rates_end_in_digits_or_name_the_rate(tmp_path, judge, times):
     stopped = 0
     for seed in (0, 1, 2):
         run, _ = trained(tmp_path / str(seed), times=times, budget="200k", seed=seed)
-        x = generate(run.experiment(), 500, seed=1).x
+        x = run.experiment().trained.sample(500, seed=1).x
         if why := run.stopped():
             stopped += 1
             assert f"the learning rate {3e-3 * times:g} is too high, try " in why

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from energyscape.cli import main
+from energyscape.inference import Generated
 from energyscape.recipe import Recipe
 from energyscape.runs import Run
-from energyscape.experiment.sampler import Generated
 
 PLANE = ["--model.network.width", "16", "--objective.steps", "2", "--sampler.steps", "20", "--train.batch_size", "64"]
 TINY = [*PLANE, "--train.budget", "1280", "--train.checkpoint_every", "640", "--objective.start.capacity", "128"]
@@ -169,23 +169,23 @@ def test_a_run_that_a_guard_stopped_says_why_and_how_to_go_on(cli):
 
 
 def test_interrupted_sampling_says_so_and_leaves_nothing(cli, plane, monkeypatch):
-    def broken(experiment, n, **_):
+    def broken(trained, n, **_):
         yield Generated(torch.zeros(500, 2), torch.zeros(1, 0, 2), [0, 20], 0)
         assert list(Path().glob(".x.npz*"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("energyscape.experiment.generation.generating", broken)
+    monkeypatch.setattr("energyscape.inference.Trained.sampling", broken)
     before = sorted(Path().iterdir())
     assert cli("sample", plane, "--n", 1_000, "--out", "x.npz") == (130, "", "energyscape: interrupted\n")
     assert sorted(Path().iterdir()) == before
 
 
 def test_what_diverged_is_told_of_all_batches(cli, plane, monkeypatch):
-    def two(experiment, n, **_):
+    def two(trained, n, **_):
         for many in (2, 3):
             yield Generated(torch.full((many, 2), 0.5), torch.zeros(1, 0, 2), [0, 20], many)
 
-    monkeypatch.setattr("energyscape.experiment.generation.generating", two)
+    monkeypatch.setattr("energyscape.inference.Trained.sampling", two)
     status, out, err = cli("sample", plane, "--n", 5, "--out", "x.npz")
     assert status == 0
     assert "5 proposals were not finite and were rejected" in err

@@ -26,8 +26,6 @@ from energyscape.cli import main
 from energyscape.data import DISTRIBUTIONS, EightGaussians
 from energyscape.errors import UserError
 from energyscape.evaluation.exact import Divergence
-from energyscape.recipe import Experiment, Recipe
-from energyscape.runs import Run
 from energyscape.laboratory import (
     contest,
     laws_named,
@@ -39,11 +37,13 @@ from energyscape.laboratory import (
     sampler_names,
     samplers,
 )
-from energyscape.laboratory.scoreboard import as_csv, mean_and_error
 from energyscape.laboratory.jobs import Cell
-from energyscape.laboratory.objectives import STD, Score, failures, matrix, table
 from energyscape.laboratory.kernels import TUNED, modes_wrong
+from energyscape.laboratory.objectives import STD, Score, failures, matrix, table
+from energyscape.laboratory.scoreboard import as_csv, mean_and_error
 from energyscape.models import GaussianMixture
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run
 from energyscape.samplers import KERNELS, MALA
 from energyscape.training import Guard, Judgement, Verdict
 

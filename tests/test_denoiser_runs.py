@@ -12,13 +12,12 @@ from PIL import Image
 import cases
 from energyscape.cli import main
 from energyscape.errors import UserError
+from energyscape.metrics import METRICS, Evidence
+from energyscape.metrics.denoisers import Likelihood, by_level
+from energyscape.models import Denoiser, GaussianDenoiser, ScalarEnergyDenoiser
 from energyscape.recipe import Experiment, Recipe
 from energyscape.runs import Run
-from energyscape.experiment.descents import by_level, likelihood_figures
-from energyscape.experiment.measures import against_truth
 from energyscape.training.precision import autocast_dtype
-from energyscape.experiment.sampler import class_of_each, denoising
-from energyscape.models import Denoiser, GaussianDenoiser, ScalarEnergyDenoiser
 
 V = 0.25
 
@@ -62,7 +61,7 @@ def test_steps_that_a_solver_cannot_take_are_one_line(cli, digits, words):
 
 
 def test_samples_are_of_the_denoisers_law():
-    told = generate(gaussian(**{"sampler.steps": "60"}), 4_000, seed=1)
+    told = gaussian(**{"sampler.steps": "60"}).trained.sample(4_000, seed=1)
     assert abs(cases.z_score(told.x.flatten())) < 5
     # Heun's method errs by less than 1e-3 here; of a normal law the variance's standard error is sqrt(2 / n) of it.
     assert told.x.var().item() == pytest.approx(V, rel=5 * math.sqrt(2 / told.x.numel()))
@@ -70,23 +69,23 @@ def test_samples_are_of_the_denoisers_law():
 
 
 def test_the_path_goes_from_noise_to_the_sample():
-    told = generate(gaussian(), 300, shown=300, frames=4)
+    told = gaussian().trained.sample(300, shown=300, frames=4)
     assert told.at == [0, 6, 12, 18]
     assert torch.equal(told.path[-1], told.x)
     # The start is shown on the noise's own scale; on the way the variance is that of noised data.
     assert told.path[0].std().item() == pytest.approx(1, abs=5 / math.sqrt(1200))
-    level = gaussian().sampling.levels()[6]
+    level = gaussian().sampler.levels()[6]
     assert told.path[1].std().item() == pytest.approx(math.sqrt(V + level**2), rel=5 / math.sqrt(1200))
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_gives_others():
-    one, same, other = (generate(gaussian(), 5, seed=seed).x for seed in (3, 3, 4))
+    one, same, other = (gaussian().trained.sample(5, seed=seed).x for seed in (3, 3, 4))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)
 
 
 def test_batches_of_samples_are_those_of_all_at_once():
-    parts, whole = list(generating(gaussian(), 1_203, seed=3)), generate(gaussian(), 1_203, seed=3)
+    parts, whole = list(gaussian().trained.sampling(1_203, seed=3)), gaussian().trained.sample(1_203, seed=3)
     assert [len(each.x) for each in parts] == [500, 500, 203]
     assert torch.equal(torch.cat([each.x for each in parts]), whole.x)
     assert torch.equal(parts[0].path, whole.path)
@@ -95,7 +94,7 @@ def test_batches_of_samples_are_those_of_all_at_once():
 
 def test_restoration_is_the_posterior_mean():
     y = cases.normal(7, 2, dtype=torch.float32)
-    assert torch.allclose(restored(gaussian(), y, sigma=0.5), y * V / (V + 0.25), atol=1e-6)
+    assert torch.allclose(gaussian().trained.restore(y, sigma=0.5), y * V / (V + 0.25), atol=1e-6)
 
 
 def test_the_likelihood_of_a_law_is_its_divergence():
@@ -110,7 +109,7 @@ def test_the_likelihood_of_a_law_is_its_divergence():
             return -x.square().sum(1) / (2 * V) - math.log(2 * math.pi * V)
 
     experiment.source = Round()
-    figures = {each.name: each for each in likelihood_figures(experiment, seed=0)}
+    figures = {each.title: each for each in Likelihood().measure(Evidence(experiment, seed=0))}
     # What was learned ends at noise of 0.005: a bias of 1e-4 of the variance; the prior's is as small.
     assert figures["KL(data‖model), nats"].value == pytest.approx(0, abs=2e-3)
     told = figures["log-likelihood, nats"]
@@ -128,7 +127,7 @@ def test_a_wrong_law_has_the_divergence_of_two_normal_laws():
             return -x.square().sum(1) / 2 - math.log(2 * math.pi)
 
     experiment.source = Wide()
-    told = likelihood_figures(experiment, seed=0)[0]
+    told = Likelihood().measure(Evidence(experiment, seed=0))[0]
     truth = math.log(V) + 1 / V - 1  # in two dimensions, of variance 1 from variance V
     assert abs(told.value - truth) < 5 * told.error + 0.01 * truth
 
@@ -142,7 +141,7 @@ def test_by_level_the_right_denoiser_is_balanced_and_another_is_not():
             return math.sqrt(V) * torch.randn(n, 2, generator=generator)
 
     experiment.source = Round()
-    told = by_level(experiment, n=20_000, seed=0)
+    told = by_level(Evidence(experiment, seed=0), n=20_000)
     left = [V / (V + sigma**2) for sigma in told.sigma]
     # 40,000 squared numbers: a relative error of 0.7 %.
     assert told.error == pytest.approx(left, rel=0.04)
@@ -154,16 +153,14 @@ def test_by_level_the_right_denoiser_is_balanced_and_another_is_not():
             return 0.5 * (x + x * (V / (V + sigma**2)).unsqueeze(1))
 
     experiment.model = Timid()
-    assert min(by_level(experiment, n=2_000, seed=0).imbalance) < -0.1
+    assert min(by_level(Evidence(experiment, seed=0), n=2_000).imbalance) < -0.1
 
 
 def test_a_denoiser_has_no_energy_and_says_so():
     with pytest.raises(UserError, match=r"is a denoiser \(NetworkDenoiser\), which has no energy"):
-        _ = Experiment(Recipe.named("8gaussians-edm")).energy
-    with pytest.raises(UserError, match="it has no chains"):
-        _ = Experiment(Recipe.named("8gaussians-edm")).chains
-    with pytest.raises(UserError, match="and no denoiser of all"):
-        _ = Experiment(Recipe.named("8gaussians-dsm")).denoiser
+        _ = Experiment(Recipe.named("8gaussians-edm")).trained.require_energy()
+    with pytest.raises(UserError, match="and no denoiser"):
+        _ = Experiment(Recipe.named("8gaussians-dsm")).trained.require_denoiser()
 
 
 def test_an_energy_denoiser_under_a_solver_has_the_energy_of_its_lowest_level():
@@ -172,15 +169,17 @@ def test_an_energy_denoiser_under_a_solver_has_the_energy_of_its_lowest_level():
     experiment = Experiment(Recipe.named("8gaussians-edm", changes))
     assert isinstance(experiment.model, ScalarEnergyDenoiser)
     assert experiment.trained.level == experiment.trained.require_energy().sigma == pytest.approx(0.005)
-    assert {each.name for each in against_truth(experiment, experiment.source, n=50)} >= {"total variation"}
+    evidence = Evidence(experiment, n=50)
+    assert METRICS["total-variation"]().applies(evidence)
+    assert not METRICS["likelihood"]().applies(evidence)
 
 
 def test_each_class_in_turn_unless_one_is_asked_for(digits):
     experiment = Run.open(digits).experiment()
-    assert class_of_each(experiment, 12, None).tolist() == [*range(10), 0, 1]
-    assert class_of_each(experiment, 3, 7).tolist() == [7, 7, 7]
+    assert experiment.trained.class_of_each(12, None).tolist() == [*range(10), 0, 1]
+    assert experiment.trained.class_of_each(3, 7).tolist() == [7, 7, 7]
     with pytest.raises(UserError, match="classes are 0 to 9; 10 was asked for"):
-        class_of_each(experiment, 3, 10)
+        experiment.trained.class_of_each(3, 10)
     seven, any_ = experiment.trained.sample(10, label=7, seed=0).x, experiment.trained.sample(10, seed=0).x
     assert torch.equal(seven[7], any_[7])
     assert not torch.allclose(seven[6], any_[6])
@@ -188,10 +187,10 @@ def test_each_class_in_turn_unless_one_is_asked_for(digits):
 
 def test_guidance_goes_beyond_the_conditional_denoiser(digits):
     run = Run.open(digits)
-    plain = generate(run.experiment(), 10, seed=0).x
-    same = generate(run.experiment({"sampler.guidance": "1.0"}), 10, seed=0).x
-    beyond = generate(run.experiment({"sampler.guidance": "3.0"}), 10, seed=0).x
-    nowhere = generate(run.experiment({"sampler.guidance": "3.0", "sampler.guided_from": "1e-6"}), 10, seed=0).x
+    plain = run.experiment().trained.sample(10, seed=0).x
+    same = run.experiment({"sampler.guidance": "1.0"}).trained.sample(10, seed=0).x
+    beyond = run.experiment({"sampler.guidance": "3.0"}).trained.sample(10, seed=0).x
+    nowhere = run.experiment({"sampler.guidance": "3.0", "sampler.guided_from": "1e-6"}).trained.sample(10, seed=0).x
     assert torch.allclose(same, plain, atol=1e-5)
     assert torch.allclose(nowhere, plain, atol=1e-5)
     assert not torch.allclose(beyond, plain, atol=1e-3)
@@ -303,8 +302,8 @@ def test_a_solver_takes_the_place_of_chains_and_chains_that_of_a_solver():
 def test_another_sampler_leaves_the_first_as_it_was():
     one = gaussian()
     other = one.with_sampler({"sampler.solver.name": "dpm++", "sampler.steps": "7"})
-    assert (type(one.solving.solver(abs, [1.0, 0.0])).__name__, one.solving.steps) == ("Heun", 18)
-    assert (type(other.solving.solver(abs, [1.0, 0.0])).__name__, other.solving.steps) == ("DPMSolver", 7)
+    assert (type(one.sampler.solver(abs, [1.0, 0.0])).__name__, one.sampler.steps) == ("Heun", 18)
+    assert (type(other.sampler.solver(abs, [1.0, 0.0])).__name__, other.sampler.steps) == ("DPMSolver", 7)
     assert other.model is one.model
 
 
@@ -334,7 +333,7 @@ def test_sampling_in_bfloat16_is_nearly_that_in_float32():
     exact = Experiment(Recipe.named("digits-ncsn", {"budget": "256", "precision": "float32"}))
     list(exact.fit())  # a network that says zero is the same in any numbers
     rough = exact.with_sampler({"sampler.precision": "bfloat16"})
-    assert denoising(exact, None) is exact.denoiser
+    assert exact.sampler.denoise_fn(exact.trained, None) is exact.trained.denoiser
     left, right = (each.trained.sample(4, steps=6, seed=0).x for each in (exact, rough))
     assert right.dtype == torch.float32
     assert not torch.equal(left, right)
@@ -380,7 +379,7 @@ def test_a_run_is_exported_as_a_folder_and_as_onnx(cli, digits):
 
     status, out, err = cli("export", digits, "--to", "folder")
     assert (status, "from_pretrained('folder')" in out) == (0, True), err
-    model, mine = from_pretrained("folder"), Run.open(digits).experiment().denoiser
+    model, mine = from_pretrained("folder"), Run.open(digits).experiment().trained.denoiser
     x, sigma, label = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 3.0]), torch.tensor([1, -1, 9])
     assert torch.equal(model(x, sigma, label), mine(x, sigma, label))
     status, _, err = cli("export", digits, "--to", "folder")

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from energyscape.recipe import Experiment, Recipe
-from energyscape.experiment.descents import class_figures, costs
+from energyscape.inference import Generated
+from energyscape.metrics import Evidence
+from energyscape.metrics.denoisers import Classes, costs
 from energyscape.models import Denoiser
+from energyscape.recipe import Experiment, Recipe
 
 CLASSES = {"model.network.classes": "10", "objective.label_dropout": "0.1", "sampler.solver.name": "heun"}
 
@@ -31,6 +33,13 @@ class Oracle:
         return x.flatten(1)
 
 
+def class_metrics(experiment, x):
+    """Return the numbers that a perfect judge gives of samples."""
+    evidence = Evidence(experiment, n=len(x))
+    evidence.__dict__.update(classifier=Oracle(), generated=Generated(x, x[None, :0], [0], 0))
+    return Classes().measure(evidence) if Classes().applies(evidence) else []
+
+
 @pytest.fixture
 def labelled():
     experiment = Experiment(Recipe.named("digits-ncsn", CLASSES))
@@ -39,17 +48,17 @@ def labelled():
 
 
 def test_classes_go_in_turn_through_batches_of_any_size(labelled, monkeypatch):
-    monkeypatch.setattr("energyscape.experiment.sampler.BATCH", 4)
+    monkeypatch.setattr("energyscape.inference.descent.BATCH", 4)
     x = labelled.trained.sample(23, steps=2, seed=0).x  # the last step of Heun's method is the denoiser's word
     assert torch.allclose(x.mean((1, 2, 3)) * 10, torch.arange(23.0) % 10, atol=1e-5)
 
 
 def test_the_classes_that_are_asked_for_are_counted(labelled):
     x = labelled.trained.sample(200, steps=2, seed=0).x
-    right, _ = class_figures(labelled, x, Oracle())
+    right, _ = class_metrics(labelled, x)
     assert (right.name, right.value) == ("class as asked", 1)
     x[:50] = x[:50].flip(0)  # of ten classes in turn, turned round: none of fifty is as asked
-    assert class_figures(labelled, x, Oracle())[0].value == pytest.approx(0.75)
+    assert class_metrics(labelled, x)[0].value == pytest.approx(0.75)
 
 
 def test_diversity_is_that_within_a_class(labelled):
@@ -58,8 +67,8 @@ def test_diversity_is_that_within_a_class(labelled):
     fewest = min(map(len, images))
     x = torch.stack([each[:fewest] for each in images], 1).flatten(0, 1)
     close = torch.stack([each[:fewest].mean(0) + (each[:fewest] - each[:fewest].mean(0)) / 2 for each in images], 1)
-    _, same = class_figures(labelled, x, Oracle())
-    _, half = class_figures(labelled, close.flatten(0, 1), Oracle())
+    _, same = class_metrics(labelled, x)
+    _, half = class_metrics(labelled, close.flatten(0, 1))
     # Some 25 of some 30 images of each class: their mean distance scatters by a few percent.
     assert same.value == pytest.approx(1, abs=0.05)
     assert half.value == pytest.approx(same.value / 2, rel=1e-6)
@@ -67,15 +76,19 @@ def test_diversity_is_that_within_a_class(labelled):
 
 def test_a_run_without_classes_has_no_figures_of_them():
     experiment = Experiment(Recipe.named("digits-ncsn"))
-    assert class_figures(experiment, torch.zeros(4, 1, 8, 8), Oracle()) == []
+    assert class_metrics(experiment, torch.zeros(4, 1, 8, 8)) == []
 
 
-def test_costs_are_the_evaluations_that_a_number_of_them_allows(labelled):
-    found = costs(labelled, Oracle(), evaluations=(6, 9), n=20, seed=0)
+def test_costs_are_the_evaluations_that_a_number_of_them_allows(labelled, monkeypatch):
+    monkeypatch.setattr("energyscape.metrics.denoisers.EVALUATIONS", (6, 9))
+    monkeypatch.setattr("energyscape.metrics.denoisers.COST_SAMPLES", 20)
+    evidence = Evidence(labelled, seed=0)
+    evidence.__dict__["classifier"] = Oracle()
+    found = costs(evidence)
     told = [(each.solver, each.nfe) for each in found]
     assert told == [("euler", 6), ("euler", 9), ("heun", 5), ("heun", 9), ("dpm++", 6), ("dpm++", 9)]
     assert all(each.distance > 0 for each in found)
-    assert type(labelled.solving.solver(abs, [1.0, 0.0])).__name__ == "Heun"
+    assert type(labelled.sampler.solver(abs, [1.0, 0.0])).__name__ == "Heun"
 
 
 def test_what_is_known_of_an_image_stays_and_each_image_has_its_draws(labelled):

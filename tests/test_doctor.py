@@ -12,8 +12,8 @@ from energyscape.doctor import RULES, Chains, Probes, Record, diagnose, probe
 from energyscape.doctor.finding import energy_growth
 from energyscape.doctor.probes import energies, parted
 from energyscape.doctor.record import autocorrelation, jitter
-from energyscape.recipe import Recipe, overrides_from, recipe_names
 from energyscape.models import GaussianMixture
+from energyscape.recipe import Recipe, overrides_from, recipe_names
 
 
 def columns(n=100, **more):
@@ -291,7 +291,7 @@ CASES = {
     "buffer_collapse": ((record(lineages=0.049 * 1024), PROBES), (record(lineages=0.051 * 1024), PROBES)),
     "buffer_collapse by copies": ((record(), at(duplicates=0.06)), (record(), at(duplicates=0.04))),
     "buffer_collapse by distance": ((record(), at(diversity=0.29)), (record(), at(diversity=0.31))),
-    "blind_to_weights": ((record(), at(worst_mode=2.1)), (record(), at(worst_mode=1.9))),
+    "blind_to_weights": ((record(), at(mode_factor=2.1)), (record(), at(mode_factor=1.9))),
     "energy_drift": (
         (record(energy_data=[-30.0 * i for i in range(100)]), PROBES),
         (record(energy_data=[-10.0 * i for i in range(100)]), PROBES),
@@ -790,8 +790,8 @@ def test_a_bare_energy(run, tmp_path, capsys):
 
 
 def test_lengths_of_conditional_chains_are_those_of_the_lowest_level():
-    from energyscape.recipe import Experiment
     from energyscape.doctor.from_run import chains_of
+    from energyscape.recipe import Experiment
 
     recipe = Recipe.named("8gaussians-drl", {"objective.kernel.step_size": "0.5"})
     ratio = (6.4 / 0.1) ** (1 / 10)  # ten levels from 0.1 to 6.4
@@ -807,8 +807,8 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
 
 
 def test_the_report_has_the_doctors_section(run):
+    from energyscape.reports.run_page import examined
     from energyscape.runs import Run
-    from energyscape.doctor.from_run import examined
 
     section = examined(Run.open(run))
     assert section.title == "The doctor"
@@ -868,8 +868,8 @@ HOSTILE = {
 
 
 def planned(recipe, *settings):
-    from energyscape.recipe import Experiment
     from energyscape.doctor.from_run import forewarned
+    from energyscape.recipe import Experiment
 
     return [each.rule for each in forewarned(Experiment(Recipe.named(recipe, overrides_from(settings))))]
 
@@ -981,9 +981,9 @@ def test_every_column_that_a_rule_reads_is_written(run):
     from pathlib import Path
 
     import energyscape.doctor
+    from energyscape.objectives import OBJECTIVES
     from energyscape.recipe import Experiment
     from energyscape.runs import Run
-    from energyscape.objectives import OBJECTIVES
 
     written = set(Run.open(run).metrics())
     short = ["--train.budget", "512", "--train.batch_size", "128"]
@@ -1012,8 +1012,8 @@ BOUNDED = [
 def test_settings_that_rules_read_are_set_by_some_recipe():
     from dataclasses import fields
 
-    from energyscape.recipe import Experiment
     from energyscape.doctor.from_run import settings_of
+    from energyscape.recipe import Experiment
 
     records = [
         settings_of(Experiment(Recipe.named(name, overrides_from(more))))

@@ -11,8 +11,8 @@ import torch
 import cases
 from energyscape import cli
 from energyscape.errors import UserError
-from energyscape.recipe import Recipe, overrides_from, recipe_names
 from energyscape.objectives import OBJECTIVES
+from energyscape.recipe import Recipe, overrides_from, recipe_names
 from energyscape.registry import Registry, build
 
 ROOT = Path(__file__).parent.parent

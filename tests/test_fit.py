@@ -17,7 +17,6 @@ from energyscape.calculus import score
 from energyscape.compiler_faults import INDUCTOR_OPTIONS
 from energyscape.data import EightGaussians, batches
 from energyscape.errors import UserError
-from energyscape.recipe import Experiment, Recipe
 from energyscape.models import (
     EDM,
     ConvEnergyNet,
@@ -41,6 +40,7 @@ from energyscape.objectives import (
     Weighted,
 )
 from energyscape.objectives.base import Loss, Objective
+from energyscape.recipe import Experiment, Recipe
 from energyscape.rng import global_seed
 from energyscape.samplers import HMC, Langevin
 from energyscape.schedules import LogNormal

@@ -8,12 +8,13 @@ import torch
 import cases
 from energyscape.data import digits
 from energyscape.errors import UserError
-from energyscape.recipe import Experiment, Recipe
-from energyscape.experiment.measures import of_samples
-from energyscape.experiment.restorations import denoised
+from energyscape.inference import Generated
+from energyscape.metrics import METRICS, Evidence
+from energyscape.metrics.restoration import restorations
 from energyscape.models import Gaussian
 from energyscape.noise import noised
 from energyscape.objectives import ReplayBuffer
+from energyscape.recipe import Experiment, Recipe
 
 V, LEVEL = 0.25, 0.3
 
@@ -28,7 +29,7 @@ def gaussian(**changes: str) -> Experiment:
 
 def test_samples_are_of_the_energy_s_law():
     # What was learned is noised data, but the recipe asks for no denoising at the end.
-    told = generate(gaussian(**{"objective.data_noise": str(LEVEL)}), 4_000, seed=1)
+    told = gaussian(**{"objective.data_noise": str(LEVEL)}).trained.sample(4_000, seed=1)
     assert abs(cases.z_score(told.x.flatten())) < 5
     # Of a normal law the variance's standard error is sqrt(2 / n) of it.
     assert told.x.var().item() == pytest.approx(V, rel=5 * math.sqrt(2 / told.x.numel()))
@@ -36,14 +37,14 @@ def test_samples_are_of_the_energy_s_law():
 
 
 def test_the_last_denoising_step_takes_the_learned_noise_away():
-    told = generate(gaussian(**{"sampler.tweedie": "true", "objective.data_noise": str(LEVEL)}), 4_000, seed=1)
+    told = gaussian(**{"sampler.tweedie": "true", "objective.data_noise": str(LEVEL)}).trained.sample(4_000, seed=1)
     # x - σ² ∇E = x (1 - σ² / v): narrower than the clean law too, as posterior means are.
     expected = V * (1 - LEVEL**2 / V) ** 2
     assert told.x.var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / told.x.numel()))
 
 
 def test_the_path_goes_from_noise_to_the_sample():
-    told = generate(gaussian(), 20, shown=5, frames=6)
+    told = gaussian().trained.sample(20, shown=5, frames=6)
     assert told.at[0] == 0
     assert told.at[-1] == 100
     assert told.path.shape == (len(told.at), 5, 2)
@@ -96,11 +97,11 @@ def test_chains_are_compiled_for_all_batches_of_a_size_at_once(monkeypatch):
     experiment = gaussian(**{"sampler.steps": "10"})
     plain = experiment.trained.sample(1_203, seed=4)
     assert graphs == []
-    fast = generate(experiment.with_sampler({"sampler.compile": "true"}), 1_203, seed=4)
+    fast = experiment.with_sampler({"sampler.compile": "true"}).trained.sample(1_203, seed=4)
     assert (graphs, sizes) == ([1], [500, 500])  # of those left over there are too few
     assert torch.equal(plain.x, fast.x)
     assert torch.equal(plain.path, fast.path)
-    generate(experiment.with_sampler({"sampler.compile": "true"}), 40, seed=4)
+    experiment.with_sampler({"sampler.compile": "true"}).trained.sample(40, seed=4)
     assert (graphs, sizes[2:]) == ([1, 1], [40])
 
 
@@ -122,7 +123,7 @@ def test_chains_in_bfloat16_are_nearly_those_in_float32_and_only_the_chains_are(
     assert not torch.equal(left, right)
     assert torch.allclose(left, right, atol=0.1)
     seen.clear()
-    generate(rough.with_sampler({"sampler.tweedie": "true"}), 4, steps=5, seed=0)
+    rough.with_sampler({"sampler.tweedie": "true"}).trained.sample(4, steps=5, seed=0)
     assert seen == [True] * 6 + [False] * (len(seen) - 6)
     assert len(seen) > 6
 
@@ -154,23 +155,32 @@ def test_images_stay_on_their_scale():
     assert experiment.trained.restore(3 * torch.ones(2, 1, 8, 8), sigma=0.4, steps=4).abs().max() <= 1
 
 
+def of_samples(experiment, x):
+    """Return what is measured of given samples."""
+    evidence = Evidence(experiment, n=len(x))
+    evidence.__dict__["generated"] = Generated(x, x[None, :0], [0], 0)
+    names = ("recognised", "training-distance", "energies")
+    return {each.name: each.value for name in names for each in METRICS[name]().measure(evidence)}
+
+
 def test_real_images_measure_as_real():
     """Held-out digits given as samples: recognised, evenly spread, as far from the training set as they are."""
     experiment = Experiment(Recipe.named("digits-pcd", {"model.network.width": "8"}))
-    told = {each.name: each.value for each in of_samples(experiment, digits(split="test").floats())}
+    told = of_samples(experiment, digits(split="test").floats())
     assert told["recognised"] == told["recognised, real"] > 0.9
     assert told["rarest class"] > 0.07
     assert told["distance to training"] == 1
     assert told["AUC of energies"] == pytest.approx(0.5, abs=5 * 0.024)  # standard error of an AUC of 2 × 299
-    copies = {each.name: each.value for each in of_samples(experiment, digits().floats(slice(0, 300)))}
+    copies = of_samples(experiment, digits().floats(slice(0, 300)))
     assert copies["distance to training"] == 0
     noise = torch.rand(300, 1, 8, 8, generator=cases.generator()) * 2 - 1
-    assert {each.name: each.value for each in of_samples(experiment, noise)}["recognised"] < 0.05
+    assert of_samples(experiment, noise)["recognised"] < 0.05
 
 
-def test_restoration_is_measured_on_images_that_were_held_out():
+def test_restoration_is_measured_on_images_that_were_held_out(monkeypatch):
+    monkeypatch.setattr("energyscape.metrics.restoration.IMAGES", 16)
     experiment = Experiment(Recipe.named("digits-pcd", {"model.network.width": "8"}))
-    result = denoised(experiment, 0.4, n=16)
+    result = restorations(Evidence(experiment))[0]
     held_out, seen = digits(split="test").floats(), digits().floats()
     for image in result.clean:
         assert (held_out == image).flatten(1).all(1).any()
@@ -209,6 +219,6 @@ def test_a_missing_coordinate_is_drawn_given_the_other():
 
 def test_completing_nothing_is_a_mistake():
     with pytest.raises(UserError, match="no pixel is missing"):
-        completed(gaussian(), torch.zeros(1, 2), torch.tensor([False, False]))
+        gaussian().trained.inpaint(torch.zeros(1, 2), torch.tensor([False, False]))
     with pytest.raises(UserError, match="at least one draw and two steps; they were 0 and 5"):
-        completed(gaussian(), torch.zeros(1, 2), torch.tensor([True, False]), n=0, steps=5)
+        gaussian().trained.inpaint(torch.zeros(1, 2), torch.tensor([True, False]), n=0, steps=5)

@@ -84,7 +84,7 @@ def agree(x, mean, covariance):
     return max(map(abs, scores)) < 5
 
 
-def solver.trained.inpaint(*, chains=2000, **settings):
+def completed(solver, *, chains=2000, **settings):
     y = observed().expand(chains, D)
     *_, last = repaint(solver, y, MISSING, generator=cases.generator(1), **settings)
     assert torch.equal(last.x[:, ~MISSING], y[:, ~MISSING])
@@ -101,14 +101,14 @@ def made(kind, steps=10):
 )
 def test_every_number_of_resamplings_has_its_known_law(kind, resamplings, jump):
     solver = made(kind)
-    x = solver.trained.inpaint(resamplings=resamplings, jump=jump)
+    x = completed(solver, resamplings=resamplings, jump=jump)
     assert agree(x, *expected(solver, resamplings, jump))
 
 
 def test_resampling_leads_to_the_conditional_law():
     solver, (mean, covariance) = made(Heun), conditional()
-    assert agree(solver.trained.inpaint(chains=1000, resamplings=80), mean, covariance)
-    assert not agree(solver.trained.inpaint(chains=1000, resamplings=1), mean, covariance)
+    assert agree(completed(solver, chains=1000, resamplings=80), mean, covariance)
+    assert not agree(completed(solver, chains=1000, resamplings=1), mean, covariance)
     # The bias is known without draws: it falls as resamplings grow, and is below 2 % of a deviation at the end.
     errors = []
     for resamplings in (1, 4, 16, 80):

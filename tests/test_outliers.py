@@ -7,12 +7,14 @@ import torch
 
 from energyscape.data import Images, digits
 from energyscape.evaluation import Detection
-from energyscape.recipe import Experiment, Recipe
-from energyscape.experiment.measures import of_outliers
-from energyscape.experiment.outliers import SIBLINGS, outlier_section, outlier_sets, survey
+from energyscape.inference import Generated
 from energyscape.inference.scoring import energies, quantiles, slopes
+from energyscape.metrics import Evidence
+from energyscape.metrics.ood import SIBLINGS, ood_metrics, outlier_sets, survey
 from energyscape.models import Energy
+from energyscape.recipe import Experiment, Recipe
 from energyscape.reports.html import page
+from energyscape.reports.run_page import outlier_section
 
 V, LEVEL, T = 0.5, 0.3, 2.0
 
@@ -33,7 +35,7 @@ def learned(level=LEVEL, **settings):
 
 def test_energies_are_means_over_the_noise_that_was_learned():
     experiment, x = learned(), digits(split="test").floats()
-    told = energies(experiment, x, draws=8)
+    told = energies(experiment.trained, x, draws=8)
     square, d = x.flatten(1).square().sum(1).double(), 64
     truth = (square + d * LEVEL**2) / (2 * V)
     # The variance of |x + σ z|² is 2 d σ⁴ + 4 σ² |x|², of which eight draws leave an eighth.
@@ -41,26 +43,26 @@ def test_energies_are_means_over_the_noise_that_was_learned():
     z = (told - truth) / error
     assert z.abs().max() < 5
     assert z.std().item() == pytest.approx(1, abs=5 / math.sqrt(2 * len(x)))
-    assert torch.equal(told, energies(experiment, x, draws=8))
-    assert not torch.equal(told, energies(experiment, x, draws=8, seed=5))
+    assert torch.equal(told, energies(experiment.trained, x, draws=8))
+    assert not torch.equal(told, energies(experiment.trained, x, draws=8, seed=5))
 
 
 def test_without_learned_noise_nothing_is_random():
     experiment, x = learned(0.0), digits(split="test").floats(slice(0, 9))
-    torch.testing.assert_close(energies(experiment, x), Bowl()(x).double())
-    torch.testing.assert_close(slopes(experiment, x), x.flatten(1).norm(dim=1).double() / V)
+    torch.testing.assert_close(energies(experiment.trained, x), Bowl()(x).double())
+    torch.testing.assert_close(slopes(experiment.trained, x), x.flatten(1).norm(dim=1).double() / V)
 
 
 def test_scores_are_over_the_temperature():
     hot = learned(0.0, **{"objective.kernel.temperature": str(T)})
     assert hot.objective.temperature == T
     x = digits(split="test").floats(slice(0, 9))
-    torch.testing.assert_close(energies(hot, x), Bowl()(x).double() / T)
-    torch.testing.assert_close(slopes(hot, x), x.flatten(1).norm(dim=1).double() / V / T)
+    torch.testing.assert_close(energies(hot.trained, x), Bowl()(x).double() / T)
+    torch.testing.assert_close(slopes(hot.trained, x), x.flatten(1).norm(dim=1).double() / V / T)
 
 
 def test_sets_are_what_they_are_called():
-    sets, missing = outlier_sets(learned(), n=50)
+    sets, missing = outlier_sets(Evidence(learned()), n=50)
     assert missing == []  # 8×8: no published set is of that size
     assert {name: tuple(x.shape) for name, x in sets.items()} == dict.fromkeys(sets, (50, 1, 8, 8))
     assert set(sets) == {"grey", "mid-grey", "noise", "shuffled pixels"}
@@ -79,15 +81,23 @@ def test_sets_are_what_they_are_called():
 def test_published_sets_are_there_or_named(monkeypatch, tmp_path):
     monkeypatch.setenv("ENERGYSCAPE_DATA", str(tmp_path))
     experiment = learned()
-    experiment.__dict__["held_out"] = Images(torch.zeros(3, 1, 28, 28, dtype=torch.uint8), name="mnist")
-    sets, missing = outlier_sets(experiment, n=3)
+    experiment.__dict__["unseen"] = Images(torch.zeros(3, 1, 28, 28, dtype=torch.uint8), name="mnist")
+    sets, missing = outlier_sets(Evidence(experiment), n=3)
     assert missing == [name for name in SIBLINGS if name != "mnist"]
     assert "mnist" not in sets
 
 
-def test_a_survey_by_hand():
-    experiment, n = learned(0.0), 60
-    told = survey(experiment, samples=digits(split="test").floats(slice(0, n)), n=n)
+def judged(experiment, x):
+    """The evidence of a run whose samples are given."""
+    evidence = Evidence(experiment, n=len(x))
+    evidence.__dict__["generated"] = Generated(x, x[None, :0], [0], 0)
+    return evidence
+
+
+def test_a_survey_by_hand(monkeypatch):
+    n = 60
+    monkeypatch.setattr("energyscape.metrics.ood.OUTLIERS", n)
+    told = survey(judged(learned(0.0), digits(split="test").floats(slice(0, n))))
     inside = Bowl()(digits(split="test").floats(slice(0, n))).double()
     assert torch.equal(told.energies["held-out"], inside)
     assert torch.equal(told.energies["samples"], inside)
@@ -104,7 +114,7 @@ def test_a_survey_by_hand():
     learned_ones = {"energy", "slope", "typicality"}
     trivial = {"compressed size", "pixel mean", "pixel variance", "nearest neighbour", "trivial typicality"}
     assert set(found) == learned_ones | trivial
-    figures = {each.name: each for each in of_outliers(told)}
+    figures = {each.name: each for each in ood_metrics(told)}
     assert figures["AUROC mid-grey, energy"].value == 0
     assert "60 held-out images" in figures["AUROC mid-grey, energy"].protocol
     assert figures["energy overlap, samples"].value == pytest.approx(1)
@@ -116,12 +126,12 @@ def test_the_noise_is_the_same_on_both_sides():
     # An image scored as its own outlier cannot be told apart, however much noise there is.
     experiment = learned()
     x = digits(split="test").floats()
-    told = Detection.of(energies(experiment, x.flip(0), seed=1), energies(experiment, x, seed=2))
+    told = Detection.of(energies(experiment.trained, x.flip(0), seed=1), energies(experiment.trained, x, seed=2))
     assert abs(told.auroc - 0.5) < 5 * told.error
 
 
 def test_the_section_has_the_table_and_the_picture():
-    section = outlier_section(learned(), samples=digits().floats(slice(0, 40)))
+    section = outlier_section(judged(learned(), digits().floats(slice(0, 40))))
     head, *rows = section.table
     assert head[1] == "energy"
     assert [row[0] for row in rows] == ["grey", "mid-grey", "noise", "shuffled pixels"]
@@ -139,12 +149,12 @@ def test_the_section_has_the_table_and_the_picture():
 def test_quantiles_among_held_out_images():
     experiment = learned(0.0)
     held_out = digits(split="test").floats()
-    told = quantiles(experiment, held_out)
-    assert told.among == "299 held-out images"
+    told = quantiles(experiment.trained, experiment.held_out, held_out, among="held-out")
+    assert told.among == "299 held-out points"
     ranks = told.quantile.sort().values
     torch.testing.assert_close(ranks[-1], torch.tensor(1.0, dtype=torch.float64))
     assert ranks[0] > 0  # itself is no higher than itself
-    extreme = quantiles(experiment, torch.stack([torch.zeros(1, 8, 8), torch.full((1, 8, 8), 9.0)]))
+    x = torch.stack([torch.zeros(1, 8, 8), torch.full((1, 8, 8), 9.0)])
+    extreme = quantiles(experiment.trained, experiment.held_out, x, among="held-out")
     assert extreme.quantile.tolist() == [0, 1]
-    everything = learned(0.0, **{"data.split": "all"})
-    assert quantiles(everything, held_out[:2]).among == "1,797 training images"
+    assert learned(0.0, **{"data.split": "all"}).unseen is None

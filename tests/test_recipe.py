@@ -3,10 +3,10 @@
 import pytest
 
 from energyscape.errors import UserError
+from energyscape.objectives import ContrastiveDivergence, DenoisingScoreMatching, ReplayBuffer
 from energyscape.recipe import Experiment, Recipe, recipe_names
 from energyscape.recipe.recipe import parsed
 from energyscape.recipe.settings import Budget, Training
-from energyscape.objectives import ContrastiveDivergence, DenoisingScoreMatching, ReplayBuffer
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}  # a recipe whose data may not be at hand
 

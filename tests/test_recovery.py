@@ -19,11 +19,11 @@ from torch import nn
 import cases
 from energyscape.calculus import score
 from energyscape.errors import UserError
-from energyscape.recipe import Experiment, Recipe
 from energyscape.models import CleanEnergyDenoiser, EnergyDenoiser, NoiseConvNet, ScalarEnergyDenoiser
 from energyscape.noise import normal_like
 from energyscape.objectives import DiffusionRecoveryLikelihood
 from energyscape.objectives.base import Adjustment
+from energyscape.recipe import Experiment, Recipe
 from energyscape.registry import build
 from energyscape.rng import global_seed
 from energyscape.samplers import DESCENTS, HMC, MALA, Langevin, RecoveryDescent, UnderdampedLangevin, run, simulate

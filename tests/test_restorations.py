@@ -9,12 +9,13 @@ from PIL import Image
 
 from energyscape.cli import main
 from energyscape.evaluation import psnr
-from energyscape.recipe import Experiment, Recipe
-from energyscape.runs import Run, Session
-from energyscape.experiment.measures import measure
-from energyscape.experiment.restorations import denoised, denoising_section, inpainting_section, masks
-from energyscape.experiment.story import story
+from energyscape.metrics import Evidence
+from energyscape.metrics.evaluation import evaluate
+from energyscape.metrics.restoration import masks, restorations
 from energyscape.models import Gaussian
+from energyscape.recipe import Experiment, Recipe
+from energyscape.reports.run_page import denoising_section, inpainting_section, run_page
+from energyscape.runs import Run, Session
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,9 @@ def gaussian():
     return experiment
 
 
-def test_the_best_linear_prior_beats_the_median_filter(gaussian):
-    told = denoised(gaussian, 0.6, n=32, seed=0)
+def test_the_best_linear_prior_beats_the_median_filter(gaussian, monkeypatch):
+    monkeypatch.setattr("energyscape.metrics.restoration.IMAGES", 32)
+    told = restorations(Evidence(gaussian, seed=0))[1]
     assert list(told.ways) == ["noisy", "restored", "one step", "median"]
     gain = told.gain("median")
     assert float(gain.mean()) > 5 * float(gain.std()) / 32**0.5
@@ -37,16 +39,18 @@ def test_the_best_linear_prior_beats_the_median_filter(gaussian):
         row = next(row for row in told.rows() if str(row[1]).startswith(name))
         assert row[0] == 0.3
         assert row[2] == pytest.approx(float(psnr(x, told.clean).mean()))
-    figures = {figure.name: figure.value for figure in told.figures()}
+    figures = {each.title: each.value for each in told.metrics()}
     assert figures["PSNR over median filter at σ = 0.6, dB"] == pytest.approx(float(gain.mean()))
     assert figures["PSNR over noisy at σ = 0.6, dB"] == pytest.approx(float(told.gain("noisy").mean()))
 
 
-def test_the_report_shows_every_level_and_every_mask(gaussian):
-    section = denoising_section(gaussian, [denoised(gaussian, sigma, n=4, seed=0) for sigma in (0.2, 0.6)])
-    assert len(section.table) == 1 + 2 * 4
-    assert len(section.figures) == 2
-    section = inpainting_section(gaussian, draws=2, seed=0)
+def test_the_report_shows_every_level_and_every_mask(gaussian, monkeypatch):
+    monkeypatch.setattr("energyscape.metrics.restoration.IMAGES", 4)
+    evidence = Evidence(gaussian, seed=0)
+    section = denoising_section(evidence)
+    assert len(section.table) == 1 + 3 * 4
+    assert len(section.figures) == 3
+    section = inpainting_section(evidence)
     assert [caption.split(" is missing")[0] for _, caption in section.figures] == [
         "The " + name for name in masks((1, 8, 8))
     ]
@@ -94,8 +98,8 @@ def test_evaluate_and_report_give_the_same_figures_under_the_same_names(tmp_path
     with Session(run, experiment) as session:
         for _ in session:
             pass
-    figures = measure(run.experiment(), seed=3)
-    page = html.unescape(story(run, seed=3))
-    for each in figures:
-        cells = (each.name, each.shown, each.shown_error, each.protocol)
+    evaluation = evaluate(run, seed=3)
+    page = html.unescape(run_page(run, seed=3))
+    for each in evaluation.metrics:
+        cells = (each.title, each.shown, each.shown_error, each.protocol)
         assert "".join(f"<td>{cell}</td>" for cell in cells) in page.replace("\n", ""), each.name

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from energyscape.errors import UserError
 from energyscape.recipe import Experiment, Recipe
-from energyscape.runs import Run, Session
 from energyscape.recipe.settings import Guarding
+from energyscape.runs import Run, Session
 from energyscape.training import Guard, Judgement, Snapshot, Verdict
 from test_guards import same
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from energyscape.cli import main
-from energyscape.runs import Run
 from energyscape.inference.scoring import energies
+from energyscape.runs import Run
 
 TINY = ["--train.batch_size", "32", "--train.budget", "320", "--objective.steps", "2", "--sampler.steps", "10"]
 SMALL = [*TINY, "--objective.start.capacity", "64", "--model.network.width", "16"]
@@ -56,7 +56,7 @@ def test_points_get_their_energies(cli, plane):
     assert "7 scored" in out
     rows = table("scores.csv")
     assert [row["index"] for row in rows] == [str(i) for i in range(7)]
-    expected = energies(Run.open(plane).experiment(), torch.from_numpy(x)).tolist()
+    expected = energies(Run.open(plane).experiment().trained, torch.from_numpy(x)).tolist()
     assert [float(row["energy"]) for row in rows] == pytest.approx(expected, rel=1e-5)
     shares = [float(row["quantile"]) for row in rows]
     # A higher energy is a higher quantile.
@@ -102,7 +102,7 @@ def test_mistakes(cli, images, plane):
     refused(cli("score", images, "good.npy", "--out", "scores.txt"), "ends in .csv")
     refused(cli("score", images, "good.npy", "--draws", 0), "at least 1 draw")
     refused(cli("evaluate", images, "--inception-weights", "none.pth"), "none.pth: there is no such file")
-    refused(cli("evaluate", plane, "--inception-weights", "none.pth"), "points in the plane")
+    refused(cli("evaluate", plane, "--inception-weights", "none.pth"), "of images; this run's are points")
     refused(cli("evaluate", images, "--n", 2), "at least 4 samples")
     assert not list(Path().glob("*.csv"))
     assert not list(Path().glob(".*"))
@@ -115,4 +115,4 @@ def test_evaluate_has_outliers_and_says_how_samples_were_made(cli, images):
     assert "20 samples from noise, 3 steps" in figures["recognised"]["protocol"]
     assert "AUROC grey, energy" in figures
     assert "AUROC noise, nearest neighbour" in figures
-    assert "Fréchet distance" not in figures  # of few images there is no network to take features of
+    assert "Fréchet distance" in figures

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from energyscape.cli.terminal import complain, say
 from energyscape.cli.progress import TrainingDisplay
-from energyscape.errors import UserError, did_you_mean
-from energyscape.recipe import Experiment, Recipe
+from energyscape.cli.terminal import complain, say
 from energyscape.doctor.from_run import forewarned
-from energyscape.recipe.recipe import overrides_from, read_toml
-from energyscape.recipe.settings import Training
+from energyscape.errors import UserError, did_you_mean
 from energyscape.models import MLP, ConvEnergyNet
 from energyscape.objectives import ContrastiveDivergence, DataInit, ReplayBuffer
+from energyscape.recipe import Experiment, Recipe
+from energyscape.recipe.recipe import overrides_from, read_toml
+from energyscape.recipe.settings import Training
 from energyscape.registry import Samples, convert
 from energyscape.samplers import MALA, Langevin
 from energyscape.training import Report

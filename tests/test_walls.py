@@ -12,8 +12,8 @@ import torch
 
 import cases
 from energyscape.errors import UserError
-from energyscape.recipe import Experiment, Recipe
 from energyscape.objectives import ContrastiveDivergence, DataInit
+from energyscape.recipe import Experiment, Recipe
 from energyscape.samplers import (
     HMC,
     MALA,

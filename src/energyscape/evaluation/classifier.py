@@ -32,7 +32,10 @@ FEATURES: Final = 128
 """Numbers that an image is described with."""
 
 SAMPLES: Final = 180_000
-"""Images that training looks at, again and again if there are fewer: three epochs of MNIST."""
+"""Most images that training looks at: three epochs of MNIST."""
+
+EPOCHS: Final = 30
+"""Most epochs of training, for small sets."""
 
 BATCH: Final = 128
 
@@ -163,7 +166,7 @@ def classifier_for(images: Rows, *, seed: int = 0) -> Classifier:
     path = cached_at(images, seed=seed)
     if path.exists() and (known := _loaded(path, images)) is not None:
         return known
-    classifier = train_classifier(images, samples=SAMPLES, seed=seed)
+    classifier = train_classifier(images, samples=max(BATCH, min(SAMPLES, EPOCHS * len(images))), seed=seed)
     try:
         Snapshot.of({"classifier": classifier.state_dict()}).save(path)
     except UserError as error:
@@ -175,7 +178,20 @@ def cached_at(images: Rows, *, seed: int = 0) -> Path:
     """Return where a data set's trained classifier is kept."""
     if images.labels is None:
         raise UserError(f"{images.name}: a classifier needs labelled images; these have no labels")
-    settings = (VERSION, FEATURES, SAMPLES, BATCH, RATE, NOISE, MOVE, SHARE, seed, images.shape, images.grey_levels)
+    settings = (
+        VERSION,
+        FEATURES,
+        SAMPLES,
+        EPOCHS,
+        BATCH,
+        RATE,
+        NOISE,
+        MOVE,
+        SHARE,
+        seed,
+        images.shape,
+        images.grey_levels,
+    )
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=10)
     for tensor in images.tensors():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -37,11 +37,6 @@ class Evaluation(NamedTuple):
         return [metric for name in METRICS for metric in self.families.get(name, [])]
 
 
-def evidence_of(run: Run, *, seed: int | None = None, **how: Any) -> Evidence:
-    """Return the evidence of a run's newest checkpoint, kept in the run's folder."""
-    return Evidence(run.experiment(), seed=seed, folder=run.path / DRAWS, **how)
-
-
 def evaluate(
     run: Run,
     *,
@@ -64,8 +59,11 @@ def evaluate(
     Raises:
         UserError: If a name is unknown or does not apply to the run, or the weights cannot be used.
     """
-    network = None if inception_weights is None else read_inception(inception_weights)
-    evidence = evidence_of(run, seed=seed, n=n, steps=steps, inception=network)
+    evidence = Evidence(run.experiment(), n=n, steps=steps, seed=seed, folder=run.path / DRAWS)
+    if inception_weights is not None:
+        if not evidence.source.space.is_image:
+            raise UserError("Inception's features are of images; this run's are points: leave --inception-weights out")
+        evidence.inception = read_inception(inception_weights)
     measures: dict[str, Measure] = {name: METRICS[name]() for name in only or METRICS}
     applying = {name: each for name, each in measures.items() if each.applies(evidence)}
     if only and (idle := [name for name in measures if name not in applying]):

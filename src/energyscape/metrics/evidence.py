@@ -45,7 +45,6 @@ class Evidence:
         steps: Of the chains that make them; the recipe's by default.
         seed: Of everything random; the run's by default.
         folder: Where draws are kept; None keeps none.
-        inception: Network of published Fréchet distances, or None.
 
     Raises:
         UserError: If there are fewer than four samples.
@@ -59,11 +58,11 @@ class Evidence:
         steps: int | None = None,
         seed: int | None = None,
         folder: Path | None = None,
-        inception: Inception | None = None,
     ) -> None:
         if n < 4:
             raise UserError(f"at least 4 samples are judged; {n} were asked for")
-        self.experiment, self.n, self.steps, self.folder, self.inception = experiment, n, steps, folder, inception
+        self.experiment, self.n, self.steps, self.folder = experiment, n, steps, folder
+        self.inception: Inception | None = None  # network of published Fréchet distances
         self.seed = experiment.training.seed if seed is None else seed
 
     @cached_property

@@ -12,11 +12,11 @@ from typing import Final, Literal, NamedTuple, final
 import torch
 
 from energyscape.errors import UserError, check_count, check_positive, shortened
-from energyscape.experiment.precision import Precision
 from energyscape.registry import UNITS, Samples
 from energyscape.samplers.driver import Compile
 from energyscape.training import Guard
 from energyscape.training.guards import usual
+from energyscape.training.precision import Precision
 
 MOST_THREADS: Final = 4 * (os.cpu_count() or 1)
 
