@@ -14,8 +14,8 @@ from energyscape.inference.sampler import BATCH, Generated, Sampler, StartName
 from energyscape.inference.trained import Trained
 from energyscape.models import Conditional, Guided
 from energyscape.noise import normal_like
-from energyscape.schedules import Grid
 from energyscape.samplers import Heun, Solver, SolverFactory, repaint, solve
+from energyscape.schedules import Grid
 from energyscape.training.precision import Precision, autocast
 
 RESAMPLINGS = 5
