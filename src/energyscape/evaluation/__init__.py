@@ -1,4 +1,4 @@
-"""Honest measures: each with its error, none that a broken model can please by accident."""
+"""Metrics with standard errors, robust against broken models."""
 
 from energyscape.evaluation.annealing import Base, Path, pilot
 from energyscape.evaluation.chains import Diagnosis, acceptance, diagnose

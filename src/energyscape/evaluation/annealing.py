@@ -39,7 +39,7 @@ CHAINS = 128
 
 
 class Base(Protocol):
-    """A normalised law to begin at, such as `models.Gaussian` or `models.GaussianMixture`; its temperature is 1."""
+    """A normalised law to start from, such as `models.Gaussian` or `models.GaussianMixture`; its temperature is 1."""
 
     @property
     def log_z(self) -> float:
@@ -55,18 +55,18 @@ class Base(Protocol):
 @final
 @dataclass(frozen=True)
 class Path:
-    r"""The way from a base to an energy, fixed before the walks whose weights count.
+    r"""The path from a base to an energy, fixed before the weighted walks.
 
-    Make one with `pilot`. A path that changed with the chains that walk it would bias their weights.
+    Make one with `pilot`. A path that depended on the chains that walk it would bias their weights.
 
     Args:
         energy: Maps ``(C, *)`` to ``(C,)``.
-        base: Where to begin.
+        base: The law to start from.
         temperature: :math:`T > 0` of the energy.
         betas: :math:`\beta_0, \dots, \beta_K`, rising from 0 to 1.
         step_sizes: Of the kernel at each level, as many; those of the two ends are not used.
         kernel: Makes the transition of a level from its energy and ``step_size=``: `MALA`, or a partial of `HMC`
-            with a ``jitter``, without which trajectories of half a period come back.
+            with a ``jitter``, without which trajectories of half a period return.
         moves: Transitions at each level.
 
     Raises:
@@ -123,15 +123,15 @@ def pilot(
     moves: int = 1,
     generator: Generator | None = None,
 ) -> Path:
-    r"""Return a path whose levels and step sizes suit an energy, found with chains that are thrown away.
+    r"""Return a path whose levels and step sizes suit an energy, found with chains that are discarded.
 
-    Two walks down the path set the step size of each level by the acceptance of 128 chains, and lay the levels so that
-    the spread of :math:`E / T - E_0` between the chains, times the step of :math:`\beta`, is the same everywhere: that
-    is the spacing of least variance for a given number of levels. Where chains lag behind the path, so does all this;
-    it makes weights worse, never biased.
+    Two walks down the path set the step size of each level by the acceptance of 128 chains. They place the levels so
+    that the spread of :math:`E / T - E_0` between the chains, times the step of :math:`\beta`, is the same everywhere:
+    the spacing of least variance for a given number of levels. Chains that lag behind the path make weights worse,
+    never biased.
 
     Args:
-        base: Where to begin. Wider than the energy is safe; narrower is not.
+        base: The law to start from. Wider than the energy is safe; narrower is not.
         kernel: Makes a transition from an energy and ``step_size=``; it must leave its law exactly invariant.
     """
     if levels < 1 or moves < 1:
@@ -166,7 +166,7 @@ def _explored(path: Path, generator: Generator | None) -> tuple[list[float], lis
 
 
 def _spread(path: Path, x: Tensor) -> float:
-    """Return half the width of the central 68 % of E / T - E0: a standard deviation that tails do not reach."""
+    """Return half the width of the central 68 % of E / T - E0: a standard deviation robust to tails."""
     with torch.no_grad():
         difference = path.tempered(1)(x) - path.tempered(0)(x)
     difference = difference[difference.isfinite()]

@@ -1,9 +1,9 @@
-r"""Whether chains have forgotten where they began, and what their draws are worth.
+r"""Convergence of chains, and the effective size of their draws.
 
-The mean of :math:`N` correlated draws of standard deviation :math:`s` is off by about
-:math:`\operatorname{MCSE} = s / \sqrt{\operatorname{ESS}}`, with
-:math:`\operatorname{ESS} = N / (1 + 2 \sum_t \rho_t)` and :math:`\rho_t` the autocorrelation at lag :math:`t`.
-:math:`\hat R` compares the spread between chains to that within them, both on ranks; above 1.01 they disagree.
+The standard error of the mean of :math:`N` correlated draws of standard deviation :math:`s` is about
+:math:`\operatorname{MCSE} = s / \sqrt{\operatorname{ESS}}`, with :math:`\operatorname{ESS} = N / (1 + 2 \sum_t \rho_t)`
+and :math:`\rho_t` the autocorrelation at lag :math:`t`. :math:`\hat R` compares the spread between chains to that
+within them, both on ranks; above 1.01 they disagree.
 
 References:
     Rank-normalization, folding, and localization: an improved R-hat (Vehtari et al., 2021), sections 3 and 4.
@@ -27,9 +27,9 @@ ARVIZ: Any = array_stats
 
 
 class Diagnosis(NamedTuple):
-    r"""What chains say of themselves in float64, one number a coordinate ``(*)``, and for E-BFMI one a chain.
+    r"""Diagnostics of chains in float64, one number a coordinate ``(*)``, and for E-BFMI one a chain.
 
-    All of it is blind to a mode that no chain has found: start chains far apart.
+    They are blind to a mode that no chain has found: start chains far apart.
 
     Args:
         r_hat: :math:`\hat R`, near 1 if the chains agree; infinite if they stand still at different places; NaN for one
@@ -91,10 +91,10 @@ def acceptance(
     bounds: tuple[float, float] | None = None,
     generator: Generator | None = None,
 ) -> float:
-    r"""Return the mean acceptance probability of a few steps of `MALA`: a probe of what a step size does here.
+    """Return the mean acceptance probability of a few steps of `MALA`: a probe of a step size.
 
-    Near 1 an unadjusted chain of the same step and temperature samples nearly the right law; near 0 what it samples is
-    the work of its step size.
+    Near 1, an unadjusted chain of the same step and temperature samples nearly the right law. Near 0, its step size
+    determines the samples.
 
     Examples:
         >>> flat = acceptance(lambda x: 0 * x.sum(1), torch.zeros(4, 2), step_size=1.0)

@@ -1,11 +1,11 @@
-r"""A convolutional classifier that looks at generated images and gives the features that sets are compared on.
+r"""A convolutional classifier of generated images, whose features compare sets of images.
 
 .. math:: h = f_\theta(x), \qquad p_k(x) = \frac{e^{a_k \cdot h + b_k}}{\sum_{j \le K} e^{a_j \cdot h + b_j}}
 
-Class :math:`K` is debris (`recognition.corruptions`), never an answer. Where that one is trained on a
-few thousand images, this one reads all of them: of MNIST's test images it names 99.3 % rightly and is sure, at 0.9, of
-97.9 %; of noise, shuffled, inverted and plain images it is sure of 0.1 % at most. It does take 72 % of Fashion-MNIST
-and 32 % of KMNIST for digits: it tells classes apart, not what is a digit.
+Class :math:`K` is debris (`recognition.corruptions`), never an answer. The classifier names 99.3 % of MNIST's test
+images rightly and is sure, at 0.9, of 97.9 %; of noise, shuffled, inverted and plain images it is sure of 0.1 % at
+most. But it takes 72 % of Fashion-MNIST and 32 % of KMNIST for digits: it separates classes, and does not detect
+digits.
 """
 
 import hashlib
@@ -59,8 +59,8 @@ VERSION: Final = 1
 class Classifier(nn.Module):
     """A network of strided convolutions for images of one size.
 
-    Like any classifier it answers "which class", not "how real": a blurred three is a three. Sets are compared on its
-    features for that reason. It is made untrained; `classifier_for` trains.
+    Like any classifier it answers "which class", not "how real": a blurred three is a three. So compare sets on its
+    features. The constructor does not train; `classifier_for` does.
 
     Args:
         shape: Channels, height and width of one image, at least 8×8.
@@ -100,27 +100,27 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Return the activations under the last layer; of an image that is not finite, none of them is finite."""
+        """Return the activations under the last layer; all non-finite for an image that is not finite."""
         return torch.cat([self.body(part.float()) for part in x.split(500)])
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """Return the probability of each class; what a row lacks to one is the probability of debris."""
+        """Return the probability of each class; the rest to one is the probability of debris."""
         parts = [self(part.float()).softmax(1)[:, :-1] for part in x.split(500)]
         return torch.cat([x.new_zeros(0, self.classes, dtype=torch.float32), *parts]).nan_to_num(0.0)
 
     def confidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the likeliest class of each image, debris apart, and its probability."""
+        """Return the likeliest class of each image, debris apart, and its probability; -1 and 0 if it is not finite."""
         probability, label = self.probabilities(x).cpu().max(1)
         finite = x.detach().flatten(1).isfinite().all(1).cpu()
         return label.where(finite, -1), probability.where(finite, 0.0)
 
 
 def train_classifier(images: Rows, *, samples: int = SAMPLES, seed: int = 0) -> Classifier:
-    """Return a classifier of a data set, trained by cross-entropy; of 28×28 pixels it takes one core about a minute.
+    """Return a classifier of a data set, trained by cross-entropy: about a minute on one core for 28×28 pixels.
 
-    Each batch is moved a little, half of it gets noise of up to 0.3, and debris made of it is added. The
-    same data, seed and number of threads give the same bits.
+    Each batch is shifted a little, half of it gets noise of up to 0.3, and debris made of it is added. The same data,
+    seed and number of threads give the same bits.
     """
     if images.labels is None or len(images) < 2 or samples < BATCH:
         raise UserError(
@@ -146,7 +146,7 @@ def train_classifier(images: Rows, *, samples: int = SAMPLES, seed: int = 0) -> 
 
 
 def _augmented(x: Tensor, label: Tensor, classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return a batch as training sees it: moved, half of it noised, with debris at its end."""
+    """Return a training batch: shifted, half of it noised, with debris at its end."""
     nothing = corruptions(x.flatten(1), max(1, round(SHARE * len(x))), generator=generator).unflatten(1, x.shape[1:])
     far = min(x.shape[2:]) // MOVE
     down, right = (int(torch.randint(-far, far + 1, (), generator=generator)) for _ in range(2))
@@ -158,10 +158,10 @@ def _augmented(x: Tensor, label: Tensor, classes: int, generator: Generator) -> 
 
 
 def classifier_for(images: Rows, *, seed: int = 0) -> Classifier:
-    """Return the classifier of a data set: from the cache, or trained and put there.
+    """Return the classifier of a data set from the cache, or train and cache it.
 
-    The file's name is a hash of the data, the settings and the seed. A damaged one is replaced, which is logged; where
-    nothing can be written, the classifier is trained each time.
+    The file's name is a hash of the data, the settings and the seed. A damaged file is replaced, and this is logged. If
+    the cache is not writable, the classifier is trained each time.
     """
     path = cached_at(images, seed=seed)
     if path.exists() and (known := _loaded(path, images)) is not None:
@@ -175,7 +175,7 @@ def classifier_for(images: Rows, *, seed: int = 0) -> Classifier:
 
 
 def cached_at(images: Rows, *, seed: int = 0) -> Path:
-    """Return where a data set's trained classifier is kept."""
+    """Return the path of a data set's trained classifier."""
     if images.labels is None:
         raise UserError(f"{images.name}: a classifier needs labelled images; these have no labels")
     settings = (
@@ -199,13 +199,13 @@ def cached_at(images: Rows, *, seed: int = 0) -> Path:
 
 
 def _loaded(path: Path, images: Rows) -> Classifier | None:
-    """Return the classifier that a file holds, or none if it is damaged."""
+    """Return the classifier in a file, or none if it is damaged."""
     assert images.labels is not None
     classifier = Classifier(images.shape, int(images.labels.max()) + 1)
     try:
         tree: Mapping[str, Any] = Snapshot.load(path).tree
         classifier.load_state_dict(tree["classifier"])
     except (UserError, RuntimeError, KeyError, TypeError, AttributeError):
-        logging.getLogger("energyscape").warning("energyscape: %s is damaged; the classifier is trained anew", path)
+        logging.getLogger("energyscape").warning("energyscape: %s is damaged; the classifier is trained again", path)
         return None
     return classifier.eval()

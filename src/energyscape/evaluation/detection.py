@@ -1,13 +1,13 @@
-r"""How well a number tells images of one kind from all others, and how far trivial numbers get.
+r"""Detection of images of another kind by a score, and trivial scores as baselines.
 
-A score is high for what should be unlikely, such as an energy. Of scores :math:`s^+` inside and :math:`s^-` outside,
+A score is high for unlikely images, such as an energy. Of scores :math:`s^+` inside and :math:`s^-` outside,
 
 .. math::
     \operatorname{AUROC} = P(s^- > s^+) + \tfrac12 P(s^- = s^+), \qquad
     \operatorname{FPR95} = P(s^- \le t), \quad t = \min \{t : P(s^+ \le t) \ge 0.95\}.
 
-An energy is worth what it gains over the size of the compressed image, the mean and variance of its pixels, and the
-distance to the nearest image of the training: none of these has learned anything.
+Compare an energy with the baselines, which have learned nothing: the size of the compressed image, the mean and
+variance of its pixels, and the distance to the nearest training image.
 
 References:
     A baseline for detecting misclassified and out-of-distribution examples in neural networks (Hendrycks & Gimpel,
@@ -34,10 +34,10 @@ Score = Callable[[Tensor], Tensor]
 
 
 class Detection(NamedTuple):
-    """How well a score tells outliers.
+    """Measures of how well a score detects outliers.
 
     Args:
-        auroc: Probability that an outlier scores above an inlier; below 0.5 it is *low* scores that tell outliers.
+        auroc: Probability that an outlier scores above an inlier; below 0.5, *low* scores indicate outliers.
         error: Its standard error.
         aupr: Average precision with outliers as the positives; chance is their share of all images.
         fpr95: Share of outliers under the threshold that keeps 95 % of the inliers.
@@ -54,9 +54,9 @@ class Detection(NamedTuple):
 
     @staticmethod
     def of(outside: Tensor, inside: Tensor) -> "Detection":
-        """Return how well given scores tell outliers from inliers.
+        """Return the measures for given scores of outliers and inliers.
 
-        The order is that of `auc`: what should score high comes first.
+        The order is that of `auc`: the set that should score high comes first.
 
         Examples:
             >>> Detection.of(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0])).auroc
@@ -70,14 +70,14 @@ class Detection(NamedTuple):
 
 
 def outliers(score: Score, inside: Tensor, outside: Tensor) -> Detection:
-    """Return how well a score tells outliers from inliers."""
+    """Return the measures of a score for images outside and inside."""
     return Detection.of(score(outside), score(inside))
 
 
 def aupr(outside: Tensor, inside: Tensor) -> float:
     r"""Return the average precision :math:`\sum_i (R_i - R_{i-1}) P_i` of finding outliers by high scores.
 
-    It depends on how many outliers there are to how many inliers, so that only sets of like sizes compare.
+    It depends on the ratio of outliers to inliers: compare only sets of like sizes.
 
     Examples:
         >>> aupr(torch.tensor([3.0]), torch.tensor([1.0, 4.0]))
@@ -114,14 +114,13 @@ def fpr_at(outside: Tensor, inside: Tensor, tpr: float = 0.95) -> float:
 
 
 def overlap(x: Tensor, y: Tensor, *, bins: int | None = None) -> float:
-    r"""Return what two laws have in common, :math:`\int \min(p, q)`, from draws of both.
+    r"""Return the overlap of two laws, :math:`\int \min(p, q)`, from draws of both.
 
-    The densities are histograms over quantiles of the pooled draws, so that neither outliers nor a change of scale
-    matter. Finite sets never overlap quite: at equality it is short of one by about :math:`\sqrt{B / \pi n}` for
-    :math:`B` bins.
+    The densities are histograms over quantiles of the pooled draws, so neither outliers nor a change of scale matter.
+    For equal laws, finite sets overlap by about :math:`\sqrt{B / \pi n}` less than one, with :math:`B` bins.
 
     Args:
-        bins: Number of histogram bins; the cubic root of the smaller set's size if left out.
+        bins: Number of histogram bins; by default the cubic root of the smaller set's size.
 
     Examples:
         >>> overlap(torch.arange(8.0), torch.arange(8.0) + 100), overlap(torch.ones(5), torch.ones(3))
@@ -144,13 +143,13 @@ def overlap(x: Tensor, y: Tensor, *, bins: int | None = None) -> float:
 
 @final
 class DensityOfStates:
-    r"""How rare the values of several statistics are, whether high or low.
+    r"""The rarity of the values of several statistics, whether high or low.
 
     .. math:: s(x) = -\sum_i \log \frac1N \sum_n k\Bigl(\frac{T_i(x) - T_i(x_n)}{h_i}\Bigr), \qquad
               k(z) \propto (1 + z^2 / 3)^{-2}, \qquad h_i = N^{-1/5} \operatorname{IQR}(T_i) / 1.35
 
-    A density is highest where no sample is ever found, and simple images have low energies: an energy that is *too* low
-    tells an outlier as well. The kernel has Student's tails, so that far away there still is an order.
+    A density is highest where no sample is ever found, and simple images have low energies. So an energy that is *too*
+    low also indicates an outlier. The kernel has Student's tails, which keep an order far away.
 
     Args:
         known: Statistics of images like those of the training, ``(N, S)``.
@@ -201,7 +200,7 @@ def pixel_variance(x: Tensor) -> Tensor:
 
 
 def trivial_scores(train: Tensor) -> dict[str, Score]:
-    """Return the scores that have learned nothing, by name."""
+    """Return the baseline scores, which have learned nothing, by name."""
     return {
         "compressed size": compressed_size,
         "pixel mean": pixel_mean,

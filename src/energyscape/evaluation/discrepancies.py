@@ -1,11 +1,11 @@
-r"""How far apart two sets of draws are, or a set of draws and an energy, each value with its standard error.
+"""Discrepancies between two sets of draws, or draws and an energy, each with its standard error.
 
-All are unbiased: at equality their expectation is exactly zero, so that values just below zero are as good as values
-just above. They are averages over pairs, :math:`U`-statistics, of independent draws (a chain's are not: thin it).
+All are unbiased: at equality their expectation is exactly zero, so values just below zero are as good as values just
+above. They are averages over pairs, :math:`U`-statistics, of independent draws (thin a chain's).
 
-How a standard error and the one at equality (``null_error``) come about is in `u_statistics`: to ask whether two laws
-differ, divide by the latter; the quotient's law then leans to the right, and is above 3 in up to 2 % of cases.
-``error``, never smaller, is for the size of a difference; at equality it is about a fourth too large.
+`u_statistics` defines the standard error and the one at equality (``null_error``). To ask whether two laws differ,
+divide by the latter; the quotient is skewed to the right, and above 3 in up to 2 % of cases. ``error``, never smaller,
+is for the size of a difference; at equality it is about a fourth too large.
 """
 
 import math
@@ -36,7 +36,7 @@ class Discrepancy(NamedTuple):
     Args:
         value: The estimate; its mean is zero if there is no difference.
         error: Its standard error.
-        null_error: The standard error that it would have if there were no difference.
+        null_error: Its standard error under equality.
     """
 
     value: float
@@ -50,8 +50,8 @@ class SteinDiscrepancy(NamedTuple):
     Args:
         value: The estimate of its *square*.
         error: Its standard error.
-        null_error: The standard error that it would have if the draws were of the energy's own law.
-        p_value: How often draws of the energy's own law would reach the value, by the wild bootstrap.
+        null_error: Its standard error for draws of the energy's own law.
+        p_value: Probability that draws of the energy's own law reach the value, by the wild bootstrap.
     """
 
     value: float
@@ -66,12 +66,12 @@ def mmd(x: Tensor, y: Tensor, *, bandwidth: float | None = None) -> Discrepancy:
     .. math:: \operatorname{MMD}^2 = E\, k(X, X') + E\, k(Y, Y') - 2 E\, k(X, Y), \qquad
               k(x, y) = e^{-\|x - y\|^2 / 2 \ell^2}
 
-    It sees what differs at the scale of the bandwidth: much finer structure is smeared out, and of two far modes it
-    only sees the masses. In many dimensions all distances are alike, and it sees little but the spread. A bandwidth
-    taken from the data makes values of different pairs of sets incomparable.
+    It sees differences at the scale of the bandwidth: it smears out much finer structure, and sees only the masses of
+    distant modes. In many dimensions all distances are alike, and it sees little but the spread. A bandwidth taken
+    from the data makes values of different pairs of sets incomparable.
 
     Args:
-        bandwidth: :math:`\ell > 0`, in units of ``x``; the median distance of at most 1000 pooled points if left out.
+        bandwidth: :math:`\ell > 0`, in units of ``x``; by default the median distance of at most 1000 pooled points.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -93,8 +93,8 @@ def energy_distance(x: Tensor, y: Tensor) -> Discrepancy:
 
     .. math:: D = 2 E \|X - Y\| - E \|X - X'\| - E \|Y - Y'\|
 
-    It needs no bandwidth and is zero for equal laws only, but its scale is that of the largest distances: what differs
-    inside a narrow mode of a wide law weighs little. (SciPy's is the square root of this, and biased.)
+    It needs no bandwidth and is zero for equal laws only, but its scale is that of the largest distances: differences
+    inside a narrow mode of a wide law weigh little. (SciPy's is the square root of this, and biased.)
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -128,11 +128,11 @@ def sliced_wasserstein(
     :math:`-(a - b)^2` times half the floor of :math:`N(0, 1)`.
 
     A difference in one direction of :math:`d` counts for :math:`1 / d` of its square. The sets may be of any sizes,
-    best a hundred draws a block or more; less than a block of each is left out.
+    best a hundred draws a block or more; a remainder below a block is ignored.
 
     Args:
-        projections: Directions; that they are not all counts in the error.
-        blocks: Of the smaller set, at least four; more of them know the error better and have a higher floor.
+        projections: Number of directions; the error includes their variance.
+        blocks: Blocks of the smaller set, at least four; more of them estimate the error better and raise the floor.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -179,13 +179,13 @@ def kernel_stein(
         u(x, y) = s(x) \cdot s(y)\, k + s(x) \cdot \nabla_y k + s(y) \cdot \nabla_x k + \nabla_x \cdot \nabla_y k, \quad
         s = -\nabla E / T, \quad k = (1 + \|x - y\|^2 / \ell^2)^{-1/2}
 
-    It is blind to the weights of separated modes, as everything is that knows the score alone: draws from one of ten
+    It is blind to the weights of separated modes, like every measure of the score alone: draws from one of ten
     modes pass. With the inverse multiquadric kernel it does see draws that escape to infinity, which a Gaussian kernel
-    does not. It has a unit, that of a squared score, so that values for different energies are incomparable. Its
+    does not. Its unit is a squared score, so values for different energies are incomparable. Its
     p-value is for independent draws; those of a chain need thinning.
 
     Args:
-        bandwidth: :math:`\ell > 0`, in units of ``x``; the median distance of at most 1000 points if left out.
+        bandwidth: :math:`\ell > 0`, in units of ``x``; by default the median distance of at most 1000 points.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -224,7 +224,7 @@ def _discrepancy(value: Tensor, variance: Tensor, null: Tensor) -> Discrepancy:
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two sets of points as vectors in float64 about their common mean, which keeps digits of distances."""
+    """Return two sets of points as vectors in float64 about their common mean, for precise distances."""
     if x.shape[1:] != y.shape[1:] or x.ndim < 2 or min(len(x), len(y)) < 4:
         raise UserError(
             f"two sets (N, *) of at least 4 draws of one event shape; they were {tuple(x.shape)}, {tuple(y.shape)}"

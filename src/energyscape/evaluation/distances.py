@@ -1,4 +1,4 @@
-r"""How far images are from those a model has seen, and how well its energies tell two sets apart.
+r"""Distances of images from the training set, and separation of two sets by their energies.
 
 .. math::
     d(x) = \min_n \|x - x_n\|_2, \qquad
@@ -12,8 +12,8 @@ from torch import Tensor
 def nearest(x: Tensor, reference: Tensor) -> Tensor:
     """Return each point's Euclidean distance to the nearest reference point.
 
-    A distance of generated images to the training set that is much below that of held-out images is memorisation; it
-    says nothing by itself of quality.
+    A distance of generated images to the training set far below that of held-out images is memorisation; it does not
+    measure quality.
 
     Examples:
         >>> nearest(torch.tensor([[0.0, 0.0], [3.0, 5.0]]), torch.tensor([[3.0, 4.0], [9.0, 9.0]]))

@@ -1,4 +1,4 @@
-r"""What a landscape in the plane is worth, by quadrature and without a sampler.
+r"""Comparison of a landscape in the plane with a law, by quadrature and without a sampler.
 
 .. math::
     Z = \int e^{-E(x) / T}\, dx, \quad q(x) = \frac{e^{-E(x) / T}}{Z}, \quad
@@ -9,8 +9,8 @@ A box is cut into :math:`4 \times 4` panels with a Gauss-Legendre rule on each, 
 panels meet, as a checkerboard's does, is integrated as well as a smooth one. Rings of panels around it, each twice as
 wide as the last, reach 32 times as far for the price of a few boxes. Two numbers guard every value: ``error``, its
 difference to the value with half the nodes, and ``edge_mass``, the share of the model's mass in the outer 2 % rim of
-the box. A box that is too small shows in the second, a landscape too rough for the nodes in the first; a spike between
-the nodes, which are the wider apart the farther out, shows in neither.
+the box. A box that is too small shows in the second, a landscape too rough for the nodes in the first. A spike between
+the nodes, which lie wider apart farther out, shows in neither.
 """
 
 import itertools
@@ -55,13 +55,13 @@ class LogZ(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    r"""How far a model is from a law.
+    r"""A divergence of a model from a law.
 
     Args:
         value: :math:`\operatorname{KL}(\text{law} \,\|\, \text{model})` in nats, or the total variation, from 0 to 1.
         error: Absolute difference to the value with half the nodes along each side.
-        edge_mass: Share of the *model's* mass in the outer 2 % rim of its box; above 1e-4 the value is too low, for
-            the model has mass that no box held.
+        edge_mass: Share of the *model's* mass in the outer 2 % rim of its box; above 1e-4 the value is too low,
+            because the model has mass outside every box.
     """
 
     value: float
@@ -72,7 +72,7 @@ class Divergence(NamedTuple):
 def log_z(energy: EnergyFn, box: Box, *, temperature: float = 1.0, nodes: int = 400) -> LogZ:
     r"""Return :math:`\log \int_{\text{box}} e^{-E(x) / T}\, dx`.
 
-    It is the constant of the box, not of the plane: read ``edge_mass`` before believing it.
+    It is the constant of the box, not of the plane: check ``edge_mass``.
 
     Examples:
         >>> result = log_z(lambda x: (x**2).sum(1) / 2, ((-9.0, 9.0), (-9.0, 9.0)))
@@ -87,14 +87,14 @@ def log_z(energy: EnergyFn, box: Box, *, temperature: float = 1.0, nodes: int = 
 def kl(
     law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
 ) -> Divergence:
-    r"""Return :math:`\operatorname{KL}(\text{law} \,\|\, e^{-E / T} / Z)`, the nats a model loses to the truth.
+    r"""Return :math:`\operatorname{KL}(\text{law} \,\|\, e^{-E / T} / Z)`, in nats.
 
     It equals the model's negative log-likelihood less the law's entropy. The first integral runs over the law's box,
     :math:`\log Z` over one that is widened, up to 32.5 times, until less than 1e-6 of the widest box's mass lies in
     its rim or beyond: a model that has hardly been trained may be much wider than the law.
 
     Args:
-        box: Where to integrate :math:`e^{-E / T}`; none widens the law's box as far as needed.
+        box: Box for the integral of :math:`e^{-E / T}`; none widens the law's box as far as needed.
         nodes: Nodes along each side of the law's box, at least 16; a panel outside has half as many as one inside.
 
     Examples:
@@ -112,10 +112,10 @@ def kl(
 def total_variation(
     law: Distribution, energy: EnergyFn, box: Box | None = None, *, temperature: float = 1.0, nodes: int = 400
 ) -> Divergence:
-    r"""Return :math:`\operatorname{TV} = \tfrac12 \int |p - e^{-E / T} / Z|`, the mass that is in the wrong place.
+    r"""Return :math:`\operatorname{TV} = \tfrac12 \int |p - e^{-E / T} / Z|`, the misplaced mass.
 
-    It is the largest error of the model about the probability of any event. Unlike the divergence it hardly notices
-    how the tails fall off. Its integrand has a kink where the densities cross, so that the rule converges slowly: its
+    It is the largest error of the model about the probability of any event. Unlike the divergence it is
+    insensitive to the tails. Its integrand has a kink where the densities cross, so the rule converges slowly: its
     error is about 1e-4 with 400 nodes where that of the divergence is 1e-9.
 
     Examples:
@@ -136,10 +136,10 @@ def mode_masses(
 ) -> Tensor:
     """Return the share of the model's mass that is nearest to each mode of a law.
 
-    A point belongs to the mode at the smallest Euclidean distance, however far: mass between modes is shared out too,
-    so that equal masses alone are no proof of a good model. The truth to compare with is the law's own masses by the
-    same cells, ``mode_masses(law, lambda x: -law.log_prob(x))``: they are not all equal where modes overlap or weigh
-    differently, and the ratio of the two is one for every mode of a perfect model.
+    A point belongs to the mode at the smallest Euclidean distance, however far: mass between modes is assigned too,
+    so equal masses alone do not prove a good model. Compare with the law's own masses in the same cells,
+    ``mode_masses(law, lambda x: -law.log_prob(x))``, which differ if modes overlap or weigh differently. The ratio of
+    the two is one for every mode of a perfect model.
 
     Examples:
         >>> from energyscape.data.distributions import GaussianGrid
@@ -235,7 +235,7 @@ def _model(law: Distribution, energy: EnergyFn, box: Box | None, temperature: fl
 def _rings(widest: Sheet, box: Box) -> int:
     """Return the fewest rings around a box that hold the mass of the widest sheet.
 
-    To widen until the rim is empty would not do: a mode far outside the law's box has an empty rim before it.
+    Widening until the rim is empty would fail: a mode far outside the law's box has an empty rim before it.
     """
     points, share = widest.shares()
     reaches = (_reach(points, _widened(box, rings)) for rings in range(RINGS))
@@ -253,7 +253,7 @@ def _cross(law: Distribution, board: Sheet) -> float:
 
 
 def _excess(law: Distribution, board: Sheet, log_z: float) -> float:
-    """Return the integral of p - q where p > q, which is only in the law's box; it is zero at p = q by any rule."""
+    """Return the integral of p - q where p > q, which is only in the law's box; exactly zero at p = q."""
     p, q = law.log_prob(board.points).exp(), (-board.reduced - log_z).exp()
     # Not `clamp`: where q is NaN, so is the integral.
     return float((board.weights * torch.where(p < q, 0, p - q)).sum())
@@ -279,7 +279,7 @@ def _ring(box: Box, ring: int, nodes: int) -> tuple[Tensor, Tensor]:
 
 
 def _edges(low: float, high: float, rings: int) -> Tensor:
-    """Return where panels meet along one side: 4 equal ones, and on both ends as many as rings, doubling in width."""
+    """Return the panel edges along one side: 4 equal panels, and at both ends one a ring, doubling in width."""
     out = (high - low) / PANELS * (2 ** torch.arange(1, rings + 1, dtype=torch.float64) - 1)
     return torch.cat([low - out.flip(0), torch.linspace(low, high, PANELS + 1, dtype=torch.float64), high + out])
 
@@ -292,7 +292,7 @@ def _widened(box: Box, rings: int) -> Box:
 
 
 def _reach(points: Tensor, box: Box) -> Tensor:
-    """Return how far from a box's centre points lie, in units of the way to its border."""
+    """Return the distances of points from a box's centre, in units of the distance to its border."""
     low, high = torch.tensor(box, dtype=points.dtype).unbind(1)
     return ((2 * points - low - high) / (high - low)).abs().amax(1)
 

@@ -1,4 +1,4 @@
-r"""How far apart two sets of images are, as a network sees them.
+r"""Distances between two sets of images in a network's features.
 
 With means :math:`\mu` and covariances :math:`\Sigma` of the features of both sets, the Fréchet distance is the squared
 2-Wasserstein distance of two Gaussians,
@@ -11,8 +11,8 @@ and with :math:`k(a, b) = (a \cdot b / d + 1)^3` the kernel distance is
 
 .. math:: E\, k(x, x') + E\, k(y, y') - 2 E\, k(x, y).
 
-Neither number means anything without the network whose features they are, and the first not without the sizes of the
-sets: it is too large by about :math:`1 / n`. Give the same of two sets of real images beside it.
+Always name the network of the features, and for the first number the sizes of the sets: it is too large by about
+:math:`1 / n`. Report the same number for two sets of real images beside it.
 
 References:
     GANs trained by a two time-scale update rule converge to a local Nash equilibrium (Heusel et al., 2017), equation 6;
@@ -55,8 +55,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> Frechet:
 
     .. math:: 2 (\mu_x - \mu_y) \cdot u + u \cdot (1 - T) u, \qquad u = x - \mu_x,
 
-    with :math:`T` the linear map that transports one Gaussian to the other. Where the laws are equal, that vanishes,
-    and the error tells little beside the bias.
+    with :math:`T` the linear map that transports one Gaussian to the other. For equal laws it vanishes, and the
+    error is small beside the bias.
 
     Examples:
         >>> x = torch.tensor([[-1.0], [1.0]])
@@ -83,7 +83,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> Discrepancy:
     r"""Return the kernel distance of two sets of features: a squared maximum mean discrepancy.
 
     Unlike the Fréchet distance it is unbiased: at equality its expectation is zero, whatever the sizes. It is the mean
-    over all pairs, not over random subsets, and its error that of the images, not of the choice of subsets.
+    over all pairs, not over random subsets, and its error is that of the images, not of the choice of subsets.
     """
     x, y = _pair(x, y, least=4)
     return two_sample(x, y, lambda a, b: (a @ b.mT / a.shape[1] + 1) ** 3)

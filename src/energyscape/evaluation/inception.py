@@ -1,12 +1,12 @@
-r"""The network whose features published Fréchet distances are of, with weights from a file.
+r"""The Inception network whose features define published Fréchet distances, with weights from a file.
 
-It is the Inception of December 2015 (1008 classes), not the one that other libraries train anew: there, average pools
+It is the Inception of December 2015 (1008 classes), not the one that other libraries retrain: there, average pools
 leave the rim's padding out, and the last block pools by maxima. Images are resized to 299×299 by the bilinear rule of
 TensorFlow 1, where output pixel :math:`i` is at :math:`i\, n / 299` of :math:`n` input pixels, not at
 :math:`(i + 1/2)\, n / 299 - 1/2`: every one of these differences moves the distance.
 
-The weights are not ours to give: they are the file ``pt_inception-2015-12-05-6726825d.pth`` of the project pytorch-fid,
-also called ``weights-inception-2015-12-05-6726825d.pth``. Only tensors are read of it, and no code.
+The weights are not part of this package: they are the file ``pt_inception-2015-12-05-6726825d.pth`` of the project
+pytorch-fid, also called ``weights-inception-2015-12-05-6726825d.pth``. Only tensors are read of it, and no code.
 
 References:
     Rethinking the Inception architecture for computer vision (Szegedy et al., 2016), table 1 and figures 5 to 7, 10.
@@ -34,7 +34,7 @@ Layer = tuple[int, Kernel]
 
 
 class Branch(NamedTuple):
-    """One way through a block.
+    """A branch of a block.
 
     Args:
         name: Of its layers in the file.
@@ -132,7 +132,7 @@ class Block(nn.Module):
     Args:
         inside: Channels that come in.
         branches: Those with layers.
-        by_maxima: Whether the pool takes the largest of its pixels and not their mean.
+        by_maxima: Whether the pool takes the maximum of its pixels instead of their mean.
     """
 
     def __init__(self, inside: int, branches: tuple[Branch, ...], *, by_maxima: bool) -> None:

@@ -1,4 +1,4 @@
-r"""The constant that turns an energy into a likelihood, from both sides.
+r"""Bounds of the constant that turns an energy into a likelihood, from both sides.
 
 Annealed importance sampling (AIS) goes from a base :math:`p_0 = e^{-E_0} / Z_0`, whose constant is known, to the
 energy :math:`E / T` along :math:`E_k = \beta_k E / T + (1 - \beta_k) E_0`, with
@@ -13,8 +13,8 @@ estimate of :math:`\log Z` is too low on average and the second too high, and by
 .. math:: P\bigl( \log \hat Z_{\text{forward}} > \log Z + b \bigr) \le e^{-b}, \qquad
           P\bigl( \log \hat Z_{\text{reverse}} < \log Z - b \bigr) \le e^{-b},
 
-however badly the chains mix. The forward estimate alone flatters a model without saying so: what the base does not
-feed is missing from :math:`Z`.
+however badly the chains mix. The forward estimate alone silently flatters a model: modes that the base does not
+reach are missing from :math:`Z`.
 
 References:
     Annealed importance sampling (Neal, 2001), sections 2 and 4. https://arxiv.org/abs/physics/9803008;
@@ -40,7 +40,7 @@ TRUSTED = 16.0
 
 
 class Annealed(NamedTuple):
-    r"""What one direction says of :math:`\log Z`.
+    r"""An estimate of :math:`\log Z` from one direction.
 
     Args:
         log_z: :math:`\log \hat Z` in nats: low on average if forward, high on average if reverse.
@@ -48,7 +48,7 @@ class Annealed(NamedTuple):
         ess: Effective number of chains, :math:`(\sum w)^2 / \sum w^2`.
         log_weights: :math:`\log w` of each chain as the walk made it, ``(C,)`` in float64; the mean of :math:`w` is
             :math:`Z / Z_0` forward, :math:`Z_0 / Z` in reverse.
-        accept_prob: Mean acceptance probability of the level where it was least.
+        accept_prob: Least mean acceptance probability of all levels.
     """
 
     log_z: float
@@ -59,7 +59,7 @@ class Annealed(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    r""":math:`\log Z` from both sides, or why it is not known.
+    r""":math:`\log Z` from both sides, or the reason why it is unknown.
 
     Args:
         value: :math:`\log Z = \log \int e^{-E(x) / T}\, dx` in nats by Bennett's estimate from both directions; NaN if
@@ -67,7 +67,7 @@ class Bracket(NamedTuple):
         error: The larger of its standard error and half the gap between the directions; NaN likewise.
         lower: Forward estimate less so many standard errors.
         upper: Reverse estimate and so many standard errors.
-        reason: Why there is no value, with numbers; empty if there is one.
+        reason: The reason for a missing value, with numbers; empty otherwise.
         forward: From the base.
         reverse: From the exact draws.
     """
@@ -84,7 +84,7 @@ class Bracket(NamedTuple):
 def forward_ais(path: Path, chains: int = 1000, *, generator: Generator | None = None) -> Annealed:
     r"""Return annealed importance sampling's estimate of :math:`\log Z`: a stochastic *lower* bound.
 
-    Its standard error knows nothing of modes that no chain has found. Use `bracket` where there are exact draws.
+    Its standard error ignores modes that no chain has found. With exact draws, use `bracket`.
 
     Examples:
         >>> from energyscape.models import Gaussian, GaussianMixture
@@ -106,8 +106,8 @@ def forward_ais(path: Path, chains: int = 1000, *, generator: Generator | None =
 def reverse_ais(path: Path, exact_draws: Tensor, *, generator: Generator | None = None) -> Annealed:
     r"""Return the estimate of :math:`\log Z` by walking from exact draws to the base: a stochastic *upper* bound.
 
-    It is a bound only if the draws are independent ones of :math:`e^{-E / T} / Z` itself. Data are that only if the
-    model is the law of the data; the end of a chain is not if the chain has not mixed.
+    It is a bound only if the draws are independent ones of :math:`e^{-E / T} / Z` itself. Data qualify only if the
+    model is the law of the data; the end of a chain qualifies only if the chain has mixed.
     """
     if len(exact_draws) < 2:
         raise UserError(f"at least 2 exact draws, or there is no error; there were {len(exact_draws)}")
@@ -129,18 +129,18 @@ def bracket(
     sigmas: float = 3.0,
     generator: Generator | None = None,
 ) -> Bracket:
-    r"""Return :math:`\log Z` between a lower and an upper bound, and no value where they do not meet.
+    r"""Return :math:`\log Z` between a lower and an upper bound, and no value if they do not meet.
 
     The bracket closes if forward estimate less ``sigmas`` standard errors and reverse estimate plus as many are at most
     ``tolerance`` apart, both directions have an effective number of weights of at least 16, and they have not crossed.
     The value is Bennett's, which weighs both by their overlap.
 
-    What a closed bracket promises, given exact draws: :math:`\log Z` is within :math:`b` of the two estimates with
-    probability at least :math:`1 - 2 e^{-b}`, whatever the chains did, and about as well as the error says if the
-    weights are not heavy-tailed. What it cannot promise: anything, if the draws are not exact. Draws that lack a mode
-    which the base does not feed either are wrong in both directions alike, and the bracket closes on the
-    :math:`\log Z` of the rest; the same holds for data in place of draws where the model has mass that the data have
-    not. An exact sample of :math:`n` misses a mode of share :math:`s` with probability :math:`(1 - s)^n` only.
+    Given exact draws, a closed bracket guarantees that :math:`\log Z` is within :math:`b` of the two estimates with
+    probability at least :math:`1 - 2 e^{-b}`, whatever the chains did. If the weights are not heavy-tailed, the error
+    is accurate. Without exact draws it guarantees nothing. If the draws lack a mode that the base does not reach
+    either, both directions err alike, and the bracket closes on the :math:`\log Z` of the rest. The same holds for data
+    in place of draws if the model has mass away from the data. An exact sample of :math:`n` misses a mode of share
+    :math:`s` with probability :math:`(1 - s)^n` only.
 
     Args:
         exact_draws: Independent draws of :math:`e^{-E / T} / Z`, ``(C, *)``; as many walks go forward.
@@ -182,14 +182,14 @@ def bracket(
 
 
 def bennett(forward: Tensor, reverse: Tensor) -> tuple[float, float]:
-    r"""Return the log ratio of constants that both directions' weights make likeliest, and its standard error.
+    r"""Return the maximum-likelihood log ratio of constants from both directions' weights, and its standard error.
 
     .. math::
         \sum_{\text{forward}} \operatorname{sigm}(\log w - \Delta + M)
         = \sum_{\text{reverse}} \operatorname{sigm}(\log w + \Delta - M), \qquad M = \log\frac{m}{n}
 
     Densities of forward :math:`\log w` and of reverse :math:`-\log w` are in the ratio :math:`e^{\Delta - \log w}`, so
-    this is a logistic regression of the direction with nothing to learn but its intercept.
+    this is a logistic regression of the direction on its intercept only.
     """
     n, m = len(forward), len(reverse)
     prior, work = math.log(m / n), torch.cat([forward, -reverse])
@@ -204,7 +204,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> tuple[float, float]:
 
 
 def _doubt(forward: Annealed, reverse: Annealed, tolerance: float, sigmas: float) -> str:
-    """Return why a bracket is not to be believed, empty if it is."""
+    """Return the reason to reject a bracket, empty if there is none."""
     reasons = [
         f"{name} weights are worth {each.ess:.2g} of {len(each.log_weights)} chains, fewer than {TRUSTED:g}"
         for name, each in (("forward", forward), ("reverse", reverse))
@@ -224,7 +224,7 @@ def _doubt(forward: Annealed, reverse: Annealed, tolerance: float, sigmas: float
 
 
 def _walked(path: Path, x: Tensor, levels: range, generator: Generator | None) -> tuple[Tensor, float]:
-    """Return the log weights of walks from draws of the first of the levels to the last, and least acceptance."""
+    """Return the log weights of walks from draws at the first level to the last, and the least acceptance."""
     with torch.no_grad():
         here = path.tempered(path.betas[levels[0]])(x)
     log_weights, least = torch.zeros_like(here), torch.ones_like(here[0])

@@ -1,4 +1,4 @@
-r"""Whether another model, trained on real labelled images only, recognises what a generator made.
+r"""Recognition of generated images by a classifier that was trained on real labelled images only.
 
 A classifier gives each class :math:`k` a probability :math:`p_k(x)`. An image is recognised if
 :math:`\max_k p_k(x)` reaches a threshold.
@@ -36,7 +36,7 @@ class Recogniser(Protocol):
 
 
 def corruptions(flat: Tensor, n: int, *, generator: Generator | None = None) -> Tensor:
-    """Return pictures of nothing, made from real ones: pixels shuffled, noise added, noise alone, flat grey."""
+    """Return debris made from real images: pixels shuffled, noise added, noise alone, flat grey."""
     one, other = (flat[torch.randint(len(flat), (n,), generator=generator)] for _ in range(2))
     shuffled = one.gather(1, uniform_like(one, generator=generator).argsort(1))
     noised = other + normal_like(one, generator=generator)
@@ -46,7 +46,7 @@ def corruptions(flat: Tensor, n: int, *, generator: Generator | None = None) -> 
 
 
 class Recognition(NamedTuple):
-    """How much of a set of images a judge recognises, and as what.
+    """The share of a set of images that a judge recognises, and their classes.
 
     Args:
         sure: Share of images whose likeliest class reaches the threshold.
@@ -64,10 +64,10 @@ class Recognition(NamedTuple):
 
 
 def recognise(judge: Recogniser, x: Tensor, threshold: float = 0.8) -> Recognition:
-    """Return how many images a judge is sure of, and which classes it sees in them.
+    """Return the share of images that a judge is sure of, and their classes.
 
-    Report it beside the same number for held-out real images: that is the goal, not one. The standard errors are those
-    of independent images; draws of one chain are worth fewer.
+    Report it beside the same number for held-out real images, which is the goal instead of one. The standard errors
+    assume independent images; draws of one chain count for fewer.
     """
     if not 0 < threshold <= 1 or len(x) == 0:
         raise UserError(f"a threshold in (0, 1] and at least one image; there were {threshold} and {len(x)}")

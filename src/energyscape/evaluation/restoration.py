@@ -2,15 +2,15 @@ r"""Clean images from noised ones, and whole images from parts, with an energy a
 
 Let :math:`q = e^{-E / T} / Z` be the density of data noised at a level :math:`\ell` (zero if it is that of clean data),
 and :math:`y = x_0 + \sigma z` with :math:`\sigma > \ell`. Then :math:`y` is a draw :math:`x \sim q` with noise of
-variance :math:`\tau^2 = \sigma^2 - \ell^2` added, whose posterior and the mean of what was there at first are
+variance :math:`\tau^2 = \sigma^2 - \ell^2` added, whose posterior and the mean of the clean point are
 
 .. math::
     p(x \mid y) \propto e^{-U(x)}, \quad U(x) = \frac{E(x)}{T} + \frac{\|y - x\|^2}{2 \tau^2}, \qquad
     E[x_0 \mid y] = E\bigl[\, x + \ell^2\, \nabla \log q(x) \bigm| y \,\bigr],
 
-the last by Tweedie's formula inside the outer mean: it is exact, and only the average over the chain is not. Where
-:math:`\sigma \le \ell` there is nothing to sample, and one step along the score is taken whose length the noise itself
-tells (`calibrated_step`).
+the last by Tweedie's formula inside the outer mean: it is exact; only the average over the chain is not. If
+:math:`\sigma \le \ell` there is nothing to sample, and one step along the score is taken, with a length estimated from
+the noise (`calibrated_step`).
 
 References:
     Stochastic image denoising by sampling from the posterior distribution (Kawar et al., 2021).
@@ -80,7 +80,7 @@ def ssim(x: Tensor, reference: Tensor, *, peak: float = 2.0) -> Tensor:
 
 
 def median_filtered(y: Tensor, *, size: int = 3) -> Tensor:
-    """Return images each of whose pixels is the median of its neighbourhood: what no prior can do without learning.
+    """Return images filtered by the median of each pixel's neighbourhood, the baseline without learning.
 
     Examples:
         >>> spike = torch.zeros(1, 1, 3, 3)
@@ -106,17 +106,17 @@ def calibrated_step(
     r"""Return :math:`y + \lambda\, s(y)` with the :math:`\lambda` of least estimated squared error.
 
     The score :math:`s = -\nabla E / T` is that of data noised at ``level``. With less noise in ``y`` neither of
-    Tweedie's factors, :math:`\sigma^2` and :math:`\ell^2`, is right: in directions where the data vary much the first
-    one would be, across the set they lie on the second. Stein's unbiased estimate of the risk needs no clean image,
+    Tweedie's factors, :math:`\sigma^2` and :math:`\ell^2`, is right: the first one is in directions where the
+    data vary much, the second across the set they lie on. Stein's unbiased estimate of the risk needs no clean image,
 
     .. math:: \overline{\| y + \lambda s - x_0 \|^2} \approx \sigma^2 d + \lambda^2\, \overline{\|s\|^2}
               + 2 \sigma^2 \lambda\, \overline{\nabla \cdot s}
               \quad\Rightarrow\quad \lambda = - \sigma^2\, \overline{\nabla \cdot s} \big/ \overline{\|s\|^2},
 
     kept between 0 and :math:`\ell^2`. The means are over the batch. For the exact score at :math:`\sigma = \ell` it is
-    Tweedie's step again, because then :math:`E[\nabla \cdot s] = -E\|s\|^2`; a score that is too steep is put right.
+    Tweedie's step again, because then :math:`E[\nabla \cdot s] = -E\|s\|^2`; a score that is too steep is corrected.
 
-    One image of few pixels tells little of its risk: give many at once.
+    The risk of one image of few pixels is poorly estimated: pass many at once.
 
     Args:
         level: The noise level :math:`\ell` of the data that the energy describes.
@@ -159,12 +159,12 @@ def restore(
     :math:`\log \eta \leftarrow \log \eta + (\bar a - 0.574) / \sqrt{t}` with :math:`\bar a` the mean acceptance
     probability of step :math:`t`; then it is frozen, so that the average is of a Markov chain.
 
-    The mean is the best guess of least squared error, and smoother than any clean image: do not take it for a sample.
+    The mean has the least squared error, and is smoother than any clean image: it is no sample.
 
     Args:
         level: The noise level :math:`\ell \ge 0` of the data that the energy describes.
         steps: Steps of each chain, burn-in included.
-        burn_in: Steps before the average begins; where the data are noised, as many of unadjusted chains go before.
+        burn_in: Steps before the average begins; for noised data, as many unadjusted steps come first.
 
     Examples:
         >>> y = torch.tensor([[2.0, -1.0]])
@@ -203,9 +203,9 @@ def restore(
 def _settled(
     fine: MALA, y: Tensor, *, level: float, variance: float, steps: int, generator: Generator | None
 ) -> Tensor:
-    """Return where unadjusted chains come to from ``y``: far from the data, Metropolis tests can hold chains for ever.
+    """Return the end of unadjusted chains from ``y``: far from the data, Metropolis tests can trap chains.
 
-    Their step is a quarter of the posterior's own width where data are narrow: noise of variance l² and that of ``y``.
+    Their step is a quarter of the posterior's own width in narrow directions: noise of variance l² and that of ``y``.
     """
     if not (level > 0 and steps > 0):
         return y
@@ -218,7 +218,7 @@ def _settled(
 def _burnt_in(
     kernel: MALA, state: Point, steps: int, *, adapt: bool, generator: Generator | None
 ) -> tuple[MALA, Point]:
-    """Return the kernel with the step size that was found, and where its chains stand."""
+    """Return the kernel with the adapted step size, and its chains."""
     for t in range(1, steps + 1):
         state, info = kernel.step(state, generator=generator)
         if adapt:
@@ -248,18 +248,17 @@ def inpaint(
     .. math:: x_U \sim \int q(x_U \mid x_K)\, N(x_K; y_K, \ell^2 I)\, dx_K, \qquad
               \hat x_U = \bigl( x + \ell^2\, \nabla \log q(x) \bigr)_U = E[x_{0, U} \mid x].
 
-    At :math:`\ell = 0` that is the law of the missing pixels given the known ones. Otherwise the known ones are
-    believed only as far as pixels with noise are, and the completions are a little freer than they could be. The noise
-    is not drawn again at each step: the chain would then follow an average of forces, and no law that one could name.
+    At :math:`\ell = 0` that is the law of the missing pixels given the known ones. Otherwise the known ones count only
+    as noised pixels, and the completions are a little freer than necessary. The noise is not redrawn at each step: the
+    chain would then follow an average of forces, which has no known law.
 
     Args:
-        y: Images without noise, ``(B, *)``; what they hold at missing pixels plays no role. Repeat one for many draws.
-        missing: Which pixels are, as truth values of the shape of ``y`` or one that broadcasts to it.
+        y: Images without noise, ``(B, *)``; values at missing pixels are ignored. Repeat one for many draws.
+        missing: Missing pixels, as truth values of the shape of ``y`` or one that broadcasts to it.
         level: The noise level :math:`\ell \ge 0` of the data that the energy describes.
-        kernel: The transition, its energy still to come; none is MALA, whose step size is found in the first half. A
-            kernel with a temperature of its own, above 0, is given :math:`E` in its units: the law stays that of
-            ``temperature``.
-        start: Where the missing pixels start, ``(B, *)``; uniform on [-1, 1] when left out.
+        kernel: Constructor of the transition from an energy; none is MALA, whose step size adapts in the first half. A
+            kernel with a temperature above 0 gets :math:`E` in its units: the law stays that of ``temperature``.
+        start: Starting values of the missing pixels, ``(B, *)``; uniform on [-1, 1] by default.
 
     Examples:
         >>> y, missing = torch.tensor([[3.0, 0.0]]), torch.tensor([False, True])

@@ -8,8 +8,8 @@ paired with itself,
           V_2 = \frac{2 \zeta_{xx}}{(n - 1) (n - 2)} + \frac{2 \zeta_{yy}}{(m - 1) (m - 2)}
           + \frac{4 \zeta_{xy}}{n m},
 
-where :math:`\zeta` is the variance of what of :math:`k` is not a sum of a function of one point and of the other: the
-jackknife counts that part twice, and this takes it off once. That part alone is what is left at equality.
+where :math:`\zeta` is the variance of the interaction, the part of :math:`k` that is no sum of functions of single
+points. The jackknife counts that part twice, and :math:`V_2` subtracts it once. At equality only that part is left.
 
 References:
     The jackknife estimate of variance (Efron & Stein, 1981), theorem 2 and section 4.
@@ -31,7 +31,7 @@ PairFn = Callable[[Tensor, Tensor], Tensor]
 
 
 class Sums(NamedTuple):
-    """What is kept of a function of pairs; leading dimensions are separate functions.
+    """Sums of a function of pairs; leading dimensions are separate functions.
 
     Args:
         rows: Sum over the second point, ``(..., N)``.
@@ -56,7 +56,7 @@ def of_two_sets(values: Tensor) -> Sums:
 
 
 def summed(k: PairFn, x: Tensor, y: Tensor | None = None, signs: Tensor | None = None) -> tuple[Sums, Tensor]:
-    """Return the sums over pairs, a few rows at a time, and those in which each pair has the sign of its points."""
+    """Return the sums over pairs, a few rows at a time, and those with each pair signed by its points."""
     other = x if y is None else y
     signs = x.new_zeros(len(x), 0) if signs is None else signs
     rows, columns, squares, signed = [], x.new_zeros(len(other)), x.new_zeros(()), signs.new_zeros(signs.shape[1])
@@ -73,7 +73,7 @@ def summed(k: PairFn, x: Tensor, y: Tensor | None = None, signs: Tensor | None =
 
 
 def u_statistic(within: Sums) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean over pairs of one set, its variance and what that would be without a first-order part."""
+    """Return the mean over pairs of one set, its variance, and its variance without a first-order part."""
     n, total = within.rows.shape[-1], within.rows.sum(-1)
     left_out = (total.unsqueeze(-1) - 2 * within.rows) / ((n - 1) * (n - 2))
     zeta = _interaction(within)
@@ -103,13 +103,13 @@ def compared(xx: Sums, yy: Sums, xy: Sums) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _jackknife(left_out: Tensor) -> Tensor:
-    """Return the variance that a statistic's values without each point in turn, ``(..., N)``, tell of."""
+    """Return the jackknife variance from a statistic's values without each point in turn, ``(..., N)``."""
     n = left_out.shape[-1]
     return (n - 1) ** 2 / n * left_out.var(-1)
 
 
 def _interaction(within: Sums) -> Tensor:
-    """Return the unbiased variance of what of a symmetric function of pairs is no sum over its points."""
+    """Return the unbiased variance of the interaction part of a symmetric function of pairs."""
     n, total = within.rows.shape[-1], within.rows.sum(-1)
     centred = within.squares - 2 / (n - 2) * within.rows.square().sum(-1) + total.square() / ((n - 1) * (n - 2))
     return centred.clamp(min=0) / (n * (n - 3))

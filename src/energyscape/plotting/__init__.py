@@ -1,9 +1,9 @@
-"""Arrays in, figure out.
+"""Figures from arrays.
 
-Nothing here knows of models or runs, touches matplotlib's global state or opens a window: a figure is a value that
-`Figure.savefig` or `report.page` turns into a picture, an animation a sequence of pictures. Colours are those of Okabe
-and Ito, and of viridis: both are told apart by every kind of colour vision. In one figure, and in all frames of one
-animation, what is compared has the same limits and the same colour levels.
+This package knows neither models nor runs, and never touches matplotlib's global state or opens a window. A figure is a
+value for `Figure.savefig` or `report.page`, an animation a sequence of pictures. Colours are those of Okabe and Ito,
+and of viridis, which every kind of colour vision can distinguish. In one figure, and in all frames of one animation,
+compared panels have the same limits and colour levels.
 
 References:
     Color universal design (Okabe & Ito, 2008). https://jfly.uni-koeln.de/color/

@@ -1,7 +1,6 @@
-r"""Pictures that move: chains on a landscape, a landscape as it is learned.
+"""Animations: chains on a landscape, a landscape during training.
 
-One figure is drawn again and again with other numbers in it, so that limits, colours and layout cannot differ between
-frames.
+All frames are drawn in one figure with new numbers, so limits, colours and layout cannot differ between them.
 """
 
 import contextlib
@@ -50,11 +49,11 @@ TAILS, TRAIL = 10, 4
 @final
 @dataclass(frozen=True)
 class Animation:
-    """A sequence of pictures, each drawn when it is asked for.
+    """A sequence of pictures, each drawn on demand.
 
     Args:
-        figure: What is drawn in; its layout is fixed by the first frame.
-        count: How many frames there are.
+        figure: The figure; its layout is fixed by the first frame.
+        count: Number of frames.
         show: Puts the numbers of a frame, from 0, into the figure.
 
     Examples:
@@ -82,12 +81,12 @@ class Animation:
 
 
 class TrainingFrame(NamedTuple):
-    """Where a training run stands.
+    """The state of a training run.
 
     Args:
         seen: Samples seen so far.
         energy_grid: Energies over temperature, ``(N, M)``, as `landscape` takes them.
-        samples: What the model generates now, ``(S, 2)``, or none; the title counts those outside.
+        samples: Samples of the model, ``(S, 2)``, or none; the title counts those outside.
         progress: Share of the budget used, from 0 to 1, if known.
     """
 
@@ -100,10 +99,10 @@ class TrainingFrame(NamedTuple):
 def animate_chains(
     path: Array, energy_grid: Array, box: Box, at: Sequence[int], *, top: float | None = None, title: str = ""
 ) -> Animation:
-    """Let chains move on a landscape, the first few with a short tail, a frame for each kept position.
+    """Animate chains on a landscape, the first few with a short tail, a frame for each kept position.
 
-    Where kept positions are spread evenly in the logarithm of the step, later frames span more steps; the title says
-    which step each shows.
+    If kept positions are evenly spaced in the logarithm of the step, later frames span more steps. The title shows the
+    step.
     """
     kept = path_in_plane(path)
     if len(at) != len(kept):
@@ -125,10 +124,9 @@ def animate_chains(
 def animate_training(
     frames: Sequence[TrainingFrame], data: Array, box: Box, *, top: float | None = None, title: str = ""
 ) -> Animation:
-    """Let a landscape be learned: its contours, the data and the samples, frame by frame.
+    """Animate the training of a landscape: its contours, the data and the samples, frame by frame.
 
-    All frames share their colours. Early landscapes are flat and late ones steep; the last one decides where the top
-    is, so that early frames are dark because they are flat.
+    All frames share their colours. The last and steepest landscape sets the top, so early, flat ones are dark.
     """
     if not frames:
         raise UserError("an animation needs at least one frame; there was none")
@@ -161,13 +159,13 @@ def animate_training(
 
 
 def save_animation(animation: Animation, path: str | Path, *, fps: float = 10.0, hold: float = 1.0) -> None:
-    """Write an animation as a GIF or an MP4; the file appears whole or not at all.
+    """Write an animation atomically as a GIF or an MP4.
 
     An MP4 needs ffmpeg, the program or the package imageio-ffmpeg; a GIF needs nothing.
 
     Args:
         fps: Frames a second, at most 50 in a GIF, where each frame lasts whole hundredths of a second.
-        hold: Seconds for which the last frame stays in addition.
+        hold: Extra seconds for the last frame.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -198,7 +196,7 @@ def save_animation(animation: Animation, path: str | Path, *, fps: float = 10.0,
 
 
 def _ffmpeg() -> str:
-    """Return what runs ffmpeg: the program, or the one that the package imageio-ffmpeg brings."""
+    """Return the ffmpeg program, or the one of the package imageio-ffmpeg."""
     if shutil.which("ffmpeg") is None:
         with contextlib.suppress(ImportError, RuntimeError):
             return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
@@ -206,7 +204,7 @@ def _ffmpeg() -> str:
 
 
 def _settled(figure: Figure, count: int, show: Callable[[int], None]) -> Animation:
-    """Lay a figure out for its first frame and keep that layout for all of them."""
+    """Lay out a figure for its first frame and keep that layout for all of them."""
     show(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

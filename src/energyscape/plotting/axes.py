@@ -1,4 +1,4 @@
-"""What all figures share: how arrays come in, how axes look, how points are drawn."""
+"""Shared parts of figures: conversion of arrays, axes, points."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ LONGEST = 4.0
 
 
 def numbers(x: Any) -> NDArray[Any]:
-    """Return an array for anything that holds numbers."""
+    """Return the array of any object that holds numbers."""
     return np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
 
 
@@ -56,7 +56,7 @@ def new_axes(size: tuple[float, float], *, title: str, xlabel: str, ylabel: str)
 
 
 def plane_axes(box: Box, *, title: str, beside: float = 0.0, below: float = 0.0) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes that show a rectangle of the plane, as large as the rectangle needs."""
+    """Return a figure with one pair of axes for a rectangle of the plane, sized to fit."""
     wide, high = panel_size(box, 4.3)
     figure, axes = new_axes((wide + 0.8 + beside, high + 0.9 + below), title=title, xlabel="$x_1$", ylabel="$x_2$")
     frame(axes, box)
@@ -70,7 +70,7 @@ def panel_size(box: Box, side: float) -> tuple[float, float]:
 
 
 def frame(axes: Axes, box: Box) -> None:
-    """Limits axes to a rectangle; a unit is as long on one axis as on the other, unless that made a sliver."""
+    """Limit axes to a rectangle, with equal units on both axes unless that makes a sliver."""
     axes.set(xlim=box[0], ylim=box[1], aspect="equal" if _ratio(box) else "auto")
 
 
@@ -84,7 +84,7 @@ def draw_points(
     rim: str = "#000000",
     label: str = "",
 ) -> PathCollection:
-    """Draw points, the smaller the more there are."""
+    """Draw points, smaller if there are more."""
     size = float(np.clip(area / max(len(points), 1), least, 16))
     return axes.scatter(
         points[:, 0],
@@ -99,7 +99,7 @@ def draw_points(
 
 
 def unseen(seen: NDArray[np.bool_]) -> str:
-    """Return how many of the things drawn cannot be seen, such as ``"2 of 30 outside"``; nothing if all can.
+    """Return the number of objects outside the picture, such as ``"2 of 30 outside"``; empty if none.
 
     Examples:
         >>> unseen(np.array([True, False, True])), unseen(np.array([True]))
@@ -110,7 +110,7 @@ def unseen(seen: NDArray[np.bool_]) -> str:
 
 
 def note(axes: Axes, text: str, *, size: float = 9.0) -> None:
-    """Write into the lower left corner."""
+    """Write text into the lower left corner."""
     if text:
         ground = {"facecolor": "#FFFFFF", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
         axes.annotate(text, (0.02, 0.02), xycoords="axes fraction", fontsize=size, bbox=ground, zorder=9)

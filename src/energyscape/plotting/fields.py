@@ -1,4 +1,4 @@
-r"""What moves over a landscape: the score, and the chains that follow it.
+r"""Scores on a landscape, and the chains that follow them.
 
 A score's length spans many orders of magnitude, from a saddle to a cliff. An arrow's length is compressed,
 
@@ -35,7 +35,7 @@ def score_field(
     top: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw the score as arrows that begin at its points, perhaps upon the landscape whose descent they show."""
+    """Draw the score as arrows that begin at its points, optionally on the landscape that it descends."""
     x, s = plane(points), plane(score)
     if len(x) != len(s):
         raise UserError(f"every point has one score; there were {len(x)} points and {len(s)} scores")
@@ -49,7 +49,7 @@ def score_field(
 
 
 def _arrows(figure: Figure, axes: Axes, x: NDArray[Any], s: NDArray[Any], box: Box, *, dark: bool) -> None:
-    """Draw arrows of compressed length that begin at ``x``, and under the axes the key to their lengths."""
+    """Draw arrows of compressed length that begin at ``x``, with a key to their lengths under the axes."""
     size, sides = np.linalg.norm(s, axis=1), np.ptp(box, axis=1)
     if not len(x):
         return
@@ -80,7 +80,7 @@ def _arrows(figure: Figure, axes: Axes, x: NDArray[Any], s: NDArray[Any], box: B
 
 
 def _key(figure: Figure, axes: Axes, arrows: Quiver, longest: float, middle: float) -> None:
-    """Draw under the axes how long the arrows of a few scores are."""
+    """Draw a key with the arrows of a few scores under the axes."""
     inch = 1 / figure.get_figheight()
     figure.set_layout_engine("constrained", rect=(0, 0.5 * inch, 1, 1 - 0.5 * inch))
     rule = f"length ∝ |s| / (|s| + {_shown(middle)}), s in nats per unit of x"
@@ -101,9 +101,9 @@ def _key(figure: Figure, axes: Axes, arrows: Quiver, longest: float, middle: flo
 def trajectories(
     path: Array, energy_grid: Array, box: Box, *, chains: int = 5, top: float | None = None, title: str = ""
 ) -> Figure:
-    """Draw where the first few chains went on a landscape: circles where they began, squares where they ended.
+    """Draw the paths of the first few chains on a landscape: circles at the start, squares at the end.
 
-    Kept positions are joined by straight lines; if not every step was kept, the chain was not on the line between.
+    Straight lines join kept positions; if not every step was kept, the chain left these lines.
     """
     kept = path_in_plane(path)[:, : max(chains, 0)]
     if not kept.shape[1]:
@@ -112,7 +112,7 @@ def trajectories(
     fill_with_bar(figure, axes, Relief.of(energy_grid, box, top=top))
     for index, chain in enumerate(kept.swapaxes(0, 1)):
         colour, finite = OKABE_ITO[index % len(OKABE_ITO)], chain[np.isfinite(chain).all(1)]
-        # A white rim tells a dark line from a dark valley.
+        # A white rim separates a dark line from a dark valley.
         rim = [Stroke(linewidth=3.2, foreground="#FFFFFF"), Normal()]
         axes.plot(*chain.T, color=colour, linewidth=1.4, path_effects=rim, zorder=3)
         for place, marker in ((finite[:1], "o"), (finite[-1:], "s")):

@@ -1,4 +1,4 @@
-r"""Pictures made of pictures: grids, rows that belong together, chains of images.
+r"""Grids of images, labelled rows of images, chains of images.
 
 Pixels :math:`x \in [\text{low}, \text{high}]` become bytes :math:`\operatorname{round}(255\,(x - \text{low}) /
 (\text{high} - \text{low}))`, clamped to 0 and 255.
@@ -30,7 +30,8 @@ def grid_array(
     The line is a quarter of an image's pixel wide, and at least one pixel of the picture.
 
     Args:
-        scale: Pixels a side for each pixel of an image; none takes the least that makes images 32 pixels high and wide.
+        scale: Picture pixels a side for each image pixel; none takes the least that makes images 32 pixels high and
+            wide.
 
     Examples:
         >>> grid_array(np.array([-1.0, 1.0]).reshape(2, 1, 1, 1), scale=1)

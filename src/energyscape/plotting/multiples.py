@@ -1,4 +1,4 @@
-"""Many methods on one page: for each its data, its landscape and its samples, drawn alike so that eyes can compare."""
+"""Many methods on one page: the data, landscape and samples of each, drawn alike for comparison."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -35,15 +35,15 @@ COLUMNS = ("data", "landscape", "samples")
 
 
 class Multiple(NamedTuple):
-    """What is drawn of one method.
+    """One method's panels.
 
     Args:
         title: Its name.
-        subtitle: What it is worth, such as ``"KL 0.004"``.
-        data: What it learned from, ``(N, 2)``.
+        subtitle: Its result, such as ``"KL 0.004"``.
+        data: Its training data, ``(N, 2)``.
         energy_grid: Energies over temperature, ``(K, L)``, as `landscape` takes them; none if it has no energy.
-            Where nothing is finite, the panel says so.
-        samples: What it generates, ``(M, 2)``.
+            If nothing is finite, the panel says so.
+        samples: Its samples, ``(M, 2)``.
     """
 
     title: str
@@ -56,11 +56,11 @@ class Multiple(NamedTuple):
 def small_multiples(rows: Sequence[Multiple], box: Box, *, top: float | None = None, title: str = "") -> Figure:
     """Draw a row for each method: data, landscape, samples, with the same limits and colours in all rows.
 
-    Heights are above each landscape's own minimum, for energies of two methods differ by a constant that means nothing.
+    Heights are above each landscape's own minimum, because energies have an arbitrary constant.
 
     Args:
-        top: Height above the minimum, in nats, from which on all share one colour; none takes the median of what each
-            landscape would alone.
+        top: Height above the minimum, in nats, from which on all share one colour; none takes the median of
+            the landscapes' own tops.
     """
     if not rows:
         raise UserError("small multiples need at least one row; there was none")
@@ -109,7 +109,7 @@ def _row(panels: Sequence[Axes], row: Multiple, box: Box, top: float | None) -> 
 
 
 def _annotate(panels: Sequence[Axes], row: Multiple, *, first: bool, last: bool) -> None:
-    """Write a row's name and worth above it, the columns' names above the first row, numbers below the last one."""
+    """Write a row's name and result above it, column names above the first row, numbers below the last one."""
     left, _, right = panels
     above: Any = {"xycoords": "axes fraction", "textcoords": "offset points"}
     left.annotate(row.title, (0, 1), (0, 4), **above, fontsize=10, fontweight="bold")

@@ -1,4 +1,4 @@
-r"""Points in the plane, alone and beside those that they should look like.
+r"""Points in the plane, alone and beside the data.
 
 A shaded square of width :math:`h` that holds :math:`n` of :math:`N` points shows the density :math:`n / (N h_1 h_2)`.
 Points outside the box count in :math:`N`, so that two panels with one colour bar can be compared.
@@ -38,9 +38,9 @@ def scatter(x: Array, *, box: Box, title: str = "") -> Figure:
 
 
 def real_and_generated(real: Array, generated: Array, box: Box, *, bins: int | None = None, title: str = "") -> Figure:
-    """Draw data and samples side by side, with the same limits, and the same colours where they are shaded.
+    """Draw data and samples side by side, with the same limits, and the same colours if shaded.
 
-    The eye compares clouds of unequal numbers badly: give as many samples as data, or shade.
+    The eye compares clouds of unequal size poorly: pass as many samples as data, or shade.
     """
     clouds = {"data": plane(real), "samples": plane(generated)}
     if bins is not None and bins < 1:
@@ -67,7 +67,7 @@ def real_and_generated(real: Array, generated: Array, box: Box, *, bins: int | N
 
 
 def _shade(figure: Figure, panels: list[Axes], clouds: list[NDArray[Any]], box: Box, bins: int) -> None:
-    """Shades panels by the density of their points, with one scale of colours for all."""
+    """Shade panels by the density of their points, with one scale of colours for all."""
     edges = [np.linspace(*side, bins + 1) for side in box]
     square = float(np.diff(edges[0])[0] * np.diff(edges[1])[0])
     counts = [np.histogramdd(points[inside(points, box)], edges)[0] for points in clouds]

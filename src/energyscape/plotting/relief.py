@@ -1,8 +1,8 @@
 r"""An energy over a rectangle of the plane: from above, and from the side.
 
-Energies are drawn over temperature, :math:`E / T`, in nats, above their minimum, for a constant means nothing. An
-energy that is good where data are is often a cliff elsewhere, a hundred times higher than its valleys are deep; so
-heights are drawn up to a *top* only, and every picture says where it is.
+Energies are drawn over temperature, :math:`E / T`, in nats, above their minimum, because their constant is arbitrary.
+A good energy is often a cliff away from the data, a hundred times higher than its valleys are deep. So heights are
+drawn up to a *top* only, and every picture shows that top.
 """
 
 import statistics
@@ -28,17 +28,17 @@ BAR = 1.2
 """Inches that a bar of colours takes."""
 
 DEEP = 20.0
-"""Nats above the minimum from which on nothing is told apart: a point there is 2e-9 times as likely as the best."""
+"""Nats above the minimum beyond which one colour is used: a point there is 2e-9 times as likely as the best."""
 
 
 class Relief(NamedTuple):
     """Heights above the minimum, on a regular grid from edge to edge of a rectangle.
 
     Args:
-        x1: Where along the first axis, ``(N,)``.
-        x2: Where along the second, ``(M,)``.
-        height: ``(N, M)``, the lowest finite one 0; not a number where the energy is not.
-        top: Up to where the picture tells heights apart.
+        x1: Positions along the first axis, ``(N,)``.
+        x2: Positions along the second, ``(M,)``.
+        height: ``(N, M)``, the lowest finite one 0; NaN for a non-finite energy.
+        top: Height from which on all share one colour.
     """
 
     x1: NDArray[Any]
@@ -48,7 +48,7 @@ class Relief(NamedTuple):
 
     @classmethod
     def of(cls, energy_grid: Array, box: Box, *, top: float | None = None) -> Self:
-        """Measure an energy from its minimum."""
+        """Return the heights of an energy above its minimum."""
         grid = _grid(energy_grid)
         height = np.maximum(grid - grid[np.isfinite(grid)].min(), 0)
         if top is None:
@@ -87,7 +87,7 @@ def fill(axes: Axes, relief: Relief) -> QuadContourSet:
 def colour_bar(
     figure: Figure, drawn: ContourSet, top: float, *, beside: Axes | None = None, within: Axes | None = None
 ) -> None:
-    """Add the bar that says which colour is which height."""
+    """Add a colour bar of heights."""
     orientation, space = ("vertical", "\n") if within is None else ("horizontal", " ")
     label = f"energy above its minimum, in nats{space}(dark = likely)"
     bar = figure.colorbar(drawn, cax=within, ax=beside, label=label, orientation=orientation)
@@ -96,7 +96,7 @@ def colour_bar(
 
 
 def fill_with_bar(figure: Figure, axes: Axes, relief: Relief) -> None:
-    """Draw a relief as filled contours, and beside it which colour is which height."""
+    """Draw a relief as filled contours, with a colour bar."""
     colour_bar(figure, fill(axes, relief), relief.top, beside=axes)
 
 
@@ -106,7 +106,7 @@ def landscape(
     """Draw an energy over the plane as filled contours, low in dark colours, and samples upon it.
 
     The lowest energy is set to zero. The upper two fifths of the plane, often a cliff, share one colour, and so does
-    all that is more than 20 nats up and thus never visited, so that the valleys are seen.
+    everything more than 20 nats up, which is never visited. This keeps the valleys visible.
 
     Args:
         energy_grid: Energies over temperature, ``(N, M)``, at points equally spaced from edge to edge; the *first*
@@ -124,8 +124,8 @@ def surface(
 ) -> Figure:
     """Draw an energy over the plane as a surface seen from above the front, its contours on the floor beneath it.
 
-    What rises above the top is left out, and the vertical axis says so: a plateau there would hide the valleys behind
-    it, and be no feature of the energy.
+    Heights above the top are omitted, and the vertical axis says so: a plateau there would hide the valleys behind it
+    without being a feature of the energy.
     """
     relief = Relief.of(energy_grid, box, top=top)
     figure = Figure(figsize=(7.6, 6.6), dpi=100)
@@ -152,9 +152,9 @@ def surface(
 
 
 def one_top(energy_grids: Sequence[Array], box: Box) -> float | None:
-    """Return a top that several pictures can share: the median of what each would take alone.
+    """Return a common top for several pictures: the median of their own tops.
 
-    One landscape gone astray, a thousand times as high as the others, would turn them all dark with a maximum.
+    With the maximum, one diverged landscape, a thousand times as high as the others, would turn them all dark.
     """
     tops = [Relief.of(grid, box).top for grid in energy_grids if np.isfinite(numbers(grid)).any()]
     return statistics.median(tops) if tops else None
@@ -173,6 +173,6 @@ def _ticks(top: float) -> list[float]:
 
 
 def _around(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where a grid's points or one of their eight neighbours are in a mask."""
+    """Return a mask of points that are in a mask or next to one of its points."""
     padded = np.pad(mask, 1)
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).any((2, 3)))

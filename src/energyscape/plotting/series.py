@@ -1,4 +1,4 @@
-"""Numbers along a run, and how numbers are spread."""
+"""Curves over a run, and distributions of numbers."""
 
 import math
 import warnings
@@ -29,7 +29,7 @@ def curves(
     log: bool = False,
     smooth: int | None = None,
 ) -> Figure:
-    """Draw what happened during a run: every value faint, their running median bold."""
+    """Draw metrics over a run: every value faint, their running median bold."""
     x = numbers(step).astype(float)
     figure, axes = new_axes((WIDTH, 3.6), title=title, xlabel=xlabel, ylabel=ylabel)
     window = max(1, len(x) // 40) if smooth is None else smooth
@@ -76,7 +76,7 @@ def histogram(series: Mapping[str, Array], xlabel: str, *, title: str = "", bins
 
 
 def _mark(axes: Axes, marks: Sequence[tuple[float, str]], width: float) -> None:
-    """Draw vertical lines with what happened there; marks that crowd share the first one's label."""
+    """Draw vertical lines with labels; crowded marks share the first one's label."""
     labelled = -math.inf
     for where, what in marks:
         axes.axvline(where, color="#555555", linestyle=":", linewidth=1.2)
@@ -95,7 +95,7 @@ def _mark(axes: Axes, marks: Sequence[tuple[float, str]], width: float) -> None:
 
 
 def _keep_spikes_out(axes: Axes, series: list[NDArray[Any]]) -> None:
-    """Limits the vertical axis to nearly all values where a few others would flatten them to a line, and says so."""
+    """Limit the vertical axis to nearly all values if a few outliers would flatten them, and say so."""
     values = np.concatenate([np.empty(0), *series])
     values = values[np.isfinite(values)]
     if len(values) < 50:
@@ -111,7 +111,7 @@ def _keep_spikes_out(axes: Axes, series: list[NDArray[Any]]) -> None:
 
 
 def _running_median(y: NDArray[Any], window: int) -> NDArray[Any]:
-    """Return medians over windows that are cut off at both ends; what is not a number does not count."""
+    """Return medians over windows truncated at both ends; NaNs are ignored."""
     if window <= 1:
         return y
     padded = np.pad(y, (window // 2, window - 1 - window // 2), constant_values=np.nan)
