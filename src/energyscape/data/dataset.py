@@ -1,4 +1,4 @@
-"""What a model learns from: points of one shape, and what is known about them."""
+"""Datasets: points of one shape, with their labels, box and density if known."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -114,7 +114,7 @@ class Dataset(ABC):
         return self
 
     def facts(self) -> dict[str, Any]:
-        """Return what a run records to be used without its data."""
+        """Return the facts that a run records, to be used later without its data."""
         return {}
 
 
@@ -138,7 +138,7 @@ class Rows(Dataset):
         yield from (self.floats(part) for part in index.split(list(sizes)))
 
     def tensors(self) -> list[Tensor]:
-        """Return the tensors that the rows are made of, by which a set is known."""
+        """Return the tensors of the rows, which identify the set."""
         return [self.floats(), *([] if self.labels is None else [self.labels])]
 
     def head(self, n: int) -> Tensor:
