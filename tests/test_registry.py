@@ -274,18 +274,18 @@ def test_convert_refuses(value, annotation, message):
 
 def test_completed_fills_in_defaults_of_nested_components_too():
     given = {"first": "round", "second": {"name": "round", "colour": "green"}}
-    table = Pair.trained.inpaint("pair", given, hidden={"seed"})
+    table = completed(Pair, "pair", given, hidden={"seed"})
     disc = {"name": "round", "radius": 1.0, "colour": "red"}
     assert table == {"first": disc, "second": {**disc, "colour": "green"}}
     made, again = build(SHAPES, "pair", given), build(SHAPES, "pair", table)
     assert vars(made.second) == vars(again.second)
-    assert Pair.trained.inpaint("pair", {"first": "round"})["seed"] == 0
-    assert "second" not in Pair.trained.inpaint("pair", {"first": "round"})
+    assert completed(Pair, "pair", {"first": "round"})["seed"] == 0
+    assert "second" not in completed(Pair, "pair", {"first": "round"})
 
 
 def test_a_tuple_of_components_is_a_list_of_tables():
     given = {"shapes": ["round", {"name": "row", "shapes": [{"name": "round", "radius": 3}]}]}
-    table = Row.trained.inpaint("row", given)
+    table = completed(Row, "row", given)
     disc = {"name": "round", "radius": 1.0, "colour": "red"}
     inner = {"name": "row", "shapes": [{**disc, "radius": 3.0}], "gaps": []}
     assert table == {"shapes": [disc, inner], "gaps": []}

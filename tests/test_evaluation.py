@@ -1,0 +1,144 @@
+"""The record of an evaluation: written once, read by every page, stale when what it measured has changed."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from energyscape.data import DATASETS, Dataset
+from energyscape.errors import UserError
+from energyscape.metrics import METRICS, Evidence
+from energyscape.metrics.evaluation import evaluate
+from energyscape.metrics.metric import Measure, Metric
+from energyscape.recipe import Experiment, Recipe
+from energyscape.runs import Run, Session
+
+DIGITS = {
+    "model.network.width": "8",
+    "sampler.steps": "5",
+    "train.budget": "256",
+    "train.batch_size": "64",
+    "objective.start.capacity": "64",
+}
+POINTS = {"train.budget": "2560", "train.batch_size": "128", "sampler.steps": "20", "objective.start.capacity": "256"}
+
+
+class Sphere(Dataset):
+    """Points near the unit sphere in five dimensions: a kind of data that the package has never heard of."""
+
+    def __init__(self, *, spread: float = 0.05) -> None:
+        self.spread = spread
+
+    @property
+    def shape(self):
+        return (5,)
+
+    def drawing(self, sizes, *, generator):
+        for n in sizes:
+            x = torch.randn(n, 5, generator=generator)
+            yield x / x.norm(dim=1, keepdim=True) + self.spread * torch.randn(n, 5, generator=generator)
+
+
+def trained(folder: Path, recipe: str, settings: dict[str, str]) -> Run:
+    experiment = Experiment(Recipe.named(recipe, settings))
+    run = Run.create(folder, experiment)
+    with Session(run, experiment) as session:
+        for _ in session:
+            pass
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Run:
+    return trained(tmp_path_factory.mktemp("digits") / "run", "digits-pcd", DIGITS)
+
+
+def never(*_, **__):
+    raise AssertionError("something was drawn")
+
+
+def test_after_evaluate_neither_report_nor_doctor_draws_anything(cli, digits, monkeypatch):
+    assert cli("evaluate", digits.path, "--json")[0] == 0
+    status, fresh, _ = cli("doctor", digits.path, "--json")
+    for name in ("sample", "sampling", "restore", "inpaint"):
+        monkeypatch.setattr(f"energyscape.inference.Trained.{name}", never)
+    for name in ("energyscape.doctor.from_run.ask", "energyscape.metrics.ood._scored"):
+        monkeypatch.setattr(name, never)
+    assert cli("report", digits.path, "--out", "page.html")[0] == 0
+    assert cli("doctor", digits.path, "--json")[:2] == (status, fresh)
+    numbers = json.loads(cli("evaluate", digits.path, "--json")[1])
+    page = Path("page.html").read_text(encoding="utf-8")
+    for title, each in numbers.items():
+        assert f"<td>{title}</td><td>{each['value']:.4g}</td>" in page.replace("\n", "")
+
+
+def test_another_seed_n_or_checkpoint_is_measured_anew(digits):
+    first = evaluate(digits, n=20, only=["recognised"])
+    same, seed, n = (
+        evaluate(digits, only=["recognised"], **how) for how in ({"n": 20}, {"n": 20, "seed": 7}, {"n": 24})
+    )
+    assert same.metrics == first.metrics
+    assert len({each.evidence.origin for each in (first, seed, n)}) == 3
+    experiment = digits.experiment()
+    with torch.no_grad():
+        next(experiment.best.parameters()).add_(1)
+    assert Evidence(experiment, n=20).origin != first.evidence.origin
+
+
+def test_only_some_metrics_are_measured_and_the_record_keeps_the_others(digits):
+    evaluate(digits, n=20, seed=3, only=["acceptance"])
+    evaluate(digits, n=20, seed=3, only=["recognised"])
+    record = json.loads((digits.path / "evaluation.json").read_text())
+    assert [*record["metrics"]] == ["acceptance", "recognised"]
+    assert record["classifier"]["accuracy"] > 0.9
+    with pytest.raises(UserError, match="kl: not a metric of this run; those are recognised, "):
+        evaluate(digits, only=["kl"])
+    with pytest.raises(UserError, match=r"no metric named 'recognized'.*did you mean 'recognised'"):
+        evaluate(digits, only=["recognized"])
+
+
+def test_a_damaged_record_is_one_line(cli, digits):
+    (digits.path / "evaluation.json").write_text("{")
+    status, _, err = cli("evaluate", digits.path, "--n", "20")
+    assert (status, "evaluation.json" in err, err.count("\n")) == (2, True, 1)
+    (digits.path / "evaluation.json").unlink()
+
+
+@pytest.mark.parametrize("recipe", ["8gaussians-dsm", "8gaussians-edm"])
+def test_a_new_kind_of_data_trains_samples_evaluates_and_reports(cli, monkeypatch, recipe):
+    monkeypatch.setitem(DATASETS._entries, "sphere", Sphere)
+    settings = {"train.budget": "2560", "data.name": "sphere", "sampler.steps": "10"}
+    words = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    for command in (["train", recipe, *words, "--out", "run"], ["sample", "run", "--n", "9", "--out", "x.npy"]):
+        status, _, err = cli(*command)
+        assert status == 0, err
+    assert np.load("x.npy").shape == (9, 5)
+    status, out, err = cli("evaluate", "run", "--n", "50", "--json")
+    assert status == 0, err
+    assert {"MMD²", "energy distance", "sliced Wasserstein²"} <= set(json.loads(out))
+    assert cli("report", "run")[0] == 0
+    assert "principal components" in Path("run/report.html").read_text(encoding="utf-8")
+    assert cli("doctor", "run")[0] in (0, 1, 2)
+
+
+class Radius(Measure):
+    """Mean norm of the samples."""
+
+    def applies(self, evidence):
+        return evidence.source.box is not None
+
+    def measure(self, evidence):
+        norm = evidence.generated.x.norm(dim=1)
+        return [Metric("radius", float(norm.mean()), float(norm.std() / math.sqrt(len(norm))), "of the samples")]
+
+
+def test_a_metric_is_one_class_and_one_line(cli, monkeypatch, tmp_path):
+    monkeypatch.setitem(METRICS._entries, "radius", Radius)
+    run = trained(tmp_path / "run", "8gaussians-pcd", POINTS)
+    assert "Mean norm of the samples." in cli("list", "metrics")[1]
+    found = json.loads(cli("evaluate", run.path, "--only", "radius", "--n", "50", "--json")[1])
+    assert found["radius"]["value"] > 0
+    assert "radius" in json.loads((run.path / "evaluation.json").read_text())["metrics"]
