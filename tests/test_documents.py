@@ -53,10 +53,16 @@ def test_the_readme_s_commands_are_words_of_the_command_line():
             Recipe.named(rest[0], overrides_from(bound.args[1:])).resolved()
 
 
-def test_the_objective_of_contributing_is_an_objective():
-    (code,) = blocks(ROOT / "CONTRIBUTING.md", "python")
+def contributed() -> dict:
+    """The names that the code of CONTRIBUTING defines."""
     names: dict = {}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    for code in blocks(ROOT / "CONTRIBUTING.md", "python"):
+        exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
+def test_the_objective_of_contributing_is_an_objective():
+    names = contributed()
     registry = Registry("objective", {**OBJECTIVES, "cnce": names["ConditionalNCE"]})
     objective = build(registry, "cnce", {"sigma": 0.5})
     with pytest.raises(UserError, match="did you mean 'sigma'"):

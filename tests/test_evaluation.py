@@ -1,18 +1,18 @@
-"""The record of an evaluation: written once, read by every page, stale when what it measured has changed."""
+"""Records of evaluations: written once, read by every page, stale when what it measured has changed."""
 
 import json
-import math
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from energyscape.data import DATASETS, Dataset
+from energyscape.data import DATASETS
 from energyscape.errors import UserError
 from energyscape.metrics import METRICS, Evidence
 from energyscape.metrics.evaluation import evaluate
-from energyscape.metrics.metric import Measure, Metric
 from energyscape.recipe import Experiment, Recipe
 from energyscape.runs import Run, Session
 
@@ -26,20 +26,12 @@ DIGITS = {
 POINTS = {"train.budget": "2560", "train.batch_size": "128", "sampler.steps": "20", "objective.start.capacity": "256"}
 
 
-class Sphere(Dataset):
-    """Points near the unit sphere in five dimensions: a kind of data that the package has never heard of."""
-
-    def __init__(self, *, spread: float = 0.05) -> None:
-        self.spread = spread
-
-    @property
-    def shape(self):
-        return (5,)
-
-    def drawing(self, sizes, *, generator):
-        for n in sizes:
-            x = torch.randn(n, 5, generator=generator)
-            yield x / x.norm(dim=1, keepdim=True) + self.spread * torch.randn(n, 5, generator=generator)
+def contributed():
+    """The names that the code of CONTRIBUTING defines."""
+    text, names = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8"), {}
+    for code in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+        exec(textwrap.dedent(code), names)
+    return names
 
 
 def trained(folder: Path, recipe: str, settings: dict[str, str]) -> Run:
@@ -109,7 +101,7 @@ def test_a_damaged_record_is_one_line(cli, digits):
 
 @pytest.mark.parametrize("recipe", ["8gaussians-dsm", "8gaussians-edm"])
 def test_a_new_kind_of_data_trains_samples_evaluates_and_reports(cli, monkeypatch, recipe):
-    monkeypatch.setitem(DATASETS._entries, "sphere", Sphere)
+    monkeypatch.setitem(DATASETS._entries, "sphere", contributed()["Sphere"])
     settings = {"train.budget": "2560", "data.name": "sphere", "sampler.steps": "10"}
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
     for command in (["train", recipe, *words, "--out", "run"], ["sample", "run", "--n", "9", "--out", "x.npy"]):
@@ -124,19 +116,8 @@ def test_a_new_kind_of_data_trains_samples_evaluates_and_reports(cli, monkeypatc
     assert cli("doctor", "run")[0] in (0, 1, 2)
 
 
-class Radius(Measure):
-    """Mean norm of the samples."""
-
-    def applies(self, evidence):
-        return evidence.source.box is not None
-
-    def measure(self, evidence):
-        norm = evidence.generated.x.norm(dim=1)
-        return [Metric("radius", float(norm.mean()), float(norm.std() / math.sqrt(len(norm))), "of the samples")]
-
-
 def test_a_metric_is_one_class_and_one_line(cli, monkeypatch, tmp_path):
-    monkeypatch.setitem(METRICS._entries, "radius", Radius)
+    monkeypatch.setitem(METRICS._entries, "radius", contributed()["Radius"])
     run = trained(tmp_path / "run", "8gaussians-pcd", POINTS)
     assert "Mean norm of the samples." in cli("list", "metrics")[1]
     found = json.loads(cli("evaluate", run.path, "--only", "radius", "--n", "50", "--json")[1])
