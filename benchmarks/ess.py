@@ -1,10 +1,11 @@
-"""What chains are worth a second once they are warm: ours, blackjax's ChEES-HMC and numpyro's NUTS.
+"""Measure effective samples a second of warm chains: our HMC, blackjax's ChEES-HMC and numpyro's NUTS.
 
-The law is a Gaussian of 100 dimensions whose deviations go from 0.01 to 1, so that the condition number of its
-covariance is 10⁴; along the axes, or turned at random, which a scale for each coordinate can do nothing about. Each
-sampler warms up as it documents, and its draws are judged alike: the smallest bulk effective sample size of the 200
-first and second moments along the axes of the ellipsoid, divided by the seconds of the draws (compilation and warm-up
-left out), on one thread of processor time; medians and ranges over the seeds.
+The target is a Gaussian of 100 dimensions with deviations from 0.01 to 1, so its covariance has a condition number of
+10⁴. It lies along the axes, or is rotated at random, which a scale for each coordinate cannot undo.
+
+Each sampler warms up as it documents. All draws are judged alike: the smallest bulk effective sample size of the 200
+first and second moments along the axes of the ellipsoid, divided by the seconds of the draws. The clock is CPU time on
+one thread, without compilation and warm-up. The table shows medians and ranges over the seeds.
 
     python benchmarks/ess.py [--samplers ours,chees] [--quick]
 """
@@ -41,19 +42,19 @@ class Distribution(NamedTuple):
 
     @staticmethod
     def of(*, turned: bool) -> "Distribution":
-        """Returns the law of the head of this file."""
+        """Return the law of the head of this file."""
         random = torch.randn(DIMENSIONS, DIMENSIONS, generator=torch.Generator().manual_seed(1))
         axes = torch.linalg.qr(random).Q if turned else torch.eye(DIMENSIONS)
         return Distribution(torch.logspace(-0.5, 0, DIMENSIONS, base=CONDITION), axes)
 
     @property
     def precision(self) -> Tensor:
-        """Returns the inverse covariance."""
+        """Return the inverse covariance."""
         return (self.axes / self.deviations.square()) @ self.axes.T
 
 
 class Drawn(NamedTuple):
-    """What a sampler made.
+    """The draws of a sampler.
 
     Args:
         x: Draws, ``(K, C, d)``.
@@ -69,7 +70,7 @@ class Drawn(NamedTuple):
 
 
 def ours(law: Distribution, seed: int, draws: int) -> Drawn:
-    """Returns draws of the `HMC` that `warmup` makes of any."""
+    """Return draws of the `HMC` that `warmup` makes of any."""
     precision, generator = law.precision, torch.Generator().manual_seed(seed)
 
     def energy(x: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def ours(law: Distribution, seed: int, draws: int) -> Drawn:
 
 
 def chees(law: Distribution, seed: int, draws: int) -> Drawn:
-    """Returns draws of blackjax's ChEES-HMC with a diagonal mass."""
+    """Return draws of blackjax's ChEES-HMC with a diagonal mass."""
     import blackjax
     import jax
     import jax.numpy as jnp
@@ -118,7 +119,7 @@ def chees(law: Distribution, seed: int, draws: int) -> Drawn:
 
 
 def nuts(law: Distribution, seed: int, draws: int, *, dense: bool = False) -> Drawn:
-    """Returns draws of numpyro's NUTS, 16 chains side by side."""
+    """Return draws of numpyro's NUTS, 16 chains side by side."""
     import jax
     import jax.numpy as jnp
     from numpyro.infer import MCMC, NUTS
@@ -130,7 +131,7 @@ def nuts(law: Distribution, seed: int, draws: int, *, dense: bool = False) -> Dr
     key, begun = jax.random.key(seed), time.process_time()
     sampler.warmup(key, init_params=jax.random.normal(key, (chains, DIMENSIONS)))
 
-    @jax.jit  # the sampler's own `run` compiles anew each time
+    @jax.jit  # the sampler's own `run` compiles every time
     def run(state):
         def one(state, _):
             state = kernel.sample(state, (), {})
@@ -170,16 +171,16 @@ def main() -> None:
             for seed in range(seeds):
                 drawn = sampler(law, seed, draws)
                 own = drawn.x @ law.axes / law.deviations
-                said = diagnose(torch.cat([own, own.square()], dim=-1))
-                rates.append(float(said.ess.min()) / drawn.seconds)
-                costs.append(float(said.ess.min()) / (own.shape[0] * own.shape[1] * drawn.gradients) * 1000)
-                hats.append(float(said.r_hat.max()))
+                report = diagnose(torch.cat([own, own.square()], dim=-1))
+                rates.append(float(report.ess.min()) / drawn.seconds)
+                costs.append(float(report.ess.min()) / (own.shape[0] * own.shape[1] * drawn.gradients) * 1000)
+                hats.append(float(report.r_hat.max()))
                 off = float((own.square().mean((0, 1)) - 1).abs().max())
                 if off > 0.5:
                     print(f"{name}: a variance is off by {off:.0%}")
-            told = f"{statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})"
+            rate = f"{statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})"
             where = "turned" if turned else "along the axes"
-            cells = where, name, told, f"{statistics.median(costs):.2f}", f"{drawn.gradients:.0f}", f"{max(hats):.3f}"
+            cells = where, name, rate, f"{statistics.median(costs):.2f}", f"{drawn.gradients:.0f}", f"{max(hats):.3f}"
             print(f"| {' | '.join(cells)} | {drawn.warm:.0f} |", flush=True)
 
 

@@ -1,8 +1,8 @@
-r"""TorchEBM 0.8.9, used as its documentation says and, beside that, as well as we know how.
+"""Run TorchEBM 0.8.9 as its documentation says and, beside that, as well as we know how.
 
-Its users write their own energy, here the one of our recipe with the same weights, hand it to a loss and, for
-contrastive divergence, to a sampler, and write the loop. Each setting's numbers are plain data, so that a finished
-training can be recognised by them.
+A user of TorchEBM writes an energy (here that of our recipe, with the same weights), passes it to a loss and, for
+contrastive divergence, to a sampler, and writes the loop. The numbers of each setting are plain data, which identify a
+finished training.
 """
 
 import itertools
@@ -74,7 +74,7 @@ class Setting(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What a training by the peer leaves.
+    """The result of a training by the peer.
 
     Args:
         last: The model.
@@ -115,7 +115,7 @@ class Landscape(BaseModel):
 
 
 def settings_for(objective: str, recipe: Recipe) -> dict[str, Setting]:
-    """Returns the settings in which the peer runs an objective.
+    """Return the settings in which the peer runs an objective.
 
     ``documented`` is its README. ``decayed`` also lets the learning rate fall to zero. ``matched`` takes every number
     from our recipe; ``fine`` has Langevin steps of a fifth of that size, ten of them, which stay stable in narrower
@@ -147,7 +147,7 @@ def settings_for(objective: str, recipe: Recipe) -> dict[str, Setting]:
 
 
 def same_numbers(objective: str, ours: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of the peer's loss that say what our objective's say.
+    """Return the parameters of the peer's loss that say what our objective's say.
 
     Args:
         objective: One of `DOCUMENTED`.
@@ -167,7 +167,7 @@ def same_numbers(objective: str, ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def langevin_step(kernel: dict[str, Any]) -> tuple[float, float]:
-    """Returns the step size and the temperature of the Langevin kernel that is nearest to ours.
+    """Return the step size and the temperature of the Langevin kernel that is nearest to ours.
 
     Args:
         kernel: The table of our recipe.
@@ -178,7 +178,7 @@ def langevin_step(kernel: dict[str, Any]) -> tuple[float, float]:
 
 
 def loss_of(model: BaseModel, setting: Setting) -> nn.Module:
-    """Returns the peer's loss, with its sampler.
+    """Return the peer's loss, with its sampler.
 
     Args:
         model: What it trains.
@@ -193,7 +193,7 @@ def loss_of(model: BaseModel, setting: Setting) -> nn.Module:
 
 
 def train(experiment: Experiment, setting: Setting, *, seed: int, seconds: float) -> Learned:
-    """Trains by the peer.
+    """Train by the peer.
 
     Neither the making of its objects nor the filling of its replay buffer counts as training.
 
@@ -216,9 +216,9 @@ def train(experiment: Experiment, setting: Setting, *, seed: int, seconds: float
     begun = time.process_time()
     while (progress := (time.process_time() - begun) / seconds) < 1:
         adam.param_groups[0]["lr"] = training.learning_rate * training.rate_factor(progress, data.position)
-        told = loss(next(data).x, generator=generator)
+        value = loss(next(data).x, generator=generator)
         adam.zero_grad()
-        (told[0] if isinstance(told, tuple) else told).backward()
+        (value[0] if isinstance(value, tuple) else value).backward()
         if training.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         adam.step()
@@ -228,7 +228,7 @@ def train(experiment: Experiment, setting: Setting, *, seed: int, seconds: float
 
 
 def disagreements(experiment: Experiment) -> dict[str, float]:
-    """Returns how far the libraries are apart where they must agree, in units of what is allowed.
+    """Return how far the libraries are apart where they must agree, in units of what is allowed.
 
     Args:
         experiment: Ours, at its initial weights.

@@ -1,15 +1,14 @@
-r"""energyscape against its nearest peer, TorchEBM 0.8.9, where the truth is known.
+r"""Compare energyscape with its nearest peer, TorchEBM 0.8.9, by exact KL.
 
 Each objective that both libraries have trains the same network, from the same weights, on the same batches of the same
-law, for the same seconds of processor time on one thread. What each has learned is measured by the same quadrature,
+density, for the same CPU time on one thread. The same quadrature measures the results,
 
 .. math:: \operatorname{KL}(p \,\|\, q) = \int p(x) \log \frac{p(x)}{q(x)}\, dx, \qquad q(x) = e^{-E(x) / T} / Z .
 
-energyscape runs its shipped recipe, once. The peer runs in several settings, its documented ones and ours, and each is
-measured with its last weights and with averaged ones; the best of all, chosen in hindsight, is what counts.
+energyscape runs its shipped recipe, once. The peer runs in several settings, its documented ones and ours, each with
+its last weights and with averaged ones. The best of all, chosen afterwards, counts.
 
-Every training is a process of its own. What has finished is kept in ``cells.jsonl`` and is not run again, so that the
-same command goes on after Ctrl-C.
+Every training runs in its own process. ``cells.jsonl`` keeps finished ones, so the same command continues after Ctrl-C.
 """
 
 import csv
@@ -80,7 +79,7 @@ class Cell(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What one cell reached with its last or its averaged weights.
+    """The result of one cell with its last or its averaged weights.
 
     Args:
         objective: Which.
@@ -122,7 +121,7 @@ class Entrant(NamedTuple):
         return statistics.fmean(each.kl for each in self.scores)
 
     def row(self) -> list[str]:
-        """Returns what there is to show of it."""
+        """Return what there is to show of it."""
         values, error = [each.kl for each in self.scores], math.nan
         if len(values) > 1 and math.isfinite(self.kl):
             error = statistics.stdev(values) / math.sqrt(len(values))
@@ -134,7 +133,7 @@ class Entrant(NamedTuple):
 
 
 def shipped(law: str, objective: str, *, seed: int, seconds: float) -> Recipe:
-    """Returns our recipe for an objective, with the law, the seed and the budget exchanged.
+    """Return our recipe for an objective, with the law, the seed and the budget exchanged.
 
     Args:
         law: Its name.
@@ -157,7 +156,7 @@ def shipped(law: str, objective: str, *, seed: int, seconds: float) -> Recipe:
 def plan(
     law: str, objectives: Sequence[str], *, seeds: int, seconds: float, settings: Sequence[str] | None = None
 ) -> Iterator[Cell]:
-    """Yields the cells, seed by seed.
+    """Yield the cells, seed by seed.
 
     Args:
         law: Name of a law in the plane.
@@ -177,7 +176,7 @@ def plan(
 
 
 def scored(cell: Cell) -> list[Score]:
-    """Trains one cell and measures what it has learned.
+    """Train one cell and measures what it has learned.
 
     Args:
         cell: Which.
@@ -212,7 +211,7 @@ def scored(cell: Cell) -> list[Score]:
 
 
 def measured(law: es.Distribution, energy: EnergyFn, *, temperature: float) -> tuple[float, float, float]:
-    """Returns the KL, its error, and the worst mode's share of its mass.
+    """Return the KL, its error, and the worst mode's share of its mass.
 
     Args:
         law: The truth.
@@ -229,7 +228,7 @@ def measured(law: es.Distribution, energy: EnergyFn, *, temperature: float) -> t
 
 
 def kept(path: Path) -> dict[str, list[Score]]:
-    """Reads the finished cells; a line that was cut off is none.
+    """Read the finished cells; a line that was cut off is none.
 
     Args:
         path: Of ``cells.jsonl``.
@@ -245,7 +244,7 @@ def kept(path: Path) -> dict[str, list[Score]]:
 
 
 def run(cell: Cell) -> list[Score] | None:
-    """Runs a cell in a process of its own; returns nothing if it failed.
+    """Run a cell in a process of its own; return nothing if it failed.
 
     Args:
         cell: Which.
@@ -265,7 +264,7 @@ def run(cell: Cell) -> list[Score] | None:
 
 
 def fill(cells: Sequence[Cell], path: Path) -> int:
-    """Runs the cells that are not there yet; returns the exit status.
+    """Run the cells that are not there yet; return the exit status.
 
     Args:
         cells: All of them.
@@ -290,7 +289,7 @@ def fill(cells: Sequence[Cell], path: Path) -> int:
 
 
 def entrants(scores: Sequence[Score], objective: str, *, ours: bool) -> list[Entrant]:
-    """Returns the settings of one library with an objective, the lowest mean KL first.
+    """Return the settings of one library with an objective, the lowest mean KL first.
 
     Args:
         scores: Of all cells.
@@ -305,7 +304,7 @@ def entrants(scores: Sequence[Score], objective: str, *, ours: bool) -> list[Ent
 
 
 def show(scores: Sequence[Score], title: str) -> bool:
-    """Prints what each library reached, and returns whether our KL is lower with every objective.
+    """Print what each library reached, and return whether our KL is lower with every objective.
 
     Args:
         scores: Of all cells.
@@ -362,8 +361,8 @@ def main(
     if seeds < 1 or not 0 < seconds < math.inf:
         raise UserError(f"seeds are at least 1 and seconds positive; they were {seeds} and {seconds}")
     apart = peer.disagreements(Experiment(shipped(law, "sm", seed=0, seconds=seconds)))
-    told = ", ".join(f"{what} {value:.2g}" for what, value in apart.items())
-    print(f"disagreement, in units of what is allowed: {told}", file=sys.stderr)
+    words = ", ".join(f"{what} {value:.2g}" for what, value in apart.items())
+    print(f"disagreement, in units of what is allowed: {words}", file=sys.stderr)
     if not max(apart.values()) <= 1:
         raise UserError("the libraries do not agree where they must, so that a comparison would mean nothing")
     folder = out or Path("runs/peer-kl")

@@ -1,11 +1,12 @@
-"""How fast chains are, as ratios: our compiled steps against uncompiled ones, a loop as one would write it, and peers.
+"""Measure the speed-up of our compiled chains over uncompiled ones, a plain loop, and peers.
 
-The peers are TorchEBM 0.8.9 and blackjax 1.7.1, where they are installed, on the same weights and from the same start.
-Every row first checks that all of them come to the same kind of place (mean energy within five standard errors), then
-times them in turns, several times, with compilation left out; it prints the medians of the ratios and their range. One
-thread is timed in processor time, which others on the machine hardly disturb. Several are timed by the wall clock,
-because their waiting counts as work: that needs a machine at rest. So is a GPU, which is waited for; there "recorded"
-is what ``compile="auto"`` does with short runs, and blackjax is left out.
+The peers are TorchEBM 0.8.9 and blackjax 1.7.1, if installed, with the same weights and the same start. Every row first
+checks that all of them reach the same mean energy within five standard errors. Then it times them in turns, several
+times, without compilation, and prints medians and ranges of the ratios.
+
+One thread is timed in CPU time, which other processes hardly disturb. Several threads are timed by the wall clock,
+because waiting counts as work; this needs an idle machine. So is a GPU. There "recorded" is what ``compile="auto"``
+does with short runs, and blackjax is left out.
 
     python benchmarks/speed.py [--quick] [--threads 2] [--device cuda]
 """
@@ -36,7 +37,7 @@ LENGTH, LEAPS = 0.1, 10
 
 
 def plain_langevin(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tensor:
-    """The loop of a tutorial: autograd's gradient, parameters frozen."""
+    """Run the loop of a tutorial: autograd's gradient, parameters frozen."""
     for _ in range(steps):
         x = x.detach().requires_grad_()
         (slope,) = torch.autograd.grad(energy(x).sum(), x)
@@ -67,7 +68,7 @@ def plain_hmc(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tens
 
 
 def ours(kernel, x: Tensor, steps: int, *, compile: Compile, rough: bool = False) -> Callable[[], Tensor]:
-    """Returns a run of some steps, as `energyscape.sample` takes them; rough ones convolve in bfloat16."""
+    """Return a run of some steps, as `energyscape.sample` takes them; rough ones convolve in bfloat16."""
     generator, taken = torch.Generator(x.device).manual_seed(1), Steps(kernel, steps=steps, compile=compile)
 
     def go() -> Tensor:
@@ -80,7 +81,7 @@ def ours(kernel, x: Tensor, steps: int, *, compile: Compile, rough: bool = False
 
 
 def stacked() -> nn.Module:
-    """Returns a convolutional energy of 28×28 pixels as one would write it, weights in PyTorch's own order."""
+    """Return a convolutional energy of 28×28 pixels as one would write it, weights in PyTorch's own order."""
     widths = 16, 32, 64, 128
     layers = [nn.Conv2d(1, widths[0], 3, padding=1), nn.SiLU()]
     for inside, outside in itertools.pairwise(widths):
@@ -105,16 +106,16 @@ def waited() -> None:
 
 
 def agree(energy: Callable[[Tensor], Tensor], *ends: Tensor) -> None:
-    """Raises unless the mean energies are alike within five standard errors."""
+    """Raise unless the mean energies are alike within five standard errors."""
     with torch.no_grad():
-        told = [energy(x) for x in ends]
-    means, errors = [float(e.mean()) for e in told], [float(e.std()) / math.sqrt(len(e)) for e in told]
+        energies = [energy(x) for x in ends]
+    means, errors = [float(e.mean()) for e in energies], [float(e.std()) / math.sqrt(len(e)) for e in energies]
     if max(means) - min(means) > 5 * math.hypot(*errors):
         raise SystemExit(f"the chains do not agree: mean energies {means} ± {errors}")
 
 
 def torchebm_ways(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
-    """Returns TorchEBM's samplers of an energy, as its documentation makes them."""
+    """Return TorchEBM's samplers of an energy, as its documentation makes them."""
     from torchebm.core import BaseModel
     from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
@@ -133,7 +134,7 @@ def torchebm_ways(energy: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> 
 
 
 def blackjax_ways(energy: NeuralEnergy, x: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
-    """Returns blackjax's jitted samplers of the same perceptron, its weights handed over."""
+    """Return blackjax's jitted samplers of the same perceptron, its weights handed over."""
     import blackjax
     import jax
     import jax.numpy as jnp
@@ -174,7 +175,7 @@ PEERS = {"torchebm": torchebm_ways, "blackjax": blackjax_ways}
 
 
 def row(name: str, kernel, plain, x: Tensor, *, steps: int, repeats: int) -> None:
-    """Prints one line of the table."""
+    """Print one line of the table."""
     energy = kernel.energy.requires_grad_(False)
     ways = {
         "compiled": ours(kernel, x, steps, compile=True),
@@ -195,7 +196,7 @@ def row(name: str, kernel, plain, x: Tensor, *, steps: int, repeats: int) -> Non
     agree(energy, *(go() for go in ways.values()))
     for way, go in ways.items():
         if way.startswith("compiled"):
-            go()  # what was started anew for the check is warm now
+            go()  # warm up what the check restarted
     times = [{way: seconds(go) for way, go in ways.items()} for _ in range(repeats)]
     cells = [f"{statistics.median(each['compiled'] for each in times):.3f}"]
     for way in ("recorded", "eager", "eager in bfloat16", "compiled in bfloat16", "plain", *PEERS):

@@ -1,11 +1,11 @@
-"""How fast training steps and descents are, as ratios: ours against the same written plainly, and against diffusers.
+"""Measure the speed-up of training steps and descents over the same written plainly, and over diffusers.
 
-Training steps are timed on the networks of our MNIST recipes, noise in place of digits. Ours is a step of `fit` with
-everything that it does besides: averages, guards, what it tells. "Plain" is the loop of a tutorial on the same network,
-in float32, with PyTorch's Adam and neither. Of U-Nets the peer is diffusers' `UNet2DModel` of the same number of
-parameters in the plain loop; of descents it is diffusers' DPM-Solver++ on the very same network from the same noise,
-whose ends must agree to 1e-4 before anything is timed. Processor time on one thread, in turns; medians of ratios and
-their range.
+Training steps run on the networks of our MNIST recipes, with noise in place of digits. Ours is a step of `fit`,
+averages, guards and facts included. "Plain" is the loop of a tutorial on the same network, in float32, with PyTorch's
+Adam and without averages and guards. The peer of U-Nets is diffusers' `UNet2DModel` with the same number of parameters
+in the plain loop. The peer of descents is diffusers' DPM-Solver++ on the same network from the same noise; the results
+must agree to 1e-4 before anything is timed. The clock is CPU time on one thread, in turns; the table shows medians and
+ranges of the ratios.
 
     python benchmarks/steps.py [--quick]
 """
@@ -34,7 +34,7 @@ BATCH, SHAPE = 64, (1, 28, 28)
 
 
 def ours(recipe: str, **changes: str) -> Callable[[], object]:
-    """Returns a step of a recipe's training, on noise."""
+    """Return a step of a recipe's training, on noise."""
     made = Experiment(Recipe.named(recipe, changes), shape=SHAPE)
     learned = [*made.model.parameters(), *made.objective.parameters()]
     run = fit(
@@ -55,7 +55,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def plain(loss: Callable[[Tensor], Tensor], network: nn.Module) -> Callable[[], object]:
-    """Returns a step as a tutorial writes it."""
+    """Return a step as a tutorial writes it."""
     optimiser, (x, _) = torch.optim.Adam(network.parameters(), lr=1e-4), batch()
 
     def step() -> None:
@@ -113,7 +113,7 @@ def ncsn(denoise: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tens
 
 
 def peer_unet(parameters: int) -> UNet2DModel:
-    """Returns diffusers' U-Net of three levels whose number of parameters is nearest to another's."""
+    """Return diffusers' U-Net of three levels whose number of parameters is nearest to another's."""
 
     def made(width: int) -> UNet2DModel:
         return UNet2DModel(
@@ -132,7 +132,7 @@ def peer_unet(parameters: int) -> UNet2DModel:
 
 
 def descents() -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[], Tensor]]:
-    """Returns DPM-Solver++ in 20 steps for 64 images: ours, ours in bfloat16, and diffusers'."""
+    """Return DPM-Solver++ in 20 steps for 64 images: ours, ours in bfloat16, and diffusers'."""
     network = DiffusersUNet(peer_unet(700_000).eval())
     denoiser = NetworkDenoiser(network, Epsilon())
     noise = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(1))
@@ -157,7 +157,7 @@ def descents() -> tuple[Callable[[], Tensor], Callable[[], Tensor], Callable[[],
 
 
 def row(name: str, ways: dict[str, Callable[[], object]], *, repeats: int) -> None:
-    """Prints one line: the first way's seconds, and how many times as long the others take."""
+    """Print one line: the first way's seconds, and how many times as long the others take."""
     first = next(iter(ways))
     for go in ways.values():
         go()

@@ -1,14 +1,13 @@
-"""How soon training knows the truth: seconds to KL(law‖model) ≤ 0.05 nats in the plane, to digits that are such.
+"""Measure the seconds of training until KL(data‖model) ≤ 0.05 nats in the plane, or until samples are digits.
 
-Each recipe of `8gaussians-…` that makes an energy is trained with the whole budget of `--seconds` of processor time on
-one thread, so that rates that decay have done so at its end, and the KL of the weights that would be sampled from
-(averaged where the recipe averages) is taken by quadrature every second, off the clock. Everything before that counts:
-making the model, first steps, compilation where there is one. "Lost" says that the KL was above the line again later;
-inf that it never came there.
+Each recipe of `8gaussians-…` that makes an energy trains with a budget of `--seconds` of CPU time on one thread, so its
+learning rate has decayed at the end. Every second, off the clock, quadrature gives the KL of the weights that a sampler
+would use (averaged if the recipe averages). Everything else counts: building the model, first steps, compilation.
+"Lost" means that the KL rose above the goal again later; inf means that it never reached the goal.
 
-Recipes of images keep their own budget. Whenever a tenth more time has been spent, 200 samples are drawn from noise,
-off the clock, and the goal is that a classifier of the training images is sure of 80 % of them, an SVC at 0.8 for the
-small digits, a network at 0.9 for MNIST, and that their classes have 0.9 of the entropy of equal shares.
+Recipes of images keep their own budget. Each time a tenth more time has passed, 200 samples are drawn from noise, off
+the clock. The goal is that a classifier of the training images is sure of 80 % of them (an SVC at 0.8 for the small
+digits, a network at 0.9 for MNIST), and that their classes have 0.9 of the entropy of equal shares.
 
     python benchmarks/truth.py [--laws 8gaussians,moons] [--objectives sm,cd] [--seconds 30] [--seeds 1]
     python benchmarks/truth.py --images digits-pcd,digits-ncsn,mnist-edm [--seeds 1]
@@ -43,15 +42,15 @@ def has_energy(recipe: str) -> bool:
 
 
 def divergence(experiment: Experiment) -> float:
-    """Returns the KL of what would be sampled from."""
-    told = kl(
+    """Return the KL of what would be sampled from."""
+    found = kl(
         experiment.source, experiment.trained.require_energy(), temperature=experiment.objective.temperature, nodes=160
     )
-    return told.value if math.isfinite(told.value) and told.edge_mass <= EDGE else math.inf
+    return found.value if math.isfinite(found.value) and found.edge_mass <= EDGE else math.inf
 
 
 def unrecognised(experiment: Experiment) -> float:
-    """Returns the share of samples that are no digits to a classifier; all, if they are of few classes."""
+    """Return the share of samples that are no digits to a classifier; all, if they are of few classes."""
     train = experiment.source
     seen = recognise(classifier_for(train), experiment.trained.sample(JUDGED, seed=1).x, 0.9)
     entropy = -(seen.shares * seen.shares.clamp(min=1e-12).log()).sum() / math.log(len(seen.shares))
@@ -85,10 +84,10 @@ def approach(
     return first, spent, value, lost, verdict
 
 
-def line(told: list[tuple[float, float, float, bool, str]], *, digits: int) -> str:
-    """Returns what was found with each seed, as cells of a table."""
-    firsts, alls, values = ([f"{each[i]:.{digits if i == 2 else 1}f}" for each in told] for i in range(3))
-    notes = sorted({note for each in told for note in ("lost" if each[3] else "", each[4]) if note})
+def line(found: list[tuple[float, float, float, bool, str]], *, digits: int) -> str:
+    """Return what was found with each seed, as cells of a table."""
+    firsts, alls, values = ([f"{each[i]:.{digits if i == 2 else 1}f}" for each in found] for i in range(3))
+    notes = sorted({note for each in found for note in ("lost" if each[3] else "", each[4]) if note})
     return " | ".join(", ".join(each) for each in (firsts, alls, values, notes))
 
 
@@ -104,11 +103,11 @@ def main() -> None:
     if args.images:
         print("| recipe | seconds to 80 % digits | seconds in all | share that is none | |\n|---|---|---|---|---|")
         for recipe in args.images.split(","):
-            told = [
+            found = [
                 approach(recipe, {"train.seed": str(seed)}, distance=unrecognised, goal=0.2, rests=0.1)
                 for seed in range(args.seeds)
             ]
-            print(f"| {recipe} | {line(told, digits=3)} |", flush=True)
+            print(f"| {recipe} | {line(found, digits=3)} |", flush=True)
         return
     prefix = "8gaussians-"
     known = [name.removeprefix(prefix) for name in recipe_names() if name.startswith(prefix) and has_energy(name)]
@@ -120,7 +119,7 @@ def main() -> None:
     print(f"| law | objective | seconds to KL ≤ {GOAL} | seconds in all | KL at the end | |\n|---|---|---|---|---|---|")
     for law in args.laws.split(","):
         for objective in chosen:
-            told = [
+            found = [
                 approach(
                     f"{prefix}{objective}",
                     {"data.name": law, "train.budget": f"{args.seconds:g} cpu-s", "train.seed": str(seed)},
@@ -130,7 +129,7 @@ def main() -> None:
                 )
                 for seed in range(args.seeds)
             ]
-            print(f"| {law} | {objective} | {line(told, digits=4)} |", flush=True)
+            print(f"| {law} | {objective} | {line(found, digits=4)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""How fast a large U-Net trains on a GPU: milliseconds a step, images a second, and how much of the machine that uses.
+"""Measure the training speed of a large U-Net on a GPU: milliseconds a step, images a second, utilisation.
 
-A step is that of a recipe with everything it does besides: averages, guards, what it tells; random images stand for
-CIFAR-10. Beside it, the same written plainly under autocast: on our network, and on diffusers' `UNet2DModel` of about
-as many parameters. Operations are those of products and convolutions, counted by PyTorch's formulas, forwards and
-backwards; the rate of the machine is that of a product of two matrices of 8192 × 8192. The wall clock, in turns,
-medians.
+A step is that of a recipe with averages, guards and facts; random images stand for CIFAR-10. The baselines are the same
+written plainly under autocast, on our network and on diffusers' `UNet2DModel` of about as many parameters. Operations
+are those of products and convolutions, counted by PyTorch's formulas, forward and backward. The machine's rate is that
+of a product of two matrices of 8192 × 8192. Wall-clock time, in turns, medians.
 
     python benchmarks/unet.py [--recipe cifar10-edm] [--batch 512] [--device cuda]
 """
@@ -30,7 +29,7 @@ STEPS, REPEATS = 10, 5
 
 
 def ours(recipe: str, batch: int, device: str, compile: str) -> tuple[Experiment, Callable[[], object]]:
-    """Returns a recipe's objects, and some steps of its training."""
+    """Return a recipe's objects, and some steps of its training."""
     settings = {"train.batch_size": str(batch), "train.device": f'"{device}"', "train.compile": compile}
     experiment = Experiment(Recipe.named(recipe, {**settings, "train.budget": "1000M"}), shape=SHAPE)
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +40,7 @@ def ours(recipe: str, batch: int, device: str, compile: str) -> tuple[Experiment
 
 
 def plain(loss: Callable[[Tensor], Tensor], network: nn.Module, batch: int, device: str) -> Callable[[], object]:
-    """Returns some steps as a tutorial writes them."""
+    """Return some steps as a tutorial writes them."""
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
     x = torch.rand(batch, *SHAPE, device=device) * 2 - 1
     lower = autocast_dtype("auto", torch.device(device))
@@ -59,7 +58,7 @@ def plain(loss: Callable[[Tensor], Tensor], network: nn.Module, batch: int, devi
 
 
 def peer(like: nn.Module) -> UNet2DModel:
-    """Returns diffusers' U-Net of three levels whose number of parameters is nearest to another's."""
+    """Return diffusers' U-Net of three levels whose number of parameters is nearest to another's."""
 
     def made(width: int) -> UNet2DModel:
         return UNet2DModel(

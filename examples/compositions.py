@@ -1,4 +1,4 @@
-"""Two models made one: both, either, one without the other; and what a plain sum of scores makes of "both"."""
+"""Compose two models: both, either, one without the other. Compare "both" with a plain sum of scores."""
 
 import warnings
 from functools import partial
@@ -17,7 +17,7 @@ LOW, TOP = 0.15, 5.0
 
 
 def divergence(x: torch.Tensor, grid: torch.Tensor) -> float:
-    """KL of draws to a landscape in cells of the box, less what counting alone would make of exact draws."""
+    """Return the KL of samples to a landscape in cells of the box, minus the expected value for exact samples."""
     mass = (grid.min() - grid).exp().view(CELLS, FINE, CELLS, FINE).sum((1, 3)).flatten()
     place = ((x - BOX[0][0]) / (BOX[0][1] - BOX[0][0]) * CELLS).floor().long().clamp(0, CELLS - 1)
     share = torch.bincount(place @ torch.tensor([CELLS, 1]), minlength=CELLS**2) / len(x)
@@ -40,14 +40,14 @@ def main(chains: int = 4000, steps: int = 12, out: Path = Path("compositions.png
     rules = {"both": Product(), "either": Mixture((0.3, 0.7)), "the ring without the blobs": Negation(strength=0.3)}
     rows, found = [], {}
     for name, rule in rules.items():
-        # At every level the energies are composed, and a kernel with a Metropolis test samples what that gives.
+        # Compose the energies at every level, and sample each level with a kernel that has a Metropolis test.
         levels = ComposedLevels(rule, ring, blobs)
         *_, last = descend(levels, TOP * noise, sigmas=sigmas, kernel=kernel, steps=steps, detail=0.25, generator=draws)
         grid = levels.at(LOW)(torch.cartesian_prod(axis, axis)).detach().view(len(axis), -1)
         found[name] = divergence(last.x, grid)
         rows.append((f"{name}: {type(rule).__name__.lower()}", found[name], grid, last.x))
 
-    # A solver takes a sum of scores for the score of noised data, which it is not.
+    # A solver assumes that the sum of scores is the score of noised data. It is not.
     with warnings.catch_warnings(action="ignore"):
         both = ScoreSum(ring, blobs)
     solver = DDPM(both, Karras()(100))

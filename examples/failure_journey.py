@@ -1,7 +1,7 @@
-"""A journey through three failures: noise, black and white, and noise again, from one network that is trained well.
+"""Get noise, black and white, and noise again from one well-trained network, and ask the doctor for each cause.
 
-It is trained by denoising score matching at one noise level, σ = 0.5, as first attempts are. The doctor is asked for
-the cause of each: it sees the energy, the data and the settings of the chains. Two minutes.
+The network learns by denoising score matching at one noise level, σ = 0.5, as first attempts do. The doctor sees the
+energy, the data and the settings of the chains. Two minutes.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Your first landscape: points become an energy, and the energy makes new points. Half a minute on one core."""
+"""Train your first landscape: learn an energy from points, then sample new points. Half a minute on one core."""
 
 from functools import partial
 from pathlib import Path
@@ -25,21 +25,21 @@ def main(samples: int = 1_000_000, out: Path = Path("first-landscape.png")) -> f
     # An energy is any function from points to one number each. Low is likely: p(x) = exp(-E(x)) / Z.
     energy = es.NeuralEnergy(es.MLP(2, width=128), reference_std=3.0)
 
-    # Nobody knows Z. Noise-contrastive estimation asks instead: is this point data, or noise of a known law?
+    # Z is unknown. Noise-contrastive estimation asks instead: is this point data, or noise of a known density?
     objective = es.NoiseContrastiveEstimation()
     optimiser = Adam([*energy.parameters(), *objective.parameters()], lr=3e-3)
     average = es.averaged(energy, half_life=50_000, batch_size=256)
     data = es.batches(law, 256)
     for report in es.fit(energy, objective, data, optimiser, samples=samples, average=average, schedule=falling):
         if report.step % 500 == 0:
-            print(f"{report.samples:9,} samples: tells data from noise in {report.facts['accuracy']:.1%} of cases")
+            print(f"{report.samples:9,} samples: separates data from noise in {report.facts['accuracy']:.1%} of cases")
     learned = average.module
 
-    # In the plane the truth can be computed: how many nats the landscape loses to the law that made the data.
+    # In the plane you can compute the truth: how many nats the landscape loses to the true density.
     loss = kl(law, learned).value
     print(f"KL(data‖model) = {loss:.4f} nats")
 
-    # A sampler walks downhill with noise. This one accepts or refuses each step so that its law is exactly exp(-E).
+    # A sampler walks downhill with noise. This one accepts or rejects each step, so it samples exp(-E) exactly.
     kernel = partial(es.MALA, step_size=0.1)(learned)
     chain = es.sample(kernel, 8 * torch.rand(1_000, 2) - 4, steps=300, burn_in=299)
     print(f"the sampler accepts {chain.accept_prob.mean():.0%} of its steps")

@@ -1,7 +1,7 @@
-"""What each method of training sees: two islands, one with nine tenths of the data. A minute on one core.
+"""Train by five methods on two islands, one with nine tenths of the data. A minute on one core.
 
-Score matching learns slopes. Between islands that are far apart there are no data and so no slopes to learn, and how
-high one island lies above the other is left to chance. Methods that compare energies at a distance weigh them.
+Score matching learns slopes. Between distant islands there are no data and no slopes to learn, so chance sets the
+height of one island over the other. Methods that compare energies at a distance learn the shares.
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
-"""Three ways in which a chain fails on a landscape that is right, and the numbers that tell them apart. Seconds.
+"""Show three ways in which a chain fails on a right landscape, and the numbers that separate them. Seconds.
 
-Unstable: the step is larger than the valley, and drift dwarfs noise. Frozen: the step is so small that chains never
-leave where they began. Noise-dominated: the temperature drowns the energy, and the landscape no longer matters.
+Unstable: the step is larger than the valley, and drift dwarfs noise. Frozen: the step is so small that chains stay
+near their start. Noise-dominated: the temperature drowns the energy, and the landscape no longer matters.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def main(steps: int = 2_000, out: Path = Path("how-samplers-fail.png")) -> dict[
     axes = [torch.linspace(low, high, 250) for low, high in BOX]
     grid = energy(torch.cartesian_prod(*axes)).reshape(250, 250)
     start = 0.3 * torch.randn(32, 2, generator=draws)  # near the hill in the middle
-    rows, told = [], {}
+    rows, numbers = [], {}
     for name, kernel in kernels.items():
         chain = es.sample(kernel, start, steps=steps, burn_in=steps // 2, generator=draws)
         found = {
@@ -41,12 +41,12 @@ def main(steps: int = 2_000, out: Path = Path("how-samplers-fail.png")) -> dict[
             "mean energy": float(chain.energy.mean()),
             "R-hat": float(diagnose(chain).r_hat.max()),
         }
-        told[name] = found
+        numbers[name] = found
         print(f"{name:16}", "  ".join(f"{key} {value:10.3g}" for key, value in found.items()))
         rows.append(plotting.Multiple(name, f"energy {found['mean energy']:.3g}", law.sample(600), grid, chain.x[-1]))
-    print(f"exact draws have the mean energy {law.entropy:.3g}")
+    print(f"exact samples have the mean energy {law.entropy:.3g}")
     plotting.small_multiples(rows, BOX, title="one landscape, four samplers").savefig(out, dpi=150)
-    return told
+    return numbers
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Plain English: banned words and docstring openings, in src, docs, tests and README."""
+"""Plain English: banned words and docstring openings, in code, docs, tests, benchmarks and examples."""
 
 import ast
 import re
@@ -36,6 +36,9 @@ NOUN_OPENINGS = re.compile(r"(a|an|the|no|one|some|every|each|all|its|has|is|doe
 """Beside those, a function's docstring opens with a verb, or with "Whether" if it answers yes or no."""
 
 
+PROSE = ("*.md", "docs/**/*.md", "docs/**/*.py", "benchmarks/*.md", "benchmarks/*.py")
+
+
 def paths(pattern: str) -> list[str]:
     """Return the files to check, relative to the root, without those not yet rewritten and this one."""
     found = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
@@ -59,7 +62,10 @@ def _is_property(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any("property" in ast.unparse(each) for each in function.decorator_list)
 
 
-@pytest.mark.parametrize("pattern", ["src/**/*.py*", "docs/**/*.md", "docs/**/*.py", "tests/**/*.py", "README.md"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["src/**/*.py*", "tests/**/*.py", "examples/*.py", *PROSE],
+)
 def test_no_banned_word_stands_in(pattern):
     found = [
         f"{path}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]}"
@@ -70,7 +76,7 @@ def test_no_banned_word_stands_in(pattern):
     assert not found, "\n".join(["write these in plain English:", *found])
 
 
-@pytest.mark.parametrize("pattern", ["src/**/*.py", "tests/**/*.py"])
+@pytest.mark.parametrize("pattern", ["src/**/*.py", "tests/**/*.py", "benchmarks/*.py", "examples/*.py"])
 def test_no_docstring_opens_with_a_riddle_in(pattern):
     found = [
         f"{path}:{line}: {first}"
