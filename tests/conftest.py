@@ -31,7 +31,7 @@ def cli(capsys, monkeypatch, tmp_path):
     def call(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_:
             main([str(word) for word in words])
-        told = capsys.readouterr()
-        return int(exit_.value.code or 0), told.out, told.err
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
 
     return call

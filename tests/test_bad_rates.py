@@ -20,10 +20,10 @@ def trained(path, *, times, budget, seed=0, **changes):
 
 def test_a_rate_that_is_a_hundred_times_too_high_falls(tmp_path):
     run, fit = trained(tmp_path, times=100, budget="15k")
-    told = run.interventions()
+    interventions = run.interventions()
     assert not run.stopped()
-    assert {each["verdict"] for each in told} == {"ROLLBACK"}
-    assert list(told[0]["remedy"]) == ["step"]
+    assert {each["verdict"] for each in interventions} == {"ROLLBACK"}
+    assert list(interventions[0]["remedy"]) == ["step"]
     # What did not help is undone: the chains' step is the recipe's again.
     assert (fit.adjustment.step, fit.adjustment.rate) == (1.0, pytest.approx(0.03))
     assert fit.age > 8_000  # samples that the weights have learned from since

@@ -24,30 +24,30 @@ def autoregressive(k, c, d, rho, seed=0):
 
 
 def test_independent_draws_are_worth_their_number():
-    told = diagnose(autoregressive(1000, 4, 8, 0.0))
-    assert (told.r_hat < 1.01).all()
+    diagnosis = diagnose(autoregressive(1000, 4, 8, 0.0))
+    assert (diagnosis.r_hat < 1.01).all()
     # The estimate's relative standard error is of order sqrt(lags / N), a few per cent here; 15 % is 5 of them.
-    assert ((told.ess / 4000 - 1).abs() < 0.15).all()
-    torch.testing.assert_close(told.mcse, torch.full((8,), 4000**-0.5).double(), rtol=0.1, atol=0)
+    assert ((diagnosis.ess / 4000 - 1).abs() < 0.15).all()
+    torch.testing.assert_close(diagnosis.mcse, torch.full((8,), 4000**-0.5).double(), rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("rho", [0.5, 0.8])
 def test_autocorrelated_draws(rho):
-    told = diagnose(autoregressive(4000, 4, 8, rho))
+    diagnosis = diagnose(autoregressive(4000, 4, 8, rho))
     truth = 16_000 * (1 - rho) / (1 + rho)
     # The mean of 8 coordinates; each alone is off by some 5 %.
-    assert told.ess.mean() / truth == pytest.approx(1, abs=0.1)
-    assert told.mcse.mean() == pytest.approx(truth**-0.5, rel=0.05)
+    assert diagnosis.ess.mean() / truth == pytest.approx(1, abs=0.1)
+    assert diagnosis.mcse.mean() == pytest.approx(truth**-0.5, rel=0.05)
 
 
 def test_draws_run_along_the_first_dimension():
     # One chain displaced: seen only if chains are taken for chains.
     x = autoregressive(400, 4, 2, 0.0)
     x[:, 3, 1] += 5
-    told = diagnose(x)
-    assert told.r_hat[0] < 1.02
-    assert told.r_hat[1] > 1.5
-    assert told.ess[1] < 20
+    diagnosis = diagnose(x)
+    assert diagnosis.r_hat[0] < 1.02
+    assert diagnosis.r_hat[1] > 1.5
+    assert diagnosis.ess[1] < 20
 
 
 def test_images_and_kept_chains():
@@ -62,40 +62,40 @@ def test_images_and_kept_chains():
 
 def test_chains_that_never_moved_are_worth_nothing():
     together, apart = torch.zeros(50, 4, 1), torch.arange(4.0).view(1, 4, 1).expand(50, 4, 1)
-    told = diagnose(torch.cat([together, apart], 2))
-    assert told.r_hat[0].isnan()
-    assert told.r_hat[1] == math.inf
-    assert told.ess.isnan().all()
-    assert told.mcse.isnan().all()
+    diagnosis = diagnose(torch.cat([together, apart], 2))
+    assert diagnosis.r_hat[0].isnan()
+    assert diagnosis.r_hat[1] == math.inf
+    assert diagnosis.ess.isnan().all()
+    assert diagnosis.mcse.isnan().all()
 
 
 def test_bfmi_is_twice_one_minus_the_autocorrelation_of_the_hamiltonian():
     kernel = MALA(lambda y: y.square().sum(1) / 2, step_size=0.8)
     kept = sample(kernel, torch.randn(4, 3, generator=generator()), steps=400, generator=generator(1))
     for rho in (0.0, 0.9):
-        told = diagnose(kept._replace(hamiltonian=autoregressive(4000, 4, 1, rho)[..., 0]))
-        assert told.bfmi.shape == (4,)
+        diagnosis = diagnose(kept._replace(hamiltonian=autoregressive(4000, 4, 1, rho)[..., 0]))
+        assert diagnosis.bfmi.shape == (4,)
         # Relative errors of 4000 squares: of differences, nearly independent, and of the draws, correlated by ρ².
         error = (2 / 4000) ** 0.5 + (2 / 4000 * (1 + rho**2) / (1 - rho**2)) ** 0.5
-        assert ((told.bfmi / (2 * (1 - rho)) - 1).abs() < 5 * error).all()
-    told = diagnose(kept)
+        assert ((diagnosis.bfmi / (2 * (1 - rho)) - 1).abs() < 5 * error).all()
+    diagnosis = diagnose(kept)
     h = kept.hamiltonian.double()
     truth = h.diff(dim=0).square().mean(0) / h.var(0)
-    torch.testing.assert_close(told.bfmi, truth, rtol=1e-6, atol=0)
+    torch.testing.assert_close(diagnosis.bfmi, truth, rtol=1e-6, atol=0)
     assert diagnose(kept.x).bfmi.isnan().all()
 
 
 def test_bfmi_sees_momenta_that_are_too_weak():
     """Many dimensions of a heavy-tailed law: its energies differ by more than the momenta's in one step."""
     heavy, light = (lambda x, nu=nu: (nu + 50) / 2 * (x.square().sum(1) / nu).log1p() for nu in (2.0, 2000.0))
-    told = []
+    results = []
     for energy in (heavy, light):
         kernel = HMC(energy, step_size=0.3, leapfrog_steps=5)
         chain = sample(
             kernel, torch.randn(8, 50, generator=generator(2)), steps=300, burn_in=100, generator=generator(3)
         )
-        told.append(float(diagnose(chain).bfmi.mean()))
-    assert told[0] < 0.3 < 0.7 < told[1]
+        results.append(float(diagnose(chain).bfmi.mean()))
+    assert results[0] < 0.3 < 0.7 < results[1]
 
 
 def test_too_few_draws_is_an_error():

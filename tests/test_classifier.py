@@ -31,9 +31,9 @@ def test_held_out_digits(classifier, real):
     right = float((label == real.labels).double().mean())
     # Measured: 98.0 %; five standard errors at 299 digits are 4 %.
     assert right > 0.94
-    told = recognise(classifier, real.floats(), 0.9)
-    assert told.sure == pytest.approx(float((probability >= 0.9).double().mean()))
-    assert told.sure > 0.9
+    recognition = recognise(classifier, real.floats(), 0.9)
+    assert recognition.sure == pytest.approx(float((probability >= 0.9).double().mean()))
+    assert recognition.sure > 0.9
     assert recognise(classifier, real.floats() * torch.nan).sure == 0
 
 
@@ -47,8 +47,8 @@ def test_what_is_no_digit_is_not_recognised(classifier, real):
         "inverted": -x,
     }
     # Of 299, five standard errors of a rate of 1 % are 3 %.
-    told = {name: recognise(classifier, each).sure for name, each in pictures.items()}
-    assert {name: sure for name, sure in told.items() if sure > 0.03} == {}
+    recognition = {name: recognise(classifier, each).sure for name, each in pictures.items()}
+    assert {name: sure for name, sure in recognition.items() if sure > 0.03} == {}
 
 
 def test_features_are_what_the_probabilities_are_made_of(classifier, real):

@@ -304,12 +304,12 @@ def test_the_stated_error_of_a_sampler_is_the_spread_of_repeated_runs(tmp_path, 
     slow = {"mala": lambda energy, x, generator: MALA(energy, step_size=0.06)}
     monkeypatch.setattr(samplers, "TUNED", slow)
     monkeypatch.setattr(samplers, "modes_wrong", lambda law, x: 0.0)  # quadrature takes its time
-    n, told = 64, []
+    n, result = 64, []
     for seed in range(n):
         (cell,) = plan_samplers("doublewell", which="mala", seeds=1, budget="0.5cpu-s", folder=tmp_path / str(seed))
-        told.append(dataclasses.replace(cell, seed=seed).work(lambda: False))
-    values, errors = (np.array([getattr(each, name) for each in told]) for name in ("mmd", "mmd_error"))
-    assert {each.steps for each in told} == {64}
+        result.append(dataclasses.replace(cell, seed=seed).work(lambda: False))
+    values, errors = (np.array([getattr(each, name) for each in result]) for name in ("mmd", "mmd_error"))
+    assert {each.steps for each in result} == {64}
     # By symmetry as many chains start in either well as belong there: where they end is unbiased.
     # Positions of the whole second half were 4.9 standard errors too far off, and stated half of their error.
     assert abs(cases.z_score(torch.from_numpy(values))) < 4

@@ -61,21 +61,21 @@ def test_steps_that_a_solver_cannot_take_are_one_line(cli, digits, words):
 
 
 def test_samples_are_of_the_denoisers_law():
-    told = gaussian(**{"sampler.steps": "60"}).trained.sample(4_000, seed=1)
-    assert abs(cases.z_score(told.x.flatten())) < 5
+    generated = gaussian(**{"sampler.steps": "60"}).trained.sample(4_000, seed=1)
+    assert abs(cases.z_score(generated.x.flatten())) < 5
     # Heun's method errs by less than 1e-3 here; of a normal law the variance's standard error is sqrt(2 / n) of it.
-    assert told.x.var().item() == pytest.approx(V, rel=5 * math.sqrt(2 / told.x.numel()))
-    assert told.diverged == 0
+    assert generated.x.var().item() == pytest.approx(V, rel=5 * math.sqrt(2 / generated.x.numel()))
+    assert generated.diverged == 0
 
 
 def test_the_path_goes_from_noise_to_the_sample():
-    told = gaussian().trained.sample(300, shown=300, frames=4)
-    assert told.at == [0, 6, 12, 18]
-    assert torch.equal(told.path[-1], told.x)
+    generated = gaussian().trained.sample(300, shown=300, frames=4)
+    assert generated.at == [0, 6, 12, 18]
+    assert torch.equal(generated.path[-1], generated.x)
     # The start is shown on the noise's own scale; on the way the variance is that of noised data.
-    assert told.path[0].std().item() == pytest.approx(1, abs=5 / math.sqrt(1200))
+    assert generated.path[0].std().item() == pytest.approx(1, abs=5 / math.sqrt(1200))
     level = gaussian().sampler.levels()[6]
-    assert told.path[1].std().item() == pytest.approx(math.sqrt(V + level**2), rel=5 / math.sqrt(1200))
+    assert generated.path[1].std().item() == pytest.approx(math.sqrt(V + level**2), rel=5 / math.sqrt(1200))
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_gives_others():
@@ -112,8 +112,8 @@ def test_the_likelihood_of_a_law_is_its_divergence():
     figures = {each.title: each for each in Likelihood().measure(Evidence(experiment, seed=0))}
     # What was learned ends at noise of 0.005: a bias of 1e-4 of the variance; the prior's is as small.
     assert figures["KL(data‖model), nats"].value == pytest.approx(0, abs=2e-3)
-    told = figures["log-likelihood, nats"]
-    assert abs(told.value + 1 + math.log(2 * math.pi * V)) < 5 * told.error + 2e-3
+    result = figures["log-likelihood, nats"]
+    assert abs(result.value + 1 + math.log(2 * math.pi * V)) < 5 * result.error + 2e-3
 
 
 def test_a_wrong_law_has_the_divergence_of_two_normal_laws():
@@ -127,9 +127,9 @@ def test_a_wrong_law_has_the_divergence_of_two_normal_laws():
             return -x.square().sum(1) / 2 - math.log(2 * math.pi)
 
     experiment.source = Wide()
-    told = Likelihood().measure(Evidence(experiment, seed=0))[0]
+    result = Likelihood().measure(Evidence(experiment, seed=0))[0]
     truth = math.log(V) + 1 / V - 1  # in two dimensions, of variance 1 from variance V
-    assert abs(told.value - truth) < 5 * told.error + 0.01 * truth
+    assert abs(result.value - truth) < 5 * result.error + 0.01 * truth
 
 
 def test_by_level_the_right_denoiser_is_balanced_and_another_is_not():
@@ -141,12 +141,12 @@ def test_by_level_the_right_denoiser_is_balanced_and_another_is_not():
             return math.sqrt(V) * torch.randn(n, 2, generator=generator)
 
     experiment.source = Round()
-    told = by_level(Evidence(experiment, seed=0), n=20_000)
-    left = [V / (V + sigma**2) for sigma in told.sigma]
+    levels = by_level(Evidence(experiment, seed=0), n=20_000)
+    left = [V / (V + sigma**2) for sigma in levels.sigma]
     # 40,000 squared numbers: a relative error of 0.7 %.
-    assert told.error == pytest.approx(left, rel=0.04)
-    assert told.norm == pytest.approx([1 - each for each in left], abs=0.04)
-    assert max(map(abs, told.imbalance)) < 0.04
+    assert levels.error == pytest.approx(left, rel=0.04)
+    assert levels.norm == pytest.approx([1 - each for each in left], abs=0.04)
+    assert max(map(abs, levels.imbalance)) < 0.04
 
     class Timid(Denoiser):
         def forward(self, x, sigma, label=None):
@@ -225,7 +225,7 @@ def test_the_report_of_a_run_with_classes(cli, digits):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["sample", "--label", "12"], "classes are 0 to 9; 12 was asked for"),
         (["sample", "--start", "data"], "a solver begins at noise, not at data"),
@@ -234,10 +234,10 @@ def test_the_report_of_a_run_with_classes(cli, digits):
         (["score", "nothing.npz"], "nothing.npz"),
     ],
 )
-def test_a_mistake_is_one_clear_line(cli, digits, words, told):
+def test_a_mistake_is_one_clear_line(cli, digits, words, message):
     status, _, err = cli(words[0], digits, *words[1:])
     assert status == 2
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -274,18 +274,18 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(cli, tmp_path, recipe
 
 
 @pytest.mark.parametrize(
-    ("recipe", "settings", "told"),
+    ("recipe", "settings", "message"),
     [
         ("digits-ncsn", {"objective.label_dropout": "0.1"}, "the data have 10, the network was made for 0"),
         ("digits-ncsn", {"objective.label_dropout": "0.1", "model.network.classes": "4"}, "was made for 4"),
         ("8gaussians-edm", {"objective.label_dropout": "0.1", "model.network.classes": "4"}, "the data have none"),
     ],
 )
-def test_classes_that_are_told_are_there(tmp_path, recipe, settings, told):
+def test_classes_in_a_recipe_exist_in_the_data(tmp_path, recipe, settings, message):
     experiment = Experiment(Recipe.named(recipe, settings))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         experiment.fit()
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         Run.create(tmp_path / "run", experiment)
     assert not (tmp_path / "run").exists()
 
@@ -360,9 +360,9 @@ def test_metrics_for_tensorboard(cli, tmp_path):
     assert cli("train", "digits-ncsn", *TINY, "--train.tensorboard", "true", "--out", tmp_path / "run")[0] == 0
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    told = {each.step: each.value for each in events.Scalars("loss")}
+    result = {each.step: each.value for each in events.Scalars("loss")}
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert told == pytest.approx({row["samples"]: row["loss"] for row in rows}, rel=1e-6)
+    assert result == pytest.approx({row["samples"]: row["loss"] for row in rows}, rel=1e-6)
 
 
 def test_without_tensorboard_installed_one_line_says_so(cli, tmp_path, monkeypatch):
@@ -388,5 +388,5 @@ def test_a_run_is_exported_as_a_folder_and_as_onnx(cli, digits):
     status, out, err = cli("export", digits, "--to", "model.onnx")
     assert (status, "differs from the model by" in out) == (0, True), err
     session = runtime.InferenceSession("model.onnx")
-    told = session.run(None, {"x": x.numpy(), "sigma": sigma.numpy(), "label": label.numpy()})[0]
-    assert np.allclose(told, mine(x, sigma, label).detach().numpy(), atol=1e-5)
+    output = session.run(None, {"x": x.numpy(), "sigma": sigma.numpy(), "label": label.numpy()})[0]
+    assert np.allclose(output, mine(x, sigma, label).detach().numpy(), atol=1e-5)

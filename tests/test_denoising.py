@@ -128,23 +128,23 @@ def test_the_score_is_minus_the_slope_of_the_energy(shape, detail):
         step[i] = h
         step = step.reshape(shape)
         slope[:, i] = (energy(x + step) - energy(x - step)) / (2 * h)
-    told = (model(x, x.new_full((4,), sigma)) - x) / sigma**2
+    output = (model(x, x.new_full((4,), sigma)) - x) / sigma**2
     # Central differences err by h^2 times a third derivative, which is below 1e3 here, and by 1e-15 / h.
-    assert torch.allclose(told, -slope.reshape(x.shape), atol=2e-7, rtol=0)
-    assert torch.allclose(told, calculus.score(energy, x), rtol=1e-10, atol=1e-12)
+    assert torch.allclose(output, -slope.reshape(x.shape), atol=2e-7, rtol=0)
+    assert torch.allclose(output, calculus.score(energy, x), rtol=1e-10, atol=1e-12)
 
 
 def test_autograd_records_through_a_denoiser_only_where_it_records():
     model = cases.denoiser(dtype=torch.float64)
     x, sigma = cases.normal(5, 2), levels(5)
-    told = model(x, sigma)
+    output = model(x, sigma)
     with torch.no_grad():
         quiet = model(x, sigma)
-    assert told.requires_grad
+    assert output.requires_grad
     assert not quiet.requires_grad
-    assert torch.allclose(told, quiet, rtol=1e-12)
+    assert torch.allclose(output, quiet, rtol=1e-12)
     assert all(each.grad is None and each.requires_grad for each in model.parameters())
-    (slope,) = torch.autograd.grad(told.square().sum(), model.network.first.weight)
+    (slope,) = torch.autograd.grad(output.square().sum(), model.network.first.weight)
     weight, h = model.network.first.weight, 1e-6
     values = []
     with torch.no_grad():
@@ -176,8 +176,8 @@ def test_labels_and_columns_reach_the_network():
     )
     x, label = cases.normal(4, 2), torch.arange(4, device=cases.DEVICE)
     slope = label.unsqueeze(1).double() / math.sqrt(5) / 2  # at sigma = 2: data_std / sigma over the scale of u
-    told = conditional(x, x.new_full((4,), 2.0), label)
-    assert torch.allclose(told, x - 4 * (x / 5 + slope), rtol=1e-12)
+    output = conditional(x, x.new_full((4,), 2.0), label)
+    assert torch.allclose(output, x - 4 * (x / 5 + slope), rtol=1e-12)
     assert torch.allclose(conditional.at(2.0)(x, label), (x**2).sum(1) / 10 + (slope * x).sum(1), rtol=1e-12)
 
 
@@ -226,7 +226,7 @@ def test_a_shifted_grid_is_even_and_each_of_its_numbers_uniform():
 def test_the_loss_by_hand(shape, data_std):
     objective = MultiscaleDenoisingScoreMatching(sigma_min=0.1, sigma_max=2.5, data_std=data_std)
     model, x = cases.denoiser(shape, dtype=torch.float64), cases.normal(24, *shape)
-    told = objective(model, x, generator=cases.generator(3))
+    loss = objective(model, x, generator=cases.generator(3))
     generator = cases.generator(3)
     share = shifted_grid(x, generator=generator)
     z = torch.empty_like(x).normal_(generator=generator)
@@ -236,12 +236,12 @@ def test_the_loss_by_hand(shape, data_std):
         errors.append((model(x[i : i + 1] + sigma * z[i], sigma.view(1)) - x[i]).square().sum() / sigma**2)
         weights.append(1 + (0.0 if data_std is None else float(sigma / data_std) ** 2))
     errors, weights, d = torch.stack(errors).detach(), cases.tensor(weights), x[0].numel()
-    assert torch.allclose(told.value, (errors * weights).mean() / 2, rtol=1e-11)
-    assert float(told.facts["relative"]) == pytest.approx(float(errors.mean() / d), rel=1e-11)
+    assert torch.allclose(loss.value, (errors * weights).mean() / 2, rtol=1e-11)
+    assert float(loss.facts["relative"]) == pytest.approx(float(errors.mean() / d), rel=1e-11)
     for i, name in enumerate(("low", "middle", "high")):
         inside = (share >= i / 3) & (share < (i + 1) / 3)
         assert inside.sum() == 8
-        assert float(told.facts[f"relative_{name}"]) == pytest.approx(float(errors[inside].mean() / d), rel=1e-11)
+        assert float(loss.facts[f"relative_{name}"]) == pytest.approx(float(errors[inside].mean() / d), rel=1e-11)
 
 
 def closed_form(w, low, high, data_std):
@@ -277,18 +277,18 @@ def test_the_loss_on_a_family_of_gaussians_has_its_exact_value(d, w, name):
 
 def test_a_model_that_removes_nothing_has_a_relative_loss_of_one():
     objective, x = MultiscaleDenoisingScoreMatching(sigma_min=0.01, sigma_max=50.0), cases.normal(2**12, 10)
-    told = objective(cases.QuadraticDenoiser(1e-12, 0.0), x, generator=cases.generator()).facts
+    facts = objective(cases.QuadraticDenoiser(1e-12, 0.0), x, generator=cases.generator()).facts
     # A mean of 40,960 squared normals, each of variance 2, and of a third of them.
-    assert abs(float(told["relative"]) - 1) < 5 * math.sqrt(2 / 40960)
+    assert abs(float(facts["relative"]) - 1) < 5 * math.sqrt(2 / 40960)
     for name in ("low", "middle", "high"):
-        assert abs(float(told[f"relative_{name}"]) - 1) < 5 * math.sqrt(6 / 40960)
+        assert abs(float(facts[f"relative_{name}"]) - 1) < 5 * math.sqrt(6 / 40960)
 
 
 def test_a_single_point_leaves_two_bands_empty():
     objective = MultiscaleDenoisingScoreMatching(sigma_min=0.1, sigma_max=1.0)
-    told = objective(cases.denoiser(), cases.normal(1, 2, dtype=torch.float32), generator=cases.generator()).facts
-    assert sorted(float(told[f"relative_{name}"]) > 0 for name in ("low", "middle", "high")) == [False, False, True]
-    assert all(math.isfinite(float(each)) for each in told.values())
+    facts = objective(cases.denoiser(), cases.normal(1, 2, dtype=torch.float32), generator=cases.generator()).facts
+    assert sorted(float(facts[f"relative_{name}"]) > 0 for name in ("low", "middle", "high")) == [False, False, True]
+    assert all(math.isfinite(float(each)) for each in facts.values())
 
 
 @pytest.mark.parametrize(
@@ -370,9 +370,9 @@ def test_the_wrong_kind_of_model_is_a_type_error(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "snippet.py").write_text(SNIPPET)
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(tmp_path / "snippet.py")]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    errors = [line for line in told.stdout.splitlines() if "snippet.py" in line and ": error:" in line]
-    assert [int(line.split(":")[1]) for line in errors] == [11, 12], told.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = [line for line in process.stdout.splitlines() if "snippet.py" in line and ": error:" in line]
+    assert [int(line.split(":")[1]) for line in errors] == [11, 12], process.stdout
     assert all("[arg-type]" in line for line in errors)
 
 
@@ -389,7 +389,8 @@ def test_it_learns_eight_gaussians():
     adam = torch.optim.Adam(model.parameters(), lr=3e-3)
     budget = {"samples": 2_000_000, "schedule": lambda progress, samples: 1 - progress}
     assert all(
-        math.isfinite(told.loss) for told in fit(model, objective, batches(law, 256), adam, average=average, **budget)
+        math.isfinite(result.loss)
+        for result in fit(model, objective, batches(law, 256), adam, average=average, **budget)
     )
     energy = average.module.at(level)
     # The noise costs 0.003 nats of it (a variance of 0.125 + 0.01); with detail = 0 masses drift, which costs 0.06.
@@ -401,7 +402,7 @@ def test_it_learns_eight_gaussians():
 
 
 class Shrinking(Denoiser):
-    """D = k y, and 100 away where the class is told."""
+    """D = k y, and 100 away with a class."""
 
     classes = 3
 
@@ -429,11 +430,11 @@ def exact_error(weight, k):
 @pytest.mark.parametrize("weight", [EDMWeight(data_std=0.7), NoiseWeight()], ids=["edm", "noise"])
 def test_the_denoising_loss_has_its_exact_value(weight, d):
     objective, model = Denoising(levels=SPAN, weight=weight), Shrinking()
-    told = [
+    result = [
         objective(model, math.sqrt(V) * cases.normal(256, d, seed=i), generator=cases.generator(100 + i)).value.detach()
         for i in range(64)
     ]
-    assert abs(cases.z_score(torch.stack(told), float(exact_error(weight, 0.6).mean()))) < 5
+    assert abs(cases.z_score(torch.stack(result), float(exact_error(weight, 0.6).mean()))) < 5
 
 
 def test_the_uncertain_loss_is_the_plain_one_until_it_has_learned():

@@ -85,8 +85,8 @@ def test_costs_are_the_evaluations_that_a_number_of_them_allows(labelled, monkey
     evidence = Evidence(labelled, seed=0)
     evidence.__dict__["classifier"] = Oracle()
     found = costs(evidence)
-    told = [(each.solver, each.nfe) for each in found]
-    assert told == [("euler", 6), ("euler", 9), ("heun", 5), ("heun", 9), ("dpm++", 6), ("dpm++", 9)]
+    result = [(each.solver, each.nfe) for each in found]
+    assert result == [("euler", 6), ("euler", 9), ("heun", 5), ("heun", 9), ("dpm++", 6), ("dpm++", 9)]
     assert all(each.distance > 0 for each in found)
     assert type(labelled.sampler.solver(abs, [1.0, 0.0])).__name__ == "Heun"
 
@@ -98,5 +98,5 @@ def test_what_is_known_of_an_image_stays_and_each_image_has_its_draws(labelled):
     x = labelled.trained.inpaint(y, missing, n=2, steps=3, seed=0)
     assert x.shape == (2, 3, 1, 8, 8)
     assert torch.equal(x[..., :4, :], y[..., :4, :].expand(2, 3, 1, 4, 8))
-    # With no class told the denoiser says nought, and a denoised point is what it says.
+    # Without a class the denoiser returns 0, and so is a denoised point.
     assert torch.allclose(x[..., 4:, :], torch.zeros(()), atol=1e-5)

@@ -22,26 +22,26 @@ def normal(n, mean=0.0, seed=0):
 
 
 def test_auroc_of_two_gaussians():
-    told = Detection.of(normal(4_000, APART), normal(9_000, seed=1))
-    assert abs(told.auroc - norm.cdf(APART / math.sqrt(2))) < 5 * told.error
-    assert (told.outside, told.inside) == (4_000, 9_000)
+    detection = Detection.of(normal(4_000, APART), normal(9_000, seed=1))
+    assert abs(detection.auroc - norm.cdf(APART / math.sqrt(2))) < 5 * detection.error
+    assert (detection.outside, detection.inside) == (4_000, 9_000)
 
 
 def test_the_error_of_an_auroc_is_its_spread():
-    told = [Detection.of(normal(40, APART, seed), normal(90, seed=1000 + seed)) for seed in range(800)]
-    values, errors = (np.array([getattr(each, name) for each in told]) for name in ("auroc", "error"))
+    detections = [Detection.of(normal(40, APART, seed), normal(90, seed=1000 + seed)) for seed in range(800)]
+    values, errors = (np.array([getattr(each, name) for each in detections]) for name in ("auroc", "error"))
     # The standard error of a spread of 800 is 1 / sqrt(1600) of it, and half as much again for its heavy tail.
     assert math.sqrt((errors**2).mean()) == pytest.approx(values.std(ddof=1), rel=5 * 1.5 / math.sqrt(1600))
 
 
 def test_false_positives_of_two_gaussians():
     n, tpr = 20_000, 0.9
-    told = fpr_at(normal(n, APART), normal(n, seed=1), tpr)
+    rate = fpr_at(normal(n, APART), normal(n, seed=1), tpr)
     t = norm.ppf(tpr)
     truth = norm.cdf(t - APART)
     threshold = tpr * (1 - tpr) / n / norm.pdf(t) ** 2  # the variance of a quantile
     error = math.sqrt(truth * (1 - truth) / n + norm.pdf(t - APART) ** 2 * threshold)
-    assert abs(told - truth) < 5 * error
+    assert abs(rate - truth) < 5 * error
 
 
 def test_false_positives_by_hand():
@@ -76,18 +76,18 @@ def test_average_precision_by_brute_force():
 def test_overlap_of_two_gaussians(apart):
     n = 40_000
     # Where the densities cross is the pooled median, which with an even number of bins is an edge.
-    told = overlap(normal(n), normal(n, apart, seed=1), bins=20)
+    share = overlap(normal(n), normal(n, apart, seed=1), bins=20)
     half = norm.cdf(-apart / 2)
-    assert abs(told - 2 * half) < 5 * math.sqrt(2 * half * (1 - half) / n)
+    assert abs(share - 2 * half) < 5 * math.sqrt(2 * half * (1 - half) / n)
 
 
 def test_overlap_at_equality_is_short_by_what_it_says():
     n, bins = 2_000, 12
-    told = [overlap(normal(n, seed=seed), normal(n, seed=1000 + seed), bins=bins) for seed in range(200)]
+    overlaps = [overlap(normal(n, seed=seed), normal(n, seed=1000 + seed), bins=bins) for seed in range(200)]
     # Each of B terms is half the absolute value of a normal number of variance 2 / B n.
-    short, spread = math.sqrt(bins / (math.pi * n)), np.std(told) / math.sqrt(200)
+    short, spread = math.sqrt(bins / (math.pi * n)), np.std(overlaps) / math.sqrt(200)
     # The shares add up to one, so that there are B - 1 free terms: that is within a twelfth of what is said.
-    assert 1 - np.mean(told) == pytest.approx(short * math.sqrt(1 - 1 / bins), abs=5 * spread)
+    assert 1 - np.mean(overlaps) == pytest.approx(short * math.sqrt(1 - 1 / bins), abs=5 * spread)
 
 
 def test_overlap_knows_order_alone():
@@ -110,9 +110,9 @@ def test_trivial_scores_by_hand():
     real = digits(split="test").floats()
     noise = 2 * torch.rand(real.shape, generator=torch.Generator().manual_seed(0)) - 1
     scores = trivial_scores(digits().floats())
-    told = {name: outliers(score, real, noise).auroc for name, score in scores.items()}
-    assert told["compressed size"] == told["nearest neighbour"] == 1
-    assert told["pixel variance"] < 0.05  # digits have sharper contrast
+    result = {name: outliers(score, real, noise).auroc for name, score in scores.items()}
+    assert result["compressed size"] == result["nearest neighbour"] == 1
+    assert result["pixel variance"] < 0.05  # digits have sharper contrast
     assert outliers(scores["nearest neighbour"], real, digits().floats(slice(0, 50))).auroc == 0
 
 
@@ -120,11 +120,13 @@ def test_rarity_is_that_of_a_density():
     # With far more known values than bandwidths, the estimate is the density: -log N(x; 0, 1) but for a constant.
     x = torch.stack([normal(60_000), normal(60_000, seed=1)], 1)
     rare = DensityOfStates(x)
-    told = rare(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, -1.0], [1.0, 1.0]]))
+    result = rare(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, -1.0], [1.0, 1.0]]))
     # The kernel widens a variance of one by 3 h² at most, h = N^(-1/5) = 0.11; counts are known to 1 / sqrt(N h).
-    assert (told - told[0]).tolist() == pytest.approx([0, 0.5, 0.5, 1], abs=3 * 0.11**2 + 5 / math.sqrt(60_000 * 0.11))
+    assert (result - result[0]).tolist() == pytest.approx(
+        [0, 0.5, 0.5, 1], abs=3 * 0.11**2 + 5 / math.sqrt(60_000 * 0.11)
+    )
     far = rare(torch.tensor([[1e3, 0.0], [-1e6, 0.0], [torch.inf, 0.0]]))
-    assert told.max() < far[0] < far[1] < far[2]
+    assert result.max() < far[0] < far[1] < far[2]
     assert rare(torch.tensor([[torch.nan, 0.0]])).isnan().all()
     with pytest.raises(UserError, match="at least 2"):
         DensityOfStates(x[:1])
@@ -142,8 +144,8 @@ def test_rarity_by_brute_force():
 
 def test_numbers_that_are_none():
     some, bad = torch.arange(3.0), torch.tensor([0.0, torch.nan])
-    for told in (Detection.of(some, bad), Detection.of(bad, some), Detection.of(some[:0], some)):
-        assert all(math.isnan(each) for each in told[:4])
+    for detection in (Detection.of(some, bad), Detection.of(bad, some), Detection.of(some[:0], some)):
+        assert all(math.isnan(each) for each in detection[:4])
     assert math.isnan(overlap(some, bad))
     with pytest.raises(UserError, match="share"):
         fpr_at(some, some, 1.5)

@@ -39,8 +39,8 @@ def columns(n=100, **more):
         "lineages": [1024.0] * n,
         "age": [60.0] * n,
     }
-    told = {name: value if isinstance(value, list) else [float(value)] * n for name, value in more.items()}
-    return quiet | told
+    result = {name: value if isinstance(value, list) else [float(value)] * n for name, value in more.items()}
+    return quiet | result
 
 
 SETTINGS = {
@@ -412,15 +412,15 @@ def test_a_healthy_record_has_no_finding():
 def test_remedies_are_computed_from_the_present_settings():
     # η = v / 4 makes noise over drift √8; and so it should, whatever the wrong step was.
     for eta in (0.156, 0.0003):
-        told = diagnose(record(step_size=eta), PROBES)
-        assert told[0].remedy == "--objective.kernel.step_size 0.016"
-    (told,) = diagnose(record(refresh=0.0, age=125), PROBES)
-    assert told.remedy == "--objective.start.refresh 0.01"
+        findings = diagnose(record(step_size=eta), PROBES)
+        assert findings[0].remedy == "--objective.kernel.step_size 0.016"
+    (findings,) = diagnose(record(refresh=0.0, age=125), PROBES)
+    assert findings.remedy == "--objective.start.refresh 0.01"
     assert RULES["degenerate_data"](record(), at(degenerate=0.2)).remedy == "--objective.data_noise 0.25"
     assert RULES["small_batch"](*CASES["small_batch"][0]).remedy == "--train.batch_size 128"
-    (told,) = diagnose(record(alpha=0.1), PROBES)
+    (findings,) = diagnose(record(alpha=0.1), PROBES)
     # 0.03 / (2 rms(E)): the weight it would have.
-    assert float(told.remedy.split()[1].rstrip(",")) == pytest.approx(0.03 / 2 / math.hypot(50, 10), rel=0.05)
+    assert float(findings.remedy.split()[1].rstrip(",")) == pytest.approx(0.03 / 2 / math.hypot(50, 10), rel=0.05)
 
 
 LOST = {"gap": exploding(), "auc": 0.99, "saturated": 0.4, "drift": 0.5}
@@ -446,11 +446,11 @@ PLANTED = {
 @pytest.mark.parametrize("rule", PLANTED)
 def test_the_planted_cause_comes_before_what_it_causes(rule):
     changes, probed = PLANTED[rule]
-    told = diagnose(record(**(LOST | changes)), LOST_PROBES._replace(**probed))
-    assert told[0].rule == rule
-    assert {"divergence", "easy_negatives", "saturation", "long_run"} <= {each.rule for each in told}
+    findings = diagnose(record(**(LOST | changes)), LOST_PROBES._replace(**probed))
+    assert findings[0].rule == rule
+    assert {"divergence", "easy_negatives", "saturation", "long_run"} <= {each.rule for each in findings}
     order = list(RULES)
-    assert [each.rule for each in told] == sorted((each.rule for each in told), key=order.index)
+    assert [each.rule for each in findings] == sorted((each.rule for each in findings), key=order.index)
 
 
 def test_autocorrelation_and_jitter_of_known_series():
@@ -464,8 +464,8 @@ def test_autocorrelation_and_jitter_of_known_series():
 
 def test_growth_is_counted_from_the_calmest_five_lines():
     gap = [100.0] * 50 + [1.0] * 5 + [100.0] * 44 + [500.0]
-    told = record(gap=gap, spread=0.0)
-    assert energy_growth(told) == 500.0
+    result = record(gap=gap, spread=0.0)
+    assert energy_growth(result) == 500.0
     assert (
         energy_growth(record(gap=[*gap[:50], 100.0, 100.0, 100.0, *gap[53:]], spread=0.0)) == 5.0
     )  # two lines are no calm
@@ -495,46 +495,46 @@ def probed(v, eta, *, std=None, n=512, steps=5, generator=3, **more):
 def test_noise_over_drift_is_one_where_the_step_becomes_unstable(v):
     # R = √(2 v / η): the mean square of n D normal numbers is known to √(2 / n D), R to half of it.
     for eta, truth in ((2 * v, 1.0), (v / 2, 2.0), (v / 4, math.sqrt(8))):
-        told = probed(v, eta)
-        assert told.ratio_data == pytest.approx(truth, rel=5 * 0.5 * (2 / (512 * D)) ** 0.5)
+        probes = probed(v, eta)
+        assert probes.ratio_data == pytest.approx(truth, rel=5 * 0.5 * (2 / (512 * D)) ** 0.5)
 
 
 def test_acceptance_rises_to_one_as_steps_get_short():
-    told = [probed(1.0, eta).accept for eta in (1.5, 0.3, 1e-4)]
-    assert told[0] < 0.1 < told[1] < told[2]
+    probes = [probed(1.0, eta).accept for eta in (1.5, 0.3, 1e-4)]
+    assert probes[0] < 0.1 < probes[1] < probes[2]
     # The log ratio has a standard deviation of order √(D η³): at 1e-4 that is 4e-6.
-    assert told[2] == pytest.approx(1.0, abs=1e-4)
+    assert probes[2] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_chains_that_begin_too_hot_cool_by_the_exact_amount():
     # x' = (1 - η/v) x + √(2η) z from x ~ N(0, h v): after k steps the variance is a + (h v - a) (1 - η/v)^2k, with
     # a = v / (1 - η/2v); the energy is D/2 of it over v, and s_E = √(D/2) of data.
     v, eta, h, steps = 1.0, 0.1, 3.0, 5
-    told = probed(v, eta, steps=steps, n=4000, chains=normal(64, math.sqrt(h * v), seed=1))
+    probes = probed(v, eta, steps=steps, n=4000, chains=normal(64, math.sqrt(h * v), seed=1))
     a = v / (1 - eta / (2 * v))
     # Of few steps: chains and ends share their start, so the error is at most that of the start's own energy.
     error = math.sqrt(D / 2) * h * v / math.sqrt(64) / math.sqrt(D / 2)
-    for steps, found in ((5, told.few), (55, told.long)):
+    for steps, found in ((5, probes.few), (55, probes.long)):
         variance = a + (h * v - a) * (1 - eta / v) ** (2 * steps)
         truth = (variance - h * v) / v * (D / 2) / math.sqrt(D / 2)
         assert found == pytest.approx(truth, abs=5 * error)
     # Without noise each step shrinks x by 1 - η/v exactly, so that E falls by that square.
     start = gaussian(v)(normal(64, math.sqrt(h * v), seed=1)).mean()
-    truth = float(start) * ((1 - eta / v) ** 10 - 1) / told.spread
-    assert told.quenched == pytest.approx(truth, rel=1e-4)
+    truth = float(start) * ((1 - eta / v) ** 10 - 1) / probes.spread
+    assert probes.quenched == pytest.approx(truth, rel=1e-4)
 
 
 def test_spread_and_widths_of_data():
     data = normal(4000, 1.0)
     data[:, 3] *= 0.1
     how = Chains(step_size=0.02)
-    told = probe(None, data, how)
+    probes = probe(None, data, how)
     varied = data.double().std(0, correction=0)
-    assert told.narrowest == pytest.approx(float(varied.min()))
-    assert told.data_std == pytest.approx(float(varied.square().mean().sqrt()))
-    assert told.degenerate == 1 / D  # 0.1 is below the step's noise of 0.2 and a quarter of the others'
+    assert probes.narrowest == pytest.approx(float(varied.min()))
+    assert probes.data_std == pytest.approx(float(varied.square().mean().sqrt()))
+    assert probes.degenerate == 1 / D  # 0.1 is below the step's noise of 0.2 and a quarter of the others'
     noised = probe(None, data, how, level=0.5)
-    assert noised.narrowest == pytest.approx(math.hypot(told.narrowest, 0.5), rel=1e-6)
+    assert noised.narrowest == pytest.approx(math.hypot(probes.narrowest, 0.5), rel=1e-6)
     assert noised.degenerate == 0
     data[7, 2] = math.nan
     assert probe(None, data, how).finite == pytest.approx(1 - 1 / 4000)
@@ -546,14 +546,14 @@ def test_the_true_score_of_noised_data_and_one_of_zero():
     data = normal(512, 1.0)
     draws = torch.Generator().manual_seed(0)
     how = Chains(step_size=0.05, sampler_steps=5)
-    told = probe(gaussian(1 + sigma**2), data, how, level=sigma, noise=normal(64, 2.0, 9), generator=draws)
+    probes = probe(gaussian(1 + sigma**2), data, how, level=sigma, noise=normal(64, 2.0, 9), generator=draws)
     error = (2 / (n * D)) ** 0.5
-    assert told.near == pytest.approx(1 / (1 + sigma**2), rel=5 * error)
+    assert probes.near == pytest.approx(1 / (1 + sigma**2), rel=5 * error)
     flat = probe(lambda x: 0 * gaussian(1.0)(x), data, how, level=sigma, generator=draws)
     assert flat.near == pytest.approx(1.0, rel=5 * error)
     assert flat.ratio_data is None
     # Far away, at τ² = E n² + E x² = 5: s = -(x + τ z) / v gives τ² (1 / v)² + (1 - τ² / v)².
-    assert told.far == pytest.approx(5 / 1.25**2 + (1 - 5 / 1.25) ** 2, rel=0.1)
+    assert probes.far == pytest.approx(5 / 1.25**2 + (1 - 5 / 1.25) ** 2, rel=0.1)
 
 
 def test_a_bare_score_is_asked_what_needs_no_energy():
@@ -574,19 +574,19 @@ def test_how_much_of_the_samples_is_noise():
     v = (1 + sigma**2) / t
     how = Chains(step_size=0.25, temperature=t, steps=5, sampler_steps=50)
     for noise in (None, normal(64, 2.0, 9)):
-        told = probe(gaussian(v), normal(512, 1.0), how, level=sigma, temperature=t, noise=noise)
-        assert told.noisy == pytest.approx(sigma**4 / (t * v) ** 2, rel=5 / 64)
-        assert told.clean_std**2 + sigma**2 == pytest.approx(told.data_std**2)
+        probes = probe(gaussian(v), normal(512, 1.0), how, level=sigma, temperature=t, noise=noise)
+        assert probes.noisy == pytest.approx(sigma**4 / (t * v) ** 2, rel=5 / 64)
+        assert probes.clean_std**2 + sigma**2 == pytest.approx(probes.data_std**2)
         # N(0, 1) in 16 dimensions: the mean square norm of 512 points is 16 but for √(2 · 16 / 512).
-        assert told.size**2 == pytest.approx(D, abs=5 * math.sqrt(2 * D / 512))
+        assert probes.size**2 == pytest.approx(D, abs=5 * math.sqrt(2 * D / 512))
     assert probe(gaussian(v), normal(512, 1.0), how).noisy is None
 
 
 def test_what_lies_at_the_bounds_is_counted_there():
     data, start = normal(256, 1.0), 5 * normal(64, 1.0, 5).sign()
     still = Chains(step_size=0.1, temperature=0.0, sampler_steps=1)
-    told = probe(lambda x: 0 * gaussian(1.0)(x), data, still._replace(bounds=(-1.0, 1.0)), noise=start)
-    assert told.outside == pytest.approx(1 - float((data.abs() >= 1).double().mean()))
+    probes = probe(lambda x: 0 * gaussian(1.0)(x), data, still._replace(bounds=(-1.0, 1.0)), noise=start)
+    assert probes.outside == pytest.approx(1 - float((data.abs() >= 1).double().mean()))
     assert probe(lambda x: 0 * gaussian(1.0)(x), data, still, noise=start / 5).outside == pytest.approx(
         -2 / data.numel()
     )
@@ -628,8 +628,8 @@ def attempt(sigma, step, **more):
     how = Chains(step_size=step * v, sampler_steps=400, **more)
     start = 6 * (2 * torch.rand(64, 2, generator=draws) - 1)
     data = clean.sample(512, generator=draws)
-    told = probe(GaussianMixture(MODES, std=math.sqrt(v)), data, how, level=sigma, noise=start, generator=draws)
-    return [each.rule for each in diagnose(how.record(objective="dsm", data_noise=sigma), told)]
+    probes = probe(GaussianMixture(MODES, std=math.sqrt(v)), data, how, level=sigma, noise=start, generator=draws)
+    return [each.rule for each in diagnose(how.record(objective="dsm", data_noise=sigma), probes)]
 
 
 def test_three_ways_to_fail_on_a_landscape_that_is_right():
@@ -654,18 +654,18 @@ def test_three_ways_to_fail_on_a_landscape_that_is_right():
 
 
 def test_straight_pieces_are_told_from_smooth_networks_and_from_a_gaussian():
-    told = {}
+    results = {}
     for name, unit in (("relu", torch.nn.ReLU()), ("silu", torch.nn.SiLU())):
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(D, 64), unit, torch.nn.Linear(64, 1))
         energy = lambda x, net=net: net(x).squeeze(1) * 4 + gaussian(1.0)(x)  # noqa: E731
-        told[name] = probe(energy, normal(256, 1.0), Chains(step_size=0.1, sampler_steps=5))
-    assert told["relu"].kinks < 1e-5 < 1e-2 < told["silu"].kinks
-    assert told["relu"].bends > 1e-2
+        results[name] = probe(energy, normal(256, 1.0), Chains(step_size=0.1, sampler_steps=5))
+    assert results["relu"].kinks < 1e-5 < 1e-2 < results["silu"].kinks
+    assert results["relu"].bends > 1e-2
     smooth = probed(1.0, 0.1)
     assert smooth.kinks < 1e-5
     assert smooth.bends < 1e-5
-    names = [[each.rule for each in diagnose(bare(), each)] for each in (told["relu"], told["silu"], smooth)]
+    names = [[each.rule for each in diagnose(bare(), each)] for each in (results["relu"], results["silu"], smooth)]
     assert names == [["straight_pieces"], [], []]
 
 
@@ -675,11 +675,11 @@ def test_copies_among_chains_and_chains_from_noise():
     chains[32:48] = chains[0] + 1e-3 * normal(16, 1.0, seed=4)
     draws = torch.Generator().manual_seed(0)
     how = Chains(step_size=0.1, sampler_steps=100)
-    told = probe(gaussian(1.0), data, how, chains=chains, noise=normal(64, 5.0, 5), generator=draws)
-    assert told.duplicates == 17 / 64
+    probes = probe(gaussian(1.0), data, how, chains=chains, noise=normal(64, 5.0, 5), generator=draws)
+    assert probes.duplicates == 17 / 64
     # From noise to the same law: the mean of 64 energies of variance D/2 v², v = 1 / (1 - η / 2), less 64 others.
-    assert abs(told.fresh) < 5 * 1.06 * (2 / 64) ** 0.5 + 0.06 * math.sqrt(D / 2)
-    assert told.arrived == pytest.approx(1.0, abs=0.2)
+    assert abs(probes.fresh) < 5 * 1.06 * (2 / 64) ** 0.5 + 0.06 * math.sqrt(D / 2)
+    assert probes.arrived == pytest.approx(1.0, abs=0.2)
     # The same, were it asked after one step, is nowhere near.
     early = probe(gaussian(1.0), data, how._replace(sampler_steps=1), noise=normal(64, 5.0, 5), generator=draws)
     assert early.arrived > 2
@@ -711,8 +711,8 @@ def run(tmp_path_factory):
 def call(capsys, *words):
     with pytest.raises(SystemExit) as exit_:
         main([str(word) for word in words])
-    told = capsys.readouterr()
-    return int(exit_.value.code or 0), told.out, told.err
+    captured = capsys.readouterr()
+    return int(exit_.value.code or 0), captured.out, captured.err
 
 
 def test_the_command_names_a_planted_cause_and_exits_with_one(run, capsys):
@@ -721,12 +721,12 @@ def test_the_command_names_a_planted_cause_and_exits_with_one(run, capsys):
     assert "[cold_chains, act]" in out.split("\n2.")[0]
     assert "--objective.kernel.temperature 1" in out
     status, out, _ = call(capsys, "doctor", run, "--json")
-    told = json.loads(out)
+    findings = json.loads(out)
     assert status == 1
-    assert told["status"] == "findings"
-    assert told["findings"][0]["rule"] == "cold_chains"
-    assert told["findings"][0]["numbers"]["temperature"] == pytest.approx(0.01)
-    assert told["probes"]["finite"] == 1.0
+    assert findings["status"] == "findings"
+    assert findings["findings"][0]["rule"] == "cold_chains"
+    assert findings["findings"][0]["numbers"]["temperature"] == pytest.approx(0.01)
+    assert findings["probes"]["finite"] == 1.0
 
 
 def test_what_guards_have_mended_is_still_named(tmp_path, capsys):
@@ -782,9 +782,9 @@ def test_a_bare_energy(run, tmp_path, capsys):
         (("--sampler.kernel.temperature", "0.0", "--sampler.kernel.step_size", "20.0"), "long_step"),
     ):
         status, out, _ = call(capsys, *scored, *settings)
-        told = json.loads(out)["findings"][0]
-        assert (status, told["rule"]) == (1, rule)
-        assert "--sampler.kernel.temperature 1" in told["remedy"]
+        findings = json.loads(out)["findings"][0]
+        assert (status, findings["rule"]) == (1, rule)
+        assert "--sampler.kernel.temperature 1" in findings["remedy"]
     weights.write_bytes(b"no")
     assert call(capsys, *asked)[0] == 2
 
@@ -954,11 +954,11 @@ def test_a_budget_within_the_warm_up_is_warned_of_with_one_that_would_do(tmp_pat
     assert "--train.warmup 256, or --train.budget 640000" in warned[1]
     # 20 steps of Adam, at the rate times 1/1000 on average, cannot move weights of 0.1 by a hundredth of them.
     status, out, _ = call(capsys, "doctor", tmp_path / "run", "--json")
-    told = {each["rule"]: each for each in json.loads(out)["findings"]}
+    result = {each["rule"]: each for each in json.loads(out)["findings"]}
     assert status == 1
-    assert list(told)[:2] == ["few_updates", "long_warmup"]
-    assert told["nothing_learned"]["numbers"]["moved"] < 0.01
-    assert "weights have moved" in told["long_warmup"]["evidence"]
+    assert list(result)[:2] == ["few_updates", "long_warmup"]
+    assert result["nothing_learned"]["numbers"]["moved"] < 0.01
+    assert "weights have moved" in result["long_warmup"]["evidence"]
     assert "warning" not in call(capsys, *words, "--out", tmp_path / "run")[2]  # it is finished
 
 
@@ -1030,5 +1030,5 @@ def test_settings_that_rules_read_are_set_by_some_recipe():
     hmc = records[1]
     assert hmc.adjusted
     assert hmc.step_size == pytest.approx(hmc.typed[0] ** 2 / 2)
-    told = RULES["long_step"](hmc, Probes(accept=0.2))
-    assert float(told.remedy.split()[1]) == pytest.approx(hmc.typed[0] / 2, rel=0.05)
+    result = RULES["long_step"](hmc, Probes(accept=0.2))
+    assert float(result.remedy.split()[1]) == pytest.approx(hmc.typed[0] / 2, rel=0.05)

@@ -29,13 +29,13 @@ def blocks(document: Path, language: str) -> list[str]:
 
 def test_the_readme_s_python_learns_and_samples_eight_gaussians(capsys):
     (code,) = blocks(ROOT / "README.md", "python")
-    told: dict = {}
-    exec(compile(code, "README.md", "exec"), told)
-    x = told["chain"].x
+    namespace: dict = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    x = namespace["chain"].x
     assert x.shape == (100, 512, 2)
     # The law's radius is 2.83: chains that began within the circle have found it.
     assert x.norm(dim=-1).median() == pytest.approx(2.83, abs=0.2)
-    assert told["chain"].accept_prob.mean() > 0.8
+    assert namespace["chain"].accept_prob.mean() > 0.8
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
@@ -69,11 +69,11 @@ def test_the_objective_of_contributing_is_an_objective():
         build(registry, "cnce", {"sgima": 0.5})
     slopes = {}
     for p in (0.15, 0.25, 0.4):  # the inverse variance of the data is 0.25
-        energy, told = cases.Quadratic(p), []
+        energy, result = cases.Quadratic(p), []
         for seed in range(40):
             loss = objective(energy, 2 * cases.normal(512, 2, seed=seed), generator=cases.generator(1000 + seed)).value
-            told.append(torch.autograd.grad(loss, energy.p)[0])
-        slopes[p] = cases.z_score(torch.stack(told))
+            result.append(torch.autograd.grad(loss, energy.p)[0])
+        slopes[p] = cases.z_score(torch.stack(result))
     # Five standard errors: at the truth the slope is none, on either side it points back.
     assert abs(slopes[0.25]) < 5
     assert slopes[0.15] < -5

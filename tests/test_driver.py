@@ -154,10 +154,10 @@ def test_what_cannot_be_compiled_goes_on_uncompiled_and_says_so_once():
         return (x**2).sum(1) * (1.0 if float(x.sum()) > -1e9 else 2.0)  # asks for a number in the middle of the graph
 
     kernel, x = Langevin(stubborn, step_size=0.1), cases.normal(4, 2, dtype=torch.float32)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fast = run(kernel, x, steps=40, compile=True, generator=cases.generator(1))[0].x
-    said = [str(each.message).startswith("the steps could not be compiled and go on uncompiled: ") for each in told]
+    said = [str(each.message).startswith("the steps could not be compiled and go on uncompiled: ") for each in caught]
     assert said.count(True) == 1
     assert torch.equal(fast, run(kernel, x, steps=40, generator=cases.generator(1))[0].x)
 

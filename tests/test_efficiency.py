@@ -41,11 +41,11 @@ def test_chains_cost_a_gradient_a_step(steps):
 
 def test_compiled_chains_cost_what_others_do():
     """The compiler tries every operation out, which is none of the training's."""
-    told = [
+    result = [
         flops_per_sample(Experiment(Recipe.named("8gaussians-cd-langevin", {"objective.compile": each})))
         for each in ("false", "true")
     ]
-    assert told[0] == told[1]
+    assert result[0] == result[1]
 
 
 def test_speed_is_that_of_the_second_half_since_training_went_on(monkeypatch):
@@ -64,18 +64,18 @@ def test_speed_is_that_of_the_second_half_since_training_went_on(monkeypatch):
             session.fit.samples += 50
             yield Report(1, session.fit.samples, 0.0, 0.0, {}, NOTHING)
 
-    told = display.follow(reports())
-    next(told)
+    result = display.follow(reports())
+    next(result)
     assert display.speed == pytest.approx(50 / 20)  # nothing else is known
-    list(told)
+    list(result)
     assert clock == [40.0]
     assert display.speed == pytest.approx(50)
 
 
 def test_utilisation_is_what_went_into_products_of_what_could_have():
-    told = Efficiency(speed=200.0, flops=3e6, peak=1e9, memory=2**30)
-    assert told.utilisation == pytest.approx(0.6)
-    assert str(told) == (
+    result = Efficiency(speed=200.0, flops=3e6, peak=1e9, memory=2**30)
+    assert result.utilisation == pytest.approx(0.6)
+    assert str(result) == (
         "200 samples/s, 3 MFLOP each: 60% of the rate of matrix products here (1 GFLOP/s); 1,024 MiB at most"
     )
     measured = efficiency(Experiment(Recipe.named("8gaussians-edm")), speed=1.0)

@@ -69,14 +69,14 @@ def test_compositions_are_sampled_and_a_sum_of_scores_is_not(tmp_path, capsys):
 
 def test_samplers_fail_as_said(tmp_path, capsys):
     out = tmp_path / "picture.png"
-    told = example("how_samplers_fail").main(steps=600, out=out)
+    results = example("how_samplers_fail").main(steps=600, out=out)
     truth = 2.834  # the entropy, which is the mean energy of exact draws
-    assert told["healthy"]["mean energy"] == pytest.approx(truth, abs=0.1)
-    assert told["unstable"]["drift / noise"] > 1.5
-    assert told["unstable"]["mean energy"] > truth + 3
-    assert told["frozen"]["moved"] < 0.1 < 1 < told["healthy"]["moved"]
-    assert told["frozen"]["drift / noise"] < 0.1
-    assert told["noise-dominated"]["mean energy"] > truth + 10
+    assert results["healthy"]["mean energy"] == pytest.approx(truth, abs=0.1)
+    assert results["unstable"]["drift / noise"] > 1.5
+    assert results["unstable"]["mean energy"] > truth + 3
+    assert results["frozen"]["moved"] < 0.1 < 1 < results["healthy"]["moved"]
+    assert results["frozen"]["drift / noise"] < 0.1
+    assert results["noise-dominated"]["mean energy"] > truth + 10
     with Image.open(out) as picture:
         assert picture.height > 500
 
@@ -95,48 +95,48 @@ def test_the_journey_through_failures_is_told(tmp_path, capsys):
 def test_the_notebook_on_replay_buffers_runs_and_draws(tmp_path, capsys):
     path = ROOT / "docs" / "notebooks" / "replay_buffer.py"
     settings = {"images": digits(), "samples": 1_280, "width": 4, "steps": (2, 16), "out": tmp_path}
-    told: dict = {"settings": settings}
-    exec(compile(path.read_text(), str(path), "exec"), told)
+    namespace: dict = {"settings": settings}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
     for name in ("gap", "from-noise", "from-data"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 400, name
-    assert len(told["short"]) == len(told["kept"]) == 20
+    assert len(namespace["short"]) == len(namespace["kept"]) == 20
     # Chains that go on from where they were have been through forty times as many steps as are taken at once.
-    assert told["kept"][-1].facts["age"] >= 1
-    assert "age" not in told["short"][-1].facts
+    assert namespace["kept"][-1].facts["age"] >= 1
+    assert "age" not in namespace["short"][-1].facts
     assert "noise of 0.6 removed" in capsys.readouterr().out
 
 
 def test_the_notebook_on_noise_conditional_scores_runs_and_draws(tmp_path, capsys):
     path = ROOT / "docs" / "notebooks" / "noise_conditional_scores.py"
-    told: dict = {"settings": {"samples": 12_800, "width": 64, "out": tmp_path}}
-    exec(compile(path.read_text(), str(path), "exec"), told)
+    namespace: dict = {"settings": {"samples": 12_800, "width": 64, "out": tmp_path}}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
     for name in ("levels", "samples", "evolution", "classes"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 200, name
     # The ladder is the one that the data ask for, and samples that came down it are of the data's size.
     assert "levels from" in capsys.readouterr().out
-    assert told["path"][0].std() == pytest.approx(told["high"], rel=0.05)
-    assert told["path"][-1].square().mean().sqrt() == pytest.approx(told["size"], rel=0.5)  # hardly trained
-    high = [report.facts["relative_high"] for report in told["reports"]]
+    assert namespace["path"][0].std() == pytest.approx(namespace["high"], rel=0.05)
+    assert namespace["path"][-1].square().mean().sqrt() == pytest.approx(namespace["size"], rel=0.5)  # hardly trained
+    high = [report.facts["relative_high"] for report in namespace["reports"]]
     assert sum(high[-10:]) < 0.7 * sum(high[:10])
-    assert told["rows"].shape == (100, 1, 8, 8)
+    assert namespace["rows"].shape == (100, 1, 8, 8)
 
 
 def test_the_notebook_on_denoising_diffusion_runs_and_draws(tmp_path):
     path = ROOT / "docs" / "notebooks" / "denoising_diffusion.py"
     settings = {"images": digits(), "samples": 3_200, "width": 16, "ancestral": 20, "out": tmp_path}
-    told: dict = {"settings": settings}
-    exec(compile(path.read_text(), str(path), "exec"), told)
+    namespace: dict = {"settings": settings}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
     for name in ("loss", "ways"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 400, name
-    assert set(told["rows"]) == {
+    assert set(namespace["rows"]) == {
         "DDPM, 20 evaluations",
         "DDIM, 20 evaluations",
         "Heun, 19 evaluations",
         "DPM-Solver++, 20 evaluations",
     }
     # Two ways to solve one equation, from the same noise, come to nearly the same images; the third draws more noise.
-    heun, fast, slow = (told["rows"][name] for name in list(told["rows"])[2:] + list(told["rows"])[:1])
+    heun, fast, slow = (namespace["rows"][name] for name in list(namespace["rows"])[2:] + list(namespace["rows"])[:1])
     assert (heun - fast).square().mean() < 0.5 * (heun - slow).square().mean()

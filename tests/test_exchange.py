@@ -74,9 +74,9 @@ def test_what_is_saved_is_what_is_read(tmp_path, name, dtype):
     assert torch.equal(before, torch.get_rng_state())
     assert type(again) is type(model)
     assert not any(each.training for each in again.modules())
-    told = values(again, dtype)
-    assert told.dtype == dtype
-    assert torch.equal(told, values(model, dtype))
+    result = values(again, dtype)
+    assert result.dtype == dtype
+    assert torch.equal(result, values(model, dtype))
     assert sorted(each.name for each in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["model"] == SETTINGS[name]
@@ -162,9 +162,9 @@ LAST = "network.last.weight"
     ],
 )
 def test_what_is_no_saved_model_is_said_in_one_line(tmp_path, change, said):
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as raised:
         from_pretrained(broken(tmp_path / "model", change))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 # Diffusers.
@@ -217,9 +217,9 @@ def test_a_denoiser_says_what_the_scheduler_makes_of_its_network(tmp_path, diffu
         sigma = (1 - alpha**2) ** 0.5 / alpha
         with torch.no_grad():
             truth = scheduler.step(unet(x_vp, t).sample, t, x_vp).pred_original_sample
-            told = denoiser(x_vp / alpha, torch.full((3,), sigma))
+            output = denoiser(x_vp / alpha, torch.full((3,), sigma))
         # In float32, of x of size σ.
-        assert torch.allclose(told, truth, atol=1e-5 * max(1, sigma)), t
+        assert torch.allclose(output, truth, atol=1e-5 * max(1, sigma)), t
 
 
 def test_between_two_steps_of_a_chain_and_beyond_its_ends():
@@ -343,9 +343,9 @@ def without_one(folder):
 def test_what_is_no_folder_of_theirs_is_said_in_one_line(tmp_path, diffusers, change, said):
     saved(diffusers, tmp_path)
     change(tmp_path)
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as raised:
         from_diffusers(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_what_is_not_installed_is_said_with_what_installs_it(tmp_path, monkeypatch):
@@ -378,9 +378,9 @@ def test_an_energy_as_a_file(tmp_path, runtime):
     path = tmp_path / "energy.onnx"
     assert to_onnx(energy, path, shape=(2,)) < 1e-5
     x = cases.normal(7, 2, dtype=torch.float32)
-    names, told = run_file(runtime, path, x=x)
+    names, output = run_file(runtime, path, x=x)
     assert names == ["energy"]
-    assert torch.allclose(told, energy(x).detach(), atol=1e-5)
+    assert torch.allclose(output, energy(x).detach(), atol=1e-5)
     assert [each.name for each in tmp_path.iterdir()] == ["energy.onnx"]
     with pytest.raises(UserError, match="exists and is not overwritten"):
         to_onnx(energy, path, shape=(2,))
@@ -395,10 +395,10 @@ def test_a_denoiser_with_classes_as_a_file(tmp_path, runtime):
             parameter.data += 0.3 * torch.randn_like(parameter)
     to_onnx(denoiser, tmp_path / "d.onnx", shape=(2,), labels=True)
     x, sigma, label = cases.normal(4, 2, dtype=torch.float32), torch.rand(4) + 0.1, torch.tensor([0, 1, -1, 1])
-    names, told = run_file(runtime, tmp_path / "d.onnx", x=x, sigma=sigma, label=label)
+    names, output = run_file(runtime, tmp_path / "d.onnx", x=x, sigma=sigma, label=label)
     assert names == ["denoised"]
-    assert torch.allclose(told, denoiser(x, sigma, label).detach(), atol=1e-5)
-    assert float((told - denoiser(x, sigma).detach()).abs().max()) > 1e-3
+    assert torch.allclose(output, denoiser(x, sigma, label).detach(), atol=1e-5)
+    assert float((output - denoiser(x, sigma).detach()).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -422,12 +422,12 @@ def test_the_denoiser_of_an_energy_as_a_file(tmp_path, runtime):
         denoiser = build(MODELS, "energy-denoiser", {"network": "noise-mlp", "data_std": 0.7}, shape=(2,))
     to_onnx(denoiser, tmp_path / "d.onnx", shape=(2,))
     x, sigma = cases.normal(4, 2, dtype=torch.float32), torch.rand(4) + 0.1
-    _, told = run_file(runtime, tmp_path / "d.onnx", x=x, sigma=sigma)
-    assert torch.allclose(told, denoiser(x, sigma).detach(), atol=1e-5)
+    _, output = run_file(runtime, tmp_path / "d.onnx", x=x, sigma=sigma)
+    assert torch.allclose(output, denoiser(x, sigma).detach(), atol=1e-5)
     to_onnx(denoiser.at(0.5), tmp_path / "e.onnx", shape=(2,))
-    names, told = run_file(runtime, tmp_path / "e.onnx", x=x)
+    names, output = run_file(runtime, tmp_path / "e.onnx", x=x)
     assert names == ["energy"]
-    assert torch.allclose(told, denoiser.at(0.5)(x).detach(), atol=1e-5)
+    assert torch.allclose(output, denoiser.at(0.5)(x).detach(), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -445,9 +445,9 @@ def test_what_onnx_has_no_word_for(tmp_path, runtime):
         def forward(self, x):
             return torch.linalg.svdvals(x.reshape(-1, 2, 2)).sum(1)
 
-    with pytest.raises(UserError, match=r"NeuralEnergy cannot be written as ONNX: .*svd") as told:
+    with pytest.raises(UserError, match=r"NeuralEnergy cannot be written as ONNX: .*svd") as raised:
         to_onnx(NeuralEnergy(Sorted()), tmp_path / "m.onnx", shape=(4,))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 

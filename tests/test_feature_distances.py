@@ -33,8 +33,8 @@ def test_frechet_of_known_moments_against_scipy():
     a, b = covariance(d, 1), covariance(d, 2)
     m1, m2 = normal(2, d, 3)
     truth = (m1 - m2).square().sum() + a.trace() + b.trace() - 2 * np.trace(sqrtm((a @ b).numpy()).real)
-    told = frechet_distance(points(m1, a), points(m2, b, n=80, seed=5))
-    assert told.value == pytest.approx(float(truth), rel=1e-9)
+    distance = frechet_distance(points(m1, a), points(m2, b, n=80, seed=5))
+    assert distance.value == pytest.approx(float(truth), rel=1e-9)
 
 
 def test_frechet_in_one_dimension_and_with_fewer_points_than_features():
@@ -44,28 +44,28 @@ def test_frechet_in_one_dimension_and_with_fewer_points_than_features():
     # Six points in nine dimensions, moved along one and stretched about their mean: d² = 25 + (3 - 1)² tr Σ.
     few = normal(6, 9, 2)
     other = few.mean(0) + 3 * (few - few.mean(0)) + 5 * torch.eye(9, dtype=torch.float64)[4]
-    told = frechet_distance(few, other)
-    assert told.value == pytest.approx(25 + 4 * float(few.var(0).sum()), rel=1e-9)
+    distance = frechet_distance(few, other)
+    assert distance.value == pytest.approx(25 + 4 * float(few.var(0).sum()), rel=1e-9)
     assert frechet_distance(few, few).value == pytest.approx(0, abs=1e-9)
 
 
 def test_frechet_of_a_set_in_halves_is_its_bias():
     n, d, repeats = 1_000, 4, 300
-    told = [frechet_distance(normal(n, d, seed), normal(n, d, 9_000 + seed)).value for seed in range(repeats)]
+    distances = [frechet_distance(normal(n, d, seed), normal(n, d, 9_000 + seed)).value for seed in range(repeats)]
     # The means differ by 2 d / n, and a fourth of the squared difference of covariances is d (d + 1) / 2 n.
     bias = 2 * d / n + d * (d + 1) / (2 * n)
-    assert np.mean(told) == pytest.approx(bias, abs=5 * np.std(told) / math.sqrt(repeats) + bias / n)
+    assert np.mean(distances) == pytest.approx(bias, abs=5 * np.std(distances) / math.sqrt(repeats) + bias / n)
 
 
 def test_the_error_of_a_frechet_distance_is_its_spread():
     repeats, n = 400, 1_500
     mix, shift = covariance(3, 4), torch.tensor([0.3, 0.0, -0.2], dtype=torch.float64)
-    told = [
+    result = [
         frechet_distance(normal(n, 3, seed), 1.5 * normal(2 * n, 3, 9_000 + seed) @ mix + shift)
         for seed in range(repeats)
     ]
-    spread = np.std([each.value for each in told], ddof=1)
-    claimed = math.sqrt(np.mean([each.error**2 for each in told]))
+    spread = np.std([each.value for each in result], ddof=1)
+    claimed = math.sqrt(np.mean([each.error**2 for each in result]))
     # A spread of 400 is known to 1 / sqrt(800); what is beyond the first order is of order 1 / sqrt(n) of it.
     assert claimed == pytest.approx(spread, rel=5 / math.sqrt(2 * repeats) + 1 / math.sqrt(n))
     # Alone, each side has its own share: exchanged sets have the same error.
@@ -76,17 +76,17 @@ def test_the_error_of_a_frechet_distance_is_its_spread():
 def test_kernel_distance_of_two_gaussians():
     m = 0.7
     x, y = normal(3_000, 1, 0), normal(2_000, 1, 1) + m
-    told = kernel_distance(x, y)
+    distance = kernel_distance(x, y)
     # E (a b + 1)³ of independent a and b is 1 + 3 E a E b + 3 E a² E b² + E a³ E b³.
     within = 1 + 3 * m**2 + 3 * (1 + m**2) ** 2 + (m**3 + 3 * m) ** 2
     truth = 4 + within - 2 * (1 + 3 * (1 + m**2))
-    assert abs(told.value - truth) < 5 * told.error
-    assert told.error < truth / 4
+    assert abs(distance.value - truth) < 5 * distance.error
+    assert distance.error < truth / 4
 
 
 def test_kernel_distance_is_unbiased_at_equality():
-    told = [kernel_distance(normal(60, 3, seed), normal(40, 3, 9_000 + seed)).value for seed in range(300)]
-    assert abs(np.mean(told)) < 5 * np.std(told) / math.sqrt(300)
+    distances = [kernel_distance(normal(60, 3, seed), normal(40, 3, 9_000 + seed)).value for seed in range(300)]
+    assert abs(np.mean(distances)) < 5 * np.std(distances) / math.sqrt(300)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.7])

@@ -73,12 +73,12 @@ def test_a_step_is_a_gradient_step_and_a_report():
     run = simple()
     p = 1.0
     for i in range(5):
-        told = next(run)
+        report = next(run)
         slope = float(cases.normal(4, 2, seed=i).square().sum(1).mean() / 2)
-        assert told.loss == pytest.approx(p * slope, rel=1e-12)
-        assert told.grad_norm == pytest.approx(slope, rel=1e-12)
-        assert (told.step, told.samples, told.verdict, told.reason) == (i + 1, 4 * (i + 1), Verdict.GO, "")
-        assert told.facts == {"labels": 0.0}
+        assert report.loss == pytest.approx(p * slope, rel=1e-12)
+        assert report.grad_norm == pytest.approx(slope, rel=1e-12)
+        assert (report.step, report.samples, report.verdict, report.reason) == (i + 1, 4 * (i + 1), Verdict.GO, "")
+        assert report.facts == {"labels": 0.0}
         p -= 0.1 * slope
         assert float(run.model.p.detach()) == pytest.approx(p, rel=1e-12)
 
@@ -92,14 +92,14 @@ def test_gradients_of_earlier_steps_are_forgotten():
 
 def test_clip_bounds_the_step_and_the_report_tells_the_norm_before():
     run = simple([10 * cases.normal(4, 2, seed=3), 0.01 * cases.normal(4, 2, seed=3)], clip=0.5)
-    told = next(run)
-    assert told.grad_norm > 10
+    report = next(run)
+    assert report.grad_norm > 10
     # clip_grad_norm_ divides by the norm plus 1e-6.
     assert 1.0 - float(run.model.p.detach()) == pytest.approx(0.1 * 0.5, rel=1e-6)
     before = float(run.model.p.detach())
-    told = next(run)
-    assert told.grad_norm < 0.5
-    assert before - float(run.model.p.detach()) == pytest.approx(0.1 * told.grad_norm, rel=1e-9)
+    report = next(run)
+    assert report.grad_norm < 0.5
+    assert before - float(run.model.p.detach()) == pytest.approx(0.1 * report.grad_norm, rel=1e-9)
 
 
 def test_the_schedule_is_a_factor_on_every_rate():
@@ -135,8 +135,8 @@ def test_parameters_of_the_objective_are_trained_and_clipped_too():
 
     model, objective = cases.Quadratic(1.0), Learning()
     optimiser = torch.optim.SGD([model.p, objective.log_z], lr=1.0)
-    told = next(fit(model, objective, endless(), optimiser, clip=0.5))
-    assert told.grad_norm == pytest.approx(5.0)
+    report = next(fit(model, objective, endless(), optimiser, clip=0.5))
+    assert report.grad_norm == pytest.approx(5.0)
     assert float(objective.log_z.detach()) == pytest.approx(-0.3, rel=1e-6)
     assert float(model.p.detach()) == pytest.approx(1 - 0.4, rel=1e-6)
 
@@ -153,9 +153,9 @@ def test_batches_tensors_and_pairs_are_data():
         (list(zip(x.split(4), label.split(4), strict=True)), None),
         ([(part, None) for part in x.split(4)], 0.0),
     ]:
-        told = list(itertools.islice(simple(data), 3))
-        assert [each.samples for each in told] == [4, 8, 12]
-        total = sum(each.facts["labels"] for each in told)
+        reports = list(itertools.islice(simple(data), 3))
+        assert [each.samples for each in reports] == [4, 8, 12]
+        total = sum(each.facts["labels"] for each in reports)
         assert total == (66.0 if labels is None else 0.0)
 
 
@@ -169,7 +169,7 @@ def test_data_that_end_end_the_run():
 def test_data_that_end_within_a_budget_begin_again_or_are_refused():
     parts = cases.normal(12, 2).split(5)
     for data in (parts, DataLoader(torch.cat(parts), batch_size=5), DataLoader(TensorDataset(torch.cat(parts)), 5)):
-        assert [told.samples for told in simple(data, samples=30)] == [5, 10, 12, 17, 22, 24, 29, 34]
+        assert [result.samples for result in simple(data, samples=30)] == [5, 10, 12, 17, 22, 24, 29, 34]
     assert len(list(simple(parts, seconds=7.0, clock=ticking()))) == 7
     run = simple(iter(parts), samples=30)
     with pytest.raises(UserError, match=r"ended after 12 samples, too early: .*DataLoader or es\.batches"):
@@ -288,8 +288,8 @@ def denoised(compile, *, steps=12):
 
 
 def test_a_compiled_model_learns_what_a_plain_one_does():
-    (plain, told), (compiled, same_told) = denoised(False), denoised(True)
-    assert same_told == pytest.approx(told, rel=1e-5)
+    (plain, result), (compiled, same_told) = denoised(False), denoised(True)
+    assert same_told == pytest.approx(result, rel=1e-5)
     for (name, one), (same_name, other) in zip(plain.state_dict().items(), compiled.state_dict().items(), strict=True):
         assert name == same_name
         assert torch.allclose(one, other, atol=1e-5)
@@ -341,11 +341,11 @@ def test_a_model_that_cannot_be_compiled_is_trained_all_the_same(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(UserWarning, match=r"trained uncompiled: no compiler$"):
-        told = [each.loss for each in simple(samples=20, compile=True)]
-    assert told == [each.loss for each in simple(samples=20)]
+        result = [each.loss for each in simple(samples=20, compile=True)]
+    assert result == [each.loss for each in simple(samples=20)]
     with pytest.warns(UserWarning, match="trained uncompiled"):
-        _, told = denoised(True)
-    assert told == denoised(False)[1]  # though the objective may have drawn for the step that failed
+        _, result = denoised(True)
+    assert result == denoised(False)[1]  # though the objective may have drawn for the step that failed
 
 
 def test_a_fault_of_the_objective_is_not_blamed_on_the_compiler():
@@ -461,13 +461,13 @@ def a_run(objective, source, *, seed=0):
 @pytest.mark.parametrize("objective", RESUMED)
 def test_resuming_gives_the_same_bits_as_not_stopping(objective, source, cut, tmp_path):
     whole = a_run(objective, source)
-    told = list(whole)
+    reports = list(whole)
     cutting = a_run(objective, source)
-    assert list(itertools.islice(cutting, cut)) == told[:cut]
+    assert list(itertools.islice(cutting, cut)) == reports[:cut]
     cutting.snapshot().save(tmp_path / "run.safetensors")
     resumed = a_run(objective, source, seed=5)  # other weights, a fresh optimiser, an unused buffer
     resumed.restore(Snapshot.load(tmp_path / "run.safetensors"))
-    assert list(resumed) == told[cut:]
+    assert list(resumed) == reports[cut:]
     assert same(resumed.snapshot().tree, whole.snapshot().tree)
 
 
@@ -497,11 +497,11 @@ def test_weights_of_any_layout_are_resumed_from_a_file_with_the_same_bits(tmp_pa
 def test_data_that_did_not_begin_at_the_beginning_are_resumed_where_they_were():
     rows = cases.normal(50, 2).cpu()
     whole, cut = (simple(batches(rows, 4, start=12), samples=40) for _ in range(2))
-    told = list(whole)
+    reports = list(whole)
     list(itertools.islice(cut, 3))
     resumed = simple(batches(rows, 4, start=12), samples=40)
     resumed.restore(cut.snapshot())
-    assert list(resumed) == told[3:]
+    assert list(resumed) == reports[3:]
 
 
 def test_a_snapshot_does_not_change_while_training_goes_on():
@@ -602,7 +602,7 @@ def test_dropout_is_another_at_every_step():
 
     model = cases.Quadratic(1.0)
     run = fit(model, Dropped(), endless(), torch.optim.SGD(model.parameters(), lr=0.0), samples=20)
-    masks = [tuple(told.facts.values()) for told in run]
+    masks = [tuple(facts.facts.values()) for facts in run]
     assert len(set(masks)) == len(masks) == 5
 
 
@@ -623,11 +623,11 @@ def test_dropout_gives_the_same_bits_after_a_restart_and_leaves_torchs_generator
         return fit(model, objective, data, torch.optim.Adam(model.parameters()), samples=96)
 
     whole, torch_state = begun(), torch.get_rng_state()
-    told = [report.loss for report in whole]
+    result = [report.loss for report in whole]
     assert torch.equal(torch.get_rng_state(), torch_state)
     broken = begun()
     first = [next(broken).loss for _ in range(3)]
     torch.rand(7)  # whatever else somebody draws
     resumed = begun()
     resumed.restore(broken.snapshot())
-    assert first + [report.loss for report in resumed] == told
+    assert first + [report.loss for report in resumed] == result

@@ -140,13 +140,13 @@ def test_errors_are_standard_errors():
     # A standard deviation of 10 values is within 5 · 0.24 of its truth, and chi-square has a short lower tail.
     assert 0.3 < float(values.std()) / repeated[0].probe_error < 2
     assert "2 random signs" in repeated[0].protocol
-    told, draws = flow_likelihood(flow, x, probes=2, generator=cases.generator(10)), cases.generator(10)
+    likelihood, draws = flow_likelihood(flow, x, probes=2, generator=cases.generator(10)), cases.generator(10)
     v = torch.stack([probe(x, "rademacher", generator=draws) for _ in range(2)])
     both = flow.estimates(x, v)
-    assert told.nats == pytest.approx(float(both.mean()))
-    assert told.probe_error == pytest.approx(float(both.diff(dim=0).square().mean() / 2 / 200) ** 0.5)
+    assert likelihood.nats == pytest.approx(float(both.mean()))
+    assert likelihood.probe_error == pytest.approx(float(both.diff(dim=0).square().mean() / 2 / 200) ** 0.5)
     half = replace(flow, steps=4).estimates(x[:64], v[:, :64])
-    assert told.step_error == pytest.approx(abs(float(half.mean() - both[:, :64].mean())))
+    assert likelihood.step_error == pytest.approx(abs(float(half.mean() - both[:, :64].mean())))
     assert math.isnan(flow_likelihood(flow, x[:4], probes=1, generator=cases.generator()).probe_error)
 
 
@@ -166,13 +166,13 @@ def test_a_uniform_law_over_256_levels_is_8_bits():
     w = 2 / 255
     flow = ProbabilityFlow(flat(-1 - w / 2, 1 + w / 2), sigma_min=w / 4, sigma_max=10.0, data_std=0.58, steps=40)
     level = torch.randint(16, 240, (6, 1, 2, 2), generator=cases.generator(1))  # far from the ends, which noise blurs
-    told = image_likelihood(flow, 2 * level / 255 - 1, generator=cases.generator(2))
-    assert told.bits == pytest.approx(8, abs=1e-3)
-    assert told.nats == pytest.approx(-4 * 8 * math.log(2), abs=3e-3)
-    assert "256 levels from -1 to 1" in told.protocol
+    likelihood = image_likelihood(flow, 2 * level / 255 - 1, generator=cases.generator(2))
+    assert likelihood.bits == pytest.approx(8, abs=1e-3)
+    assert likelihood.nats == pytest.approx(-4 * 8 * math.log(2), abs=3e-3)
+    assert "256 levels from -1 to 1" in likelihood.protocol
     # 16 levels of the same law's width: 4 bits.
-    told = image_likelihood(flow, (level // 16) * 2.0 / 15 - 1, levels=16, generator=cases.generator(2))
-    assert told.bits == pytest.approx(-math.log2((2 / 15) / (2 + w)), abs=0.01)
+    likelihood = image_likelihood(flow, (level // 16) * 2.0 / 15 - 1, levels=16, generator=cases.generator(2))
+    assert likelihood.bits == pytest.approx(-math.log2((2 / 15) / (2 + w)), abs=0.01)
 
 
 def test_a_normal_law_in_levels():
@@ -190,7 +190,7 @@ def test_a_normal_law_in_levels():
         data_std=s,
         steps=16,
     )
-    told = image_likelihood(flow, images, levels=levels, batch_size=1000, generator=cases.generator(5))
+    likelihood = image_likelihood(flow, images, levels=levels, batch_size=1000, generator=cases.generator(5))
     cell = ndtr((images + w / 2 - 0.1) / total) - ndtr((images - w / 2 - 0.1) / total)
     truth = cell.log().flatten(1).sum(1)
     # In a cell log p is nearly a line, of variance slope² w² / 12: the logarithm of the mean of p is half of that above
@@ -198,9 +198,9 @@ def test_a_normal_law_in_levels():
     slope = (images - 0.1) / total**2
     gap = (w**2 / 24 * (slope**2)).flatten(1).sum(1)
     spread = float((slope.flatten(1).square().sum(1) * w**2 / 12).mean().sqrt()) / len(images) ** 0.5
-    assert abs(told.nats - float((truth - gap).mean())) < 5 * spread + 1e-3
-    assert told.bits == pytest.approx(-told.nats / 2 / math.log(2))
-    assert told.bits == pytest.approx(-float(truth.mean()) / 2 / math.log(2), rel=0.01)
+    assert abs(likelihood.nats - float((truth - gap).mean())) < 5 * spread + 1e-3
+    assert likelihood.bits == pytest.approx(-likelihood.nats / 2 / math.log(2))
+    assert likelihood.bits == pytest.approx(-float(truth.mean()) / 2 / math.log(2), rel=0.01)
 
 
 def test_in_single_precision_too():

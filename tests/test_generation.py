@@ -29,28 +29,30 @@ def gaussian(**changes: str) -> Experiment:
 
 def test_samples_are_of_the_energy_s_law():
     # What was learned is noised data, but the recipe asks for no denoising at the end.
-    told = gaussian(**{"objective.data_noise": str(LEVEL)}).trained.sample(4_000, seed=1)
-    assert abs(cases.z_score(told.x.flatten())) < 5
+    generated = gaussian(**{"objective.data_noise": str(LEVEL)}).trained.sample(4_000, seed=1)
+    assert abs(cases.z_score(generated.x.flatten())) < 5
     # Of a normal law the variance's standard error is sqrt(2 / n) of it.
-    assert told.x.var().item() == pytest.approx(V, rel=5 * math.sqrt(2 / told.x.numel()))
-    assert told.diverged == 0
+    assert generated.x.var().item() == pytest.approx(V, rel=5 * math.sqrt(2 / generated.x.numel()))
+    assert generated.diverged == 0
 
 
 def test_the_last_denoising_step_takes_the_learned_noise_away():
-    told = gaussian(**{"sampler.tweedie": "true", "objective.data_noise": str(LEVEL)}).trained.sample(4_000, seed=1)
+    generated = gaussian(**{"sampler.tweedie": "true", "objective.data_noise": str(LEVEL)}).trained.sample(
+        4_000, seed=1
+    )
     # x - σ² ∇E = x (1 - σ² / v): narrower than the clean law too, as posterior means are.
     expected = V * (1 - LEVEL**2 / V) ** 2
-    assert told.x.var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / told.x.numel()))
+    assert generated.x.var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / generated.x.numel()))
 
 
 def test_the_path_goes_from_noise_to_the_sample():
-    told = gaussian().trained.sample(20, shown=5, frames=6)
-    assert told.at[0] == 0
-    assert told.at[-1] == 100
-    assert told.path.shape == (len(told.at), 5, 2)
-    assert torch.equal(told.path[-1], told.x[:5])
-    assert told.path[0].abs().max() <= 4  # the recipe's noise is uniform on [-4, 4]
-    assert told.path[0].abs().max() > 1
+    generated = gaussian().trained.sample(20, shown=5, frames=6)
+    assert generated.at[0] == 0
+    assert generated.at[-1] == 100
+    assert generated.path.shape == (len(generated.at), 5, 2)
+    assert torch.equal(generated.path[-1], generated.x[:5])
+    assert generated.path[0].abs().max() <= 4  # the recipe's noise is uniform on [-4, 4]
+    assert generated.path[0].abs().max() > 1
 
 
 def test_chains_start_where_they_are_told():
@@ -58,19 +60,19 @@ def test_chains_start_where_they_are_told():
     start = experiment.objective.start
     assert isinstance(start, ReplayBuffer)
     start.chains = 10 + torch.arange(600.0).reshape(300, 2)
-    told = experiment.trained.sample(300, start="buffer", shown=300)
-    assert torch.equal(told.path[0].sort(0).values, start.chains)  # every chain once
-    told = experiment.trained.sample(500, start="data", shown=500)
-    radius = told.path[0].norm(dim=1)
+    generated = experiment.trained.sample(300, start="buffer", shown=300)
+    assert torch.equal(generated.path[0].sort(0).values, start.chains)  # every chain once
+    generated = experiment.trained.sample(500, start="data", shown=500)
+    radius = generated.path[0].norm(dim=1)
     assert radius.mean().item() == pytest.approx(2.85, abs=0.1)  # eight Gaussians on a circle of 2.83
 
 
 def test_more_chains_than_a_batch_start_each_at_its_own_place():
     experiment = gaussian(**{"objective.start.capacity": "700", "sampler.kernel.step_size": "1e-12"})
     experiment.objective.start.chains = torch.arange(1400.0).reshape(700, 2) / 100
-    told = experiment.trained.sample(700, start="buffer", steps=1)
+    generated = experiment.trained.sample(700, start="buffer", steps=1)
     # A step of 1e-12 leaves them where they were.
-    assert torch.allclose(told.x.sort(0).values, experiment.objective.start.chains, atol=1e-4)
+    assert torch.allclose(generated.x.sort(0).values, experiment.objective.start.chains, atol=1e-4)
 
 
 @pytest.mark.parametrize("start", ["noise", "data"])
@@ -166,11 +168,11 @@ def of_samples(experiment, x):
 def test_real_images_measure_as_real():
     """Held-out digits given as samples: recognised, evenly spread, as far from the training set as they are."""
     experiment = Experiment(Recipe.named("digits-pcd", {"model.network.width": "8"}))
-    told = of_samples(experiment, digits(split="test").floats())
-    assert told["recognised"] == told["recognised, real"] > 0.9
-    assert told["rarest class"] > 0.07
-    assert told["distance to training"] == 1
-    assert told["AUC of energies"] == pytest.approx(0.5, abs=5 * 0.024)  # standard error of an AUC of 2 × 299
+    metrics = of_samples(experiment, digits(split="test").floats())
+    assert metrics["recognised"] == metrics["recognised, real"] > 0.9
+    assert metrics["rarest class"] > 0.07
+    assert metrics["distance to training"] == 1
+    assert metrics["AUC of energies"] == pytest.approx(0.5, abs=5 * 0.024)  # standard error of an AUC of 2 × 299
     copies = of_samples(experiment, digits().floats(slice(0, 300)))
     assert copies["distance to training"] == 0
     noise = torch.rand(300, 1, 8, 8, generator=cases.generator()) * 2 - 1

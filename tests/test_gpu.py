@@ -79,9 +79,9 @@ def test_a_recording_reads_the_weights_as_they_are():
 
 def test_what_a_step_told_stays_when_the_next_ones_are_taken():
     kernel, x = KERNELS["mala"](energy()), start(16, 2)
-    told = list(Steps(kernel, steps=100, compile="auto")(kernel.init(x), generator=stream()))
+    reports = list(Steps(kernel, steps=100, compile="auto")(kernel.init(x), generator=stream()))
     again = list(Steps(kernel, steps=100, compile=False)(kernel.init(x), generator=stream()))
-    assert all(torch.allclose(a.x, b.x, atol=1e-3) for (a, _), (b, _) in zip(told, again, strict=True))
+    assert all(torch.allclose(a.x, b.x, atol=1e-3) for (a, _), (b, _) in zip(reports, again, strict=True))
 
 
 def test_an_energy_that_waits_goes_on_unrecorded():
@@ -122,16 +122,16 @@ def test_a_compiled_denoiser_learns_what_a_plain_one_does():
 @pytest.mark.parametrize("recipe", ["digits-pcd", "digits-ncsn", "8gaussians-cd-hmc", "8gaussians-edm"])
 def test_recipes_train_resume_and_sample_on_a_gpu(recipe, cli, tmp_path):
     words = "train", recipe, "--train.budget", "20k", "--train.checkpoint_every", "5000", "--train.log_every", "1"
-    status, _, told = cli(*words, "--out", "run")
-    assert status == 0, told
+    status, _, result = cli(*words, "--out", "run")
+    assert status == 0, result
     assert json.loads((tmp_path / "run" / "run.json").read_text())["device"] == "cuda"
     max((tmp_path / "run" / "checkpoints").glob("*.safetensors")).unlink()
-    status, out, told = cli(*words, "--out", "run")
-    assert status == 0, told
-    assert "going on at sample" in out + told
+    status, out, result = cli(*words, "--out", "run")
+    assert status == 0, result
+    assert "going on at sample" in out + result
     for words in (("sample", "run", "--n", "16"), ("evaluate", "run", "--n", "100"), ("doctor", "run")):
-        status, _, told = cli(*words)
-        assert status in (0, 1), told
+        status, _, result = cli(*words)
+        assert status in (0, 1), result
 
 
 @pytest.mark.parametrize("recipe", ["digits-pcd", "digits-ncsn"])
@@ -143,10 +143,10 @@ def test_a_step_waits_for_the_gpu_once(recipe):
         next(run)
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             next(run)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    waits = [f"{each.filename}:{each.lineno}" for each in told if "synchroniz" in str(each.message)]
+    waits = [f"{each.filename}:{each.lineno}" for each in caught if "synchroniz" in str(each.message)]
     assert len(waits) == 1, waits

@@ -47,8 +47,8 @@ def test_levels_fall_to_zero_one_more_than_steps(name, steps):
 def test_karras_levels_are_edms():
     """18 steps from 80 to 0.002: the code's recurrence, and even spacing at ρ = 1."""
     i = torch.arange(18, dtype=torch.float64)
-    told = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    torch.testing.assert_close(cases.tensor(Karras()(18)[:-1]), told)
+    result = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    torch.testing.assert_close(cases.tensor(Karras()(18)[:-1]), result)
     assert Karras(sigma_min=1.0, sigma_max=4.0, rho=1.0)(4) == pytest.approx([4, 3, 2, 1, 0])
 
 
@@ -61,9 +61,9 @@ def test_geometric_levels_have_one_ratio():
 
 
 def test_the_chain_is_ddpms():
-    told = ((1 - alpha_bar()) / alpha_bar()).sqrt()
-    torch.testing.assert_close(cases.tensor(chain_levels(1e-4, 0.02, 1000)), told, rtol=1e-9, atol=0)
-    torch.testing.assert_close(cases.tensor(LinearBeta()(1000)[:-1]), told.flip(0), rtol=1e-9, atol=0)
+    result = ((1 - alpha_bar()) / alpha_bar()).sqrt()
+    torch.testing.assert_close(cases.tensor(chain_levels(1e-4, 0.02, 1000)), result, rtol=1e-9, atol=0)
+    torch.testing.assert_close(cases.tensor(LinearBeta()(1000)[:-1]), result.flip(0), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,9 @@ def test_chains_that_stand_still_are_told_by_their_mean_acceptance():
     still, moving = report(accept_prob=0.05), report(accept_prob=0.3)
     assert verdicts(guard, [still] * 3) == ["GO"] * 3  # not before the window is full
     assert not guard.calm
-    told = guard.look(still)
-    assert (told.verdict, guard.calm) == (Verdict.ROLLBACK, True)
-    assert "5.00% of 4 steps" in told.reason
+    judgement = guard.look(still)
+    assert (judgement.verdict, guard.calm) == (Verdict.ROLLBACK, True)
+    assert "5.00% of 4 steps" in judgement.reason
     # Then it counts anew; one moving step among four lifts the mean of three still ones to 0.1125.
     assert verdicts(guard, [moving, still, still, still]) == ["GO"] * 4
     assert guard.look(still).verdict == Verdict.ROLLBACK
@@ -96,13 +96,13 @@ def test_energies_that_run_away_are_told_by_gap_and_spread():
     high = [report(gap=gap, spread=0.0) for gap in (1e9, 4.0, 190.0, -201.0)]  # medians: 5, 5, 190 and 190
     assert verdicts(guard, high) == ["GO"] * 4
     assert not guard.calm  # 190 is within 100 times 2, but not within 10 times
-    told = guard.look(report(gap=-250.0, spread=0.0))
-    assert told.verdict == Verdict.ROLLBACK
-    assert "are 201, 100 times" in told.reason
-    assert told.adjustment == Adjustment(rate=0.3)
+    judgement = guard.look(report(gap=-250.0, spread=0.0))
+    assert judgement.verdict == Verdict.ROLLBACK
+    assert "are 201, 100 times" in judgement.reason
+    assert judgement.adjustment == Adjustment(rate=0.3)
     held = RunawayEnergies(factor=100, window=1)
-    told = [held.look(report(gap=gap, spread=0.0, penalty=1e-3)) for gap in (1.0, 101.0)][1]
-    assert told.adjustment == Adjustment(rate=0.3, alpha=3.0)
+    judgement = [held.look(report(gap=gap, spread=0.0, penalty=1e-3)) for gap in (1.0, 101.0)][1]
+    assert judgement.adjustment == Adjustment(rate=0.3, alpha=3.0)
     assert verdicts(guard, [report(), report(gap=1.0), report(gap=math.nan, spread=1.0)] * 3) == ["GO"] * 9
 
 
@@ -117,7 +117,7 @@ MOVING = {"noise": 0.2, "drift": 0.08, "move": 0.35, "data_std": 0.6, "temperatu
         ({"drift": 0.2 / 1.26}, None),
         ({"drift": 0.2 / 1.01}, 0.16),
         ({"drift": 0.2 / 1.24, "temperature": 0.01}, None),  # an optimiser with jitter, and meant so
-        ({"drift": 0.2 / 1.24, "accept_prob": 0.9}, None),  # a Metropolis test has told of it
+        ({"drift": 0.2 / 1.24, "accept_prob": 0.9}, None),  # the Metropolis test shows it
         ({"move": 0.071, "drift": 0.04}, 4.0),  # R = 5, and 0.118 of the data's standard deviation: (5 / 2.5)²
         ({"move": 0.073, "drift": 0.04}, None),
         ({"move": 0.071}, None),  # R = 2.5: it cannot go farther
@@ -126,13 +126,13 @@ MOVING = {"noise": 0.2, "drift": 0.08, "move": 0.35, "data_std": 0.6, "temperatu
 )
 def test_a_step_is_mended_by_the_ratio_of_noise_to_drift(changes, factor):
     guard = StepSize(window=3)
-    told = [guard.look(report(**{**MOVING, **changes})) for _ in range(3)]
-    assert [each.verdict for each in told[:2]] == [Verdict.GO] * 2
+    result = [guard.look(report(**{**MOVING, **changes})) for _ in range(3)]
+    assert [each.verdict for each in result[:2]] == [Verdict.GO] * 2
     if factor is None:
-        assert told[2].verdict == Verdict.GO
+        assert result[2].verdict == Verdict.GO
     else:
-        assert told[2].verdict == Verdict.REMEDY
-        assert told[2].adjustment == Adjustment(step=pytest.approx(factor, rel=0.03))
+        assert result[2].verdict == Verdict.REMEDY
+        assert result[2].adjustment == Adjustment(step=pytest.approx(factor, rel=0.03))
         # Then it waits for a whole window under the new step.
         assert guard.look(report(**{**MOVING, **changes})).verdict == Verdict.GO
 
@@ -141,8 +141,12 @@ def test_an_unstable_step_is_undone_at_once():
     guard = StepSize()
     unstable = report(noise=0.2, drift=0.21, accept_prob=1.0, temperature=1.0)  # (0.952 / 2.5)² = 0.145
     assert verdicts(guard, [unstable] * 4) == ["GO"] * 4
-    told = guard.look(unstable)
-    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(step=pytest.approx(0.15)), True)
+    judgement = guard.look(unstable)
+    assert (judgement.verdict, judgement.adjustment, judgement.purge) == (
+        Verdict.ROLLBACK,
+        Adjustment(step=pytest.approx(0.15)),
+        True,
+    )
     assert verdicts(guard, [report(noise=0.2, drift=0.19, accept_prob=1.0, temperature=1.0)] * 9) == ["GO"] * 9
     far = report(noise=0.2, drift=9.0, accept_prob=1.0, temperature=1.0)
     assert [guard.look(far) for _ in range(3)][2].adjustment == Adjustment(step=0.1)  # never by more than ten at once
@@ -153,8 +157,11 @@ def test_a_step_that_was_shortened_is_mended_until_it_is_sound():
         return report(**{**MOVING, "drift": 0.2 / r})._replace(adjustment=Adjustment(**adjustment))
 
     guard = StepSize(window=12)
-    told = [guard.look(moving(1.8, step=0.3)) for _ in range(12)][11]
-    assert (told.verdict, told.adjustment) == (Verdict.REMEDY, Adjustment(step=pytest.approx(0.52)))  # (1.8 / 2.5)²
+    judgement = [guard.look(moving(1.8, step=0.3)) for _ in range(12)][11]
+    assert (judgement.verdict, judgement.adjustment) == (
+        Verdict.REMEDY,
+        Adjustment(step=pytest.approx(0.52)),
+    )  # (1.8 / 2.5)²
     # Once it was sound it may be as long as any other.
     assert verdicts(guard, [moving(2.1, step=0.15)] * 20 + [moving(1.8, step=0.15)] * 20) == ["GO"] * 40
     # So it may where nobody shortened it.
@@ -184,9 +191,9 @@ def test_a_step_that_was_sound_is_not_to_blame():
     guard = StepSize()
     assert verdicts(guard, [report(**MOVING)] * 10) == ["GO"] * 10
     steep = report(**{**MOVING, "drift": 0.25})
-    told = [guard.look(steep) for _ in range(3)][2]  # R is 0.8 in three of the last five
-    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(rate=0.3), True)
-    assert "too steep for its chains: their noise is 0.8 times their drift" in told.reason
+    judgement = [guard.look(steep) for _ in range(3)][2]  # R is 0.8 in three of the last five
+    assert (judgement.verdict, judgement.adjustment, judgement.purge) == (Verdict.ROLLBACK, Adjustment(rate=0.3), True)
+    assert "too steep for its chains: their noise is 0.8 times their drift" in judgement.reason
 
 
 def test_a_landscape_that_grew_steep_is_no_place_to_go_back_to():
@@ -210,9 +217,9 @@ def test_lost_chains_are_told_by_how_often_negatives_lie_above_the_data():
     kept_up, lost = report(auc=0.97, gap=5.0, penalty=0.0), report(auc=0.99, gap=40.0, penalty=0.0)
     assert verdicts(guard, [kept_up] * 5 + [lost]) == ["GO"] * 6
     assert not guard.calm  # 0.97 is no state to go back to
-    told = guard.look(lost)
-    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(rate=0.3), True)
-    assert "99.0% of negatives lie above the data, the gap is 40" in told.reason
+    judgement = guard.look(lost)
+    assert (judgement.verdict, judgement.adjustment, judgement.purge) == (Verdict.ROLLBACK, Adjustment(rate=0.3), True)
+    assert "99.0% of negatives lie above the data, the gap is 40" in judgement.reason
     assert guard.calm
     # Where the regulariser weighs more than a quarter of the gap, it is to blame.
     held = [guard.look(report(auc=1.0, gap=40.0, penalty=penalty)) for penalty in (11.0, 9.0, 11.0)]
@@ -225,9 +232,9 @@ def test_a_few_chains_far_above_all_others_are_undone():
     far, near = ({"spread": 2.0, "spread_model": spread, "auc": 0.4, "trimmed": 0.0} for spread in (42.0, 39.0))
     assert verdicts(guard, [report(**near)] * 9) == ["GO"] * 9
     assert not guard.calm  # 19.5 is no state to go back to
-    told = [guard.look(report(**far)) for _ in range(2)][1]  # two of the last three
-    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(trim=10.0), True)
-    assert "negatives' energies spread 21 times as far as the data's" in told.reason
+    judgement = [guard.look(report(**far)) for _ in range(2)][1]  # two of the last three
+    assert (judgement.verdict, judgement.adjustment, judgement.purge) == (Verdict.ROLLBACK, Adjustment(trim=10.0), True)
+    assert "negatives' energies spread 21 times as far as the data's" in judgement.reason
     assert guard.calm
     assert guard.look(report(**far)).verdict == Verdict.GO  # it waits for a whole window
     again = [guard.look(report(**far)._replace(adjustment=Adjustment(trim=10.0))) for _ in range(2)][1]
@@ -241,9 +248,13 @@ def test_a_few_chains_far_above_all_others_are_undone():
 def test_a_regulariser_that_outweighs_the_likelihood_is_weakened():
     guard, energies = StrongRegulariser(window=3), {"energy_data": -99.0, "spread": 1.0}
     assert verdicts(guard, [report(pull=0.99, **energies)] * 9) == ["GO"] * 9
-    told = [guard.look(report(pull=25.0, **energies)) for _ in range(2)][1]  # two of the last three
-    assert (told.verdict, told.adjustment, told.purge) == (Verdict.REMEDY, Adjustment(alpha=pytest.approx(0.004)), True)
-    assert "pulls at energies 25 times as hard as the likelihood" in told.reason
+    judgement = [guard.look(report(pull=25.0, **energies)) for _ in range(2)][1]  # two of the last three
+    assert (judgement.verdict, judgement.adjustment, judgement.purge) == (
+        Verdict.REMEDY,
+        Adjustment(alpha=pytest.approx(0.004)),
+        True,
+    )
+    assert "pulls at energies 25 times as hard as the likelihood" in judgement.reason
     assert guard.look(report(pull=25.0, **energies)).verdict == Verdict.GO  # it waits for a whole window
     assert verdicts(guard, [report()] * 9) == ["GO"] * 9  # no such objective
 
@@ -252,9 +263,13 @@ def test_a_regulariser_that_outweighs_the_likelihood_late_is_raised():
     """Energies whose mean is 101 times their spread have drifted: a weaker regulariser would let them go on."""
     drifted = report(pull=25.0, energy_data=-101.0, spread=1.0)
     guard = StrongRegulariser(window=3)
-    told = [guard.look(drifted) for _ in range(3)][2]
-    assert (told.verdict, told.adjustment, told.purge) == (Verdict.ROLLBACK, Adjustment(alpha=10.0), True)
-    assert "energies have drifted to -101, and spread by 1" in told.reason
+    judgement = [guard.look(drifted) for _ in range(3)][2]
+    assert (judgement.verdict, judgement.adjustment, judgement.purge) == (
+        Verdict.ROLLBACK,
+        Adjustment(alpha=10.0),
+        True,
+    )
+    assert "energies have drifted to -101, and spread by 1" in judgement.reason
 
 
 @pytest.mark.parametrize("regulariser", ["squared", "mean"])
@@ -274,9 +289,9 @@ def test_collapsed_chains_were_once_wide():
     assert verdicts(guard, [narrow] * 9) == ["GO"] * 9  # as at the beginning, where all start at one place
     assert verdicts(guard, [wide] * 3 + [narrow]) == ["GO"] * 4
     assert guard.calm
-    told = guard.look(narrow)
-    assert (told.verdict, told.purge) == (Verdict.ROLLBACK, True)
-    assert "0.083 times as far as the data, and once 0.83" in told.reason
+    judgement = guard.look(narrow)
+    assert (judgement.verdict, judgement.purge) == (Verdict.ROLLBACK, True)
+    assert "0.083 times as far as the data, and once 0.83" in judgement.reason
     assert verdicts(guard, [report(model_std=0.062, data_std=0.6)] * 9) == ["GO"] * 9
     assert not guard.calm
 
@@ -284,9 +299,9 @@ def test_collapsed_chains_were_once_wide():
 def test_data_that_hardly_vary_are_noised():
     guard = DegenerateData(window=3)
     assert verdicts(guard, [report(degenerate=0.01, noise=0.2)] * 9) == ["GO"] * 9
-    told = [guard.look(report(degenerate=0.3, noise=0.2)) for _ in range(2)][1]
-    assert told.verdict == Verdict.REMEDY
-    assert told.adjustment == Adjustment(data_noise=0.283)
+    judgement = [guard.look(report(degenerate=0.3, noise=0.2)) for _ in range(2)][1]
+    assert judgement.verdict == Verdict.REMEDY
+    assert judgement.adjustment == Adjustment(data_noise=0.283)
 
 
 @pytest.mark.parametrize(("size", "found"), [(64, 0.25), (8, 0.0)])
@@ -403,10 +418,10 @@ def test_chains_that_stand_still_are_found_in_training():
     optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
     objective = ContrastiveDivergence(NoiseInit(), functools.partial(MALA, step_size=1.0), steps=1)
     data = (cases.normal(16, 2, seed=i) for i in itertools.count())
-    told = list(fit(model, objective, data, optimiser, samples=16 * 1_000, rollbacks=2))[-1]
-    assert told.verdict == Verdict.STOP
-    assert "chains stand still: 0.00%" in told.reason
-    assert "2 rollbacks did not help; stopped at the beginning" in told.reason
+    reports = list(fit(model, objective, data, optimiser, samples=16 * 1_000, rollbacks=2))[-1]
+    assert reports.verdict == Verdict.STOP
+    assert "chains stand still: 0.00%" in reports.reason
+    assert "2 rollbacks did not help; stopped at the beginning" in reports.reason
 
 
 @pytest.mark.parametrize(
@@ -505,16 +520,16 @@ def test_a_nan_in_a_batch_is_skipped_and_the_weights_stay():
     run = training(data=batches)
     for i in range(40):
         before = run.snapshot()
-        told = next(run)
+        result = next(run)
         after = run.snapshot()
         stayed = same(learned(before, "model", "average", "optimiser"), learned(after, "model", "average", "optimiser"))
         if i == 5:
-            assert told.verdict == Verdict.SKIP
-            assert "not finite" in told.reason
-            assert math.isnan(told.loss)
+            assert result.verdict == Verdict.SKIP
+            assert "not finite" in result.reason
+            assert math.isnan(result.loss)
             assert stayed
         else:
-            assert told.verdict == Verdict.GO
+            assert result.verdict == Verdict.GO
             assert not stayed
         assert run.good.broken() == ""
     assert run.snapshot().broken() == ""
@@ -541,30 +556,30 @@ def poison_average(run):
 @pytest.mark.parametrize("when", [6, 8, 9, 38])
 def test_after_a_nan_in_the_state_training_goes_on_from_the_last_good_snapshot(poison, when):
     run = training()
-    told = []
+    results = []
     for i in range(40):
         if i == when:
             poison(run)
         good = run.good
-        told.append(next(run))
+        results.append(next(run))
         assert run.good.broken() == ""
-        if told[-1].verdict == Verdict.ROLLBACK:
+        if results[-1].verdict == Verdict.ROLLBACK:
             # Everything that was learned is that of the snapshot.
             assert same(learned(run.snapshot()), learned(good))
-            assert f"back to sample {good.tree['clock']['samples']:,}" in told[-1].outcome
-    rollbacks = [i for i, each in enumerate(told) if each.verdict == Verdict.ROLLBACK]
+            assert f"back to sample {good.tree['clock']['samples']:,}" in results[-1].outcome
+    rollbacks = [i for i, each in enumerate(results) if each.verdict == Verdict.ROLLBACK]
     assert len(rollbacks) == 1
     assert when <= rollbacks[0] < when + 5
     assert run.rolled_back == 1
     assert run.adjustment.rate == 0.3
     if when < 38:
-        assert told[-1].verdict == Verdict.GO
+        assert results[-1].verdict == Verdict.GO
         assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.3e-2)
     assert run.snapshot().broken() == ""
     assert next(run, None) is None
     # Clocks move on.
-    assert [each.step for each in told] == list(range(1, 41))
-    assert told[-1].samples == 640
+    assert [each.step for each in results] == list(range(1, 41))
+    assert results[-1].samples == 640
 
 
 def test_random_streams_move_on_after_a_rollback():
@@ -607,29 +622,29 @@ def test_repeated_failure_stops_the_run_at_the_last_good_snapshot(where, rollbac
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     data = (cases.normal(8, 2, seed=i) for i in itertools.count())
     run = fit(model, Sick(10, where), data, optimiser, snapshot_every=16, rollbacks=rollbacks)
-    told = list(itertools.islice(run, 200))
-    assert [each.verdict for each in told].count(Verdict.ROLLBACK) == rollbacks
-    assert told[-1].verdict == Verdict.STOP
-    assert f"{rollbacks} rollbacks did not help; stopped at " in told[-1].reason
-    assert [each.verdict for each in told].count(Verdict.STOP) == 1
+    reports = list(itertools.islice(run, 200))
+    assert [each.verdict for each in reports].count(Verdict.ROLLBACK) == rollbacks
+    assert reports[-1].verdict == Verdict.STOP
+    assert f"{rollbacks} rollbacks did not help; stopped at " in reports[-1].reason
+    assert [each.verdict for each in reports].count(Verdict.STOP) == 1
     assert run.stopped
     assert next(run, None) is None
     assert run.snapshot().broken() == run.good.broken() == ""
     assert same(learned(run.snapshot()), learned(run.good))
     # A run that goes on from there has the settings of its snapshot. The next to try: × 0.3, then × 0.1 each time.
     assert run.adjustment == Adjustment()
-    assert told[-1].after.rate == pytest.approx(0.3 * 0.1**rollbacks)
-    assert told[-1].reason.endswith(f"the learning rate 0.1 is too high, try {0.03 * 0.1**rollbacks:.1g}")
+    assert reports[-1].after.rate == pytest.approx(0.3 * 0.1**rollbacks)
+    assert reports[-1].reason.endswith(f"the learning rate 0.1 is too high, try {0.03 * 0.1**rollbacks:.1g}")
 
 
 def test_a_quiet_run_has_the_same_bits_with_and_without_guards():
-    ends, told = [], []
+    ends, results = [], []
     for guards in ((), None, [Finite(), GradientNorm(window=4)]):
         run = training(guards=guards)
-        told.append(list(run))
-        assert {each.verdict for each in told[-1]} == {Verdict.GO}
+        results.append(list(run))
+        assert {each.verdict for each in results[-1]} == {Verdict.GO}
         ends.append(learned(run.snapshot(), "clock", "model", "average", "objective", "optimiser", "streams"))
-    assert told[0] == told[1] == told[2]
+    assert results[0] == results[1] == results[2]
     assert same(ends[0], ends[1])
     assert same(ends[0], ends[2])
 
@@ -654,13 +669,13 @@ def test_a_spike_is_skipped():
     batches = [cases.normal(16, 2, seed=i) for i in range(60)]
     batches[55] *= 1000  # and so the gradient
     run = training(data=batches, samples=16 * 60, guards=[GradientNorm(window=20, patience=3)])
-    told = []
+    results = []
     for i in range(60):
         before = learned(run.snapshot(), "model", "average", "optimiser")
-        told.append(next(run))
+        results.append(next(run))
         assert same(before, learned(run.snapshot(), "model", "average", "optimiser")) == (i == 55)
-    assert [each.verdict.name for each in told] == ["GO"] * 55 + ["SKIP"] + ["GO"] * 4
-    assert "times the usual" in told[55].reason
+    assert [each.verdict.name for each in results] == ["GO"] * 55 + ["SKIP"] + ["GO"] * 4
+    assert "times the usual" in results[55].reason
 
 
 def test_no_snapshot_is_taken_between_spikes():
@@ -681,11 +696,11 @@ def test_training_that_ends_in_an_explosion_ends_at_the_last_good_state():
     batches = [cases.normal(16, 2, seed=i) for i in range(60)]
     batches[58] *= 1000
     run = training(data=batches, samples=16 * 60, snapshot_every=16 * 50, guards=[GradientNorm(window=20, patience=5)])
-    told = [next(run) for _ in range(50)]
+    reports = [next(run) for _ in range(50)]
     kept = learned(run.snapshot(), "model", "average", "optimiser", "objective")
-    told += list(run)
-    assert told[-1].verdict == Verdict.ROLLBACK
-    assert "ended while a guard was not calm" in told[-1].reason
+    reports += list(run)
+    assert reports[-1].verdict == Verdict.ROLLBACK
+    assert "ended while a guard was not calm" in reports[-1].reason
     assert same(learned(run.good, "model", "average", "optimiser", "objective"), kept)
     assert run.good.tree["clock"]["samples"] == 16 * 60
 
@@ -754,11 +769,11 @@ class Says(Guard):
 
 def test_the_highest_verdict_counts():
     run = training(guards=[Says(Verdict.GO), Says(Verdict.SKIP, "tired"), Says(Verdict.GO)])
-    told = next(run)
-    assert (told.verdict, told.reason) == (Verdict.SKIP, "tired")
+    result = next(run)
+    assert (result.verdict, result.reason) == (Verdict.SKIP, "tired")
     stopping = training(guards=[Says(Verdict.SKIP, "tired"), Says(Verdict.STOP, "done")])
-    told = next(stopping)
-    assert (told.verdict, told.reason) == (Verdict.STOP, "done")
+    result = next(stopping)
+    assert (result.verdict, result.reason) == (Verdict.STOP, "done")
     assert next(stopping, None) is None
     assert Verdict.GO < Verdict.REMEDY < Verdict.SKIP < Verdict.ROLLBACK < Verdict.STOP
 
@@ -794,16 +809,18 @@ def test_a_remedy_is_told_stays_and_is_resumed(verdict):
     run = guarded()
     list(itertools.islice(run, 10))
     before, good = learned(run.snapshot(), "model"), learned(run.good, "model")
-    told = next(run)
+    result = next(run)
     # A remedy takes its step, a rollback goes back.
     assert not same(learned(run.snapshot(), "model"), before)
     assert same(learned(run.snapshot(), "model"), good) == (verdict == Verdict.ROLLBACK)
-    assert (told.verdict, told.reason) == (verdict, "because")
-    assert told.action.startswith("learning rate × 0.5 (now × 0.5), step size × 0.25 (now × 0.25), data noised at 0.3")
-    assert told.outcome == ("" if verdict == Verdict.REMEDY else "back to sample 128")
-    assert (told.guard, told.after) == ("Once", remedy.adjustment)
+    assert (result.verdict, result.reason) == (verdict, "because")
+    assert result.action.startswith(
+        "learning rate × 0.5 (now × 0.5), step size × 0.25 (now × 0.25), data noised at 0.3"
+    )
+    assert result.outcome == ("" if verdict == Verdict.REMEDY else "back to sample 128")
+    assert (result.guard, result.after) == ("Once", remedy.adjustment)
     after = next(run)
-    assert (told.adjustment, after.adjustment) == (Adjustment(), remedy.adjustment)
+    assert (result.adjustment, after.adjustment) == (Adjustment(), remedy.adjustment)
     assert run.optimiser.param_groups[0]["lr"] == pytest.approx(0.5e-2)
     # Noise has variance 2 η, so a quarter of the step is half of the noise; the mean of an RMS of two is 0.89 of it.
     assert after.facts["noise"] == pytest.approx(0.89 * math.sqrt(2 * 0.02 / 4), rel=0.2)
@@ -839,17 +856,17 @@ def test_data_that_are_not_finite_are_skipped_and_told_from_trouble():
     bad = cases.normal(16, 2, seed=0)
     bad[[2, 7]] = math.nan
     batches = [bad if i % 3 == 1 else cases.normal(16, 2, seed=i) for i in range(90)]
-    told = list(training(data=batches, samples=16 * 90))
-    assert [each.verdict.name for each in told] == ["GO", "SKIP", "GO"] * 30
-    assert told[1].reason == "2 of the batch's 16 data points are not finite: clean the data"
+    reports = list(training(data=batches, samples=16 * 90))
+    assert [each.verdict.name for each in reports] == ["GO", "SKIP", "GO"] * 30
+    assert reports[1].reason == "2 of the batch's 16 data points are not finite: clean the data"
 
 
 def test_a_run_whose_data_are_never_finite_stops_with_the_reason():
     bad = cases.normal(16, 2, seed=0)
     bad[0, 0] = math.inf
-    told = list(training(data=itertools.repeat(bad), samples=16 * 90))
-    assert [each.verdict for each in told] == [Verdict.SKIP] * 20 + [Verdict.STOP]
-    assert told[-1].reason.endswith("21 of 21 steps had such points")
+    reports = list(training(data=itertools.repeat(bad), samples=16 * 90))
+    assert [each.verdict for each in reports] == [Verdict.SKIP] * 20 + [Verdict.STOP]
+    assert reports[-1].reason.endswith("21 of 21 steps had such points")
 
 
 def test_a_step_far_too_long_is_mended_in_training():
@@ -860,14 +877,14 @@ def test_a_step_far_too_long_is_mended_in_training():
         objective = ContrastiveDivergence(ReplayBuffer(64), functools.partial(Langevin, step_size=1.6), steps=3)
         data = (cases.normal(64, 4, seed=i) for i in itertools.count(70_000))
         optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
-        told = list(fit(model, objective, data, optimiser, samples=64 * 600, guards=guards))
-        ends.append((float(model.p.detach()), [each for each in told if each.verdict]))
-    (_, lost), (guarded, told) = ends
+        reports = list(fit(model, objective, data, optimiser, samples=64 * 600, guards=guards))
+        ends.append((float(model.p.detach()), [each for each in reports if each.verdict]))
+    (_, lost), (guarded, reports) = ends
     assert lost[-1].reason.startswith("not finite: model.p; 0 rollbacks did not help; stopped at the beginning")
-    assert told[0].verdict == Verdict.ROLLBACK
-    assert "the chains' step is unstable" in told[0].reason
+    assert reports[0].verdict == Verdict.ROLLBACK
+    assert "the chains' step is unstable" in reports[0].reason
     # Then η = 0.16, and the law's variance 1 / p (1 − η p / 2) is that of the data at p = 1.09.
-    assert told[0].action.startswith("step size × 0.1 ")
+    assert reports[0].action.startswith("step size × 0.1 ")
     assert guarded == pytest.approx(1.09, abs=0.15)
 
 

@@ -61,9 +61,9 @@ def test_contract(name, shape, dtype):
         return states, infos
 
     states, infos = go(1)
-    again, told = go(1)
+    again, result = go(1)
     other, _ = go(2)
-    for state, twin in zip([*states, *infos], [*again, *told], strict=True):
+    for state, twin in zip([*states, *infos], [*again, *result], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(twin), strict=True))
     assert torch.equal(states[-1].x, other[-1].x) == (name in cases.NOISELESS)
     assert not torch.equal(states[-1].x, x)
@@ -145,9 +145,9 @@ def test_run_sums_and_sample_averages_what_simulate_yields(name):
     steps = 12
     walk = [pair for pair, _ in zip(simulate(kernel, x, generator=cases.generator(4)), range(steps), strict=False)]
     totals = [torch.stack([info[i].double() for _, info in walk]).sum(0) for i in range(len(Info._fields))]
-    state, told = run(kernel, x, steps=steps, generator=cases.generator(4))
+    state, sums = run(kernel, x, steps=steps, generator=cases.generator(4))
     assert torch.equal(state.x, walk[-1][0].x)
-    for total, each in zip(totals, told, strict=True):
+    for total, each in zip(totals, sums, strict=True):
         assert torch.allclose(each.double(), total, rtol=1e-12)
     chain = sample(kernel, x, steps=steps, burn_in=3, thin=2, generator=cases.generator(4))
     kept = [4, 6, 8, 10]  # steps 5, 7, 9 and 11, counted from 1
@@ -394,7 +394,7 @@ def test_langevin_keeps_its_own_biased_law(step_size, temperature, shape):
             assert abs(cases.z_score(after)) < 5
             assert abs(cases.z_score(after.square(), float(variance))) < 5
             assert abs(cases.z_score(after.square() - before.square())) < 5
-        # Both are told in units of x: E[noise²] = 2 η T, and the drift is η s.
+        # Both are in units of x: E[noise²] = 2 η T, and the drift is η s.
         assert abs(cases.z_score((info.noise / k).square(), 2 * step_size * temperature)) < 5 or k > 1
     _, info = kernel.step(kernel.init(x0), generator=cases.generator(2))
     drift = (step_size * x0 / v).flatten(1).square().mean(1).sqrt()
@@ -527,10 +527,10 @@ def test_a_scale_is_a_change_of_units(scale):
     scaled = HMC(law.energy, scale=scale, **settings)
     plain = HMC(lambda y: law.energy(y @ matrix.T), **settings)
     x = law.sample(50, generator=cases.generator(1))
-    one, told = run(scaled, x, steps=4, generator=cases.generator(2))
+    one, sums = run(scaled, x, steps=4, generator=cases.generator(2))
     two, info = run(plain, torch.linalg.solve(matrix, x.T).T, steps=4, generator=cases.generator(2))
     assert torch.allclose(one.x, two.x @ matrix.T, rtol=1e-9)
-    assert torch.allclose(told.energy_error, info.energy_error, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(sums.energy_error, info.energy_error, rtol=1e-6, atol=1e-9)
     single = scaled.init(x.float())
     assert scaled.step(single, generator=cases.generator(3))[0].x.dtype == torch.float32
 
@@ -612,7 +612,7 @@ def test_a_bad_proposal_is_rejected_counted_and_not_noticed_by_others(name, bad,
     randomness[0] = randomness[0].clamp(-1, 1)
     randomness[0][2] = 2.0  # straight into the hole
     new, info = trapped.move(state, tuple(randomness))
-    truth, told = good.move(good.init(x), tuple(randomness))
+    truth, result = good.move(good.init(x), tuple(randomness))
     assert info.diverged.tolist() == [i == 2 for i in range(6)]
     assert not info.accepted[2]
     assert float(info.accept_prob[2]) == 0
@@ -620,7 +620,7 @@ def test_a_bad_proposal_is_rejected_counted_and_not_noticed_by_others(name, bad,
     assert torch.equal(new.energy[2], state.energy[2])
     assert torch.equal(new.score[2], state.score[2])
     others = [0, 1, 3, 4, 5]
-    for a, b in zip((*new[:3], *info), (*truth[:3], *told), strict=True):
+    for a, b in zip((*new[:3], *info), (*truth[:3], *result), strict=True):
         assert torch.equal(a[others], b[others])
 
 

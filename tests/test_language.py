@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 NOT_YET_REWRITTEN = (
     "src/energyscape/cli",
+    "tests",
     "src/energyscape/doctor/from_run.py",
     "src/energyscape/inference",
     "src/energyscape/laboratory",
@@ -18,7 +19,6 @@ NOT_YET_REWRITTEN = (
     "src/energyscape/recipe",
     "src/energyscape/reports",
     "src/energyscape/runs",
-    "tests",
 )
 """Files and folders that the check skips for now; the list only shrinks, and is empty in a release."""
 
@@ -48,13 +48,13 @@ def paths(pattern: str) -> list[str]:
     return [path for path in done if path != "tests/test_language.py" and "__pycache__" not in path]
 
 
-def openings(tree: ast.Module) -> Iterator[tuple[int, str, re.Pattern[str]]]:
-    """Yield each docstring's line, first line and the openings that are banned there."""
+def openings(tree: ast.Module, *, strict: bool) -> Iterator[tuple[int, str, re.Pattern[str]]]:
+    """Yield each docstring's line, first line and the openings that are banned there; a test may state a fact."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):
         if isinstance(node, kinds) and (doc := ast.get_docstring(node)):
             yield node.body[0].lineno, doc.splitlines()[0], BANNED_OPENINGS
-            if not isinstance(node, ast.Module | ast.ClassDef) and not _is_property(node):
+            if strict and not isinstance(node, ast.Module | ast.ClassDef) and not _is_property(node):
                 yield node.body[0].lineno, doc.splitlines()[0], NOUN_OPENINGS
 
 
@@ -81,7 +81,7 @@ def test_no_docstring_opens_with_a_riddle_in(pattern):
     found = [
         f"{path}:{line}: {first}"
         for path in paths(pattern)
-        for line, first, banned in openings(ast.parse((ROOT / path).read_text()))
+        for line, first, banned in openings(ast.parse((ROOT / path).read_text()), strict=path.startswith("src"))
         if banned.match(first)
     ]
     assert not found, "\n".join(["open these docstrings with a verb phrase, or with a noun for a class:", *found])

@@ -187,7 +187,7 @@ def test_a_mode_that_the_base_does_not_feed_leaves_the_bracket_open():
     assert abs(found.reverse.log_z) < 5 * found.reverse.error < 0.2
     assert math.isnan(found.value)
     assert "a gap of 0.6" in found.reason or "a gap of 0.7" in found.reason
-    # Whoever is content with a wide bracket is told half of the gap.
+    # With a wide tolerance the error is half of the gap.
     wide = bracket(energy, base, exact, levels=60, tolerance=1.0, generator=draws)
     assert abs(wide.value) < wide.error
     assert wide.error == pytest.approx(math.log(2) / 2, abs=0.1)

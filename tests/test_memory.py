@@ -42,10 +42,10 @@ print(asked, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def pages(**environment):
     """Returns whether memory is kept, and how many pages a loop takes anew."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOOP], env={**ours, **environment}, check=True, capture_output=True, text=True
     ).stdout.split()
-    return told[0] == "True", int(told[1])
+    return process[0] == "True", int(process[1])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for GNU's C library")

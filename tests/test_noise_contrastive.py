@@ -184,12 +184,12 @@ def test_nce_s_loss_and_gradients_are_those_of_quadrature(p, shift, noise, ratio
     objective = NoiseContrastiveEstimation(noise=noise, ratio=ratio)
     objective.contrast.fit(math.sqrt(V) * cases.normal(512, 2, seed=1))
     objective.log_z.data.fill_(log_z(p, 2) + shift)
-    model, told = cases.Quadratic(p), []
+    model, result = cases.Quadratic(p), []
     for i in range(48):
         x = math.sqrt(V) * cases.normal(1024, 2, seed=100 + i)
         value = objective(model, x, generator=cases.generator(i)).value
-        told.append((value.detach(), *torch.autograd.grad(value, [model.p, objective.log_z])))
-    values, in_p, in_c = (torch.stack([each.double() for each in column]) for column in zip(*told, strict=True))
+        result.append((value.detach(), *torch.autograd.grad(value, [model.p, objective.log_z])))
+    values, in_p, in_c = (torch.stack([each.double() for each in column]) for column in zip(*result, strict=True))
     expected = by_quadrature(objective.contrast, ratio, p, float(objective.log_z.detach()))
     for drawn, truth in zip((values, in_p, in_c), expected, strict=True):
         assert abs(cases.z_score(drawn, truth)) < 5
@@ -224,10 +224,10 @@ def test_log_z_is_a_parameter_that_training_finds():
 def test_log_z_begins_at_its_importance_estimate_and_the_law_stays():
     p, x = 0.7, skewed(2**13)
     objective = NoiseContrastiveEstimation(spread=1.5)
-    told = objective(cases.Quadratic(p), x, generator=cases.generator(2)).facts
+    facts = objective(cases.Quadratic(p), x, generator=cases.generator(2)).facts
     y = objective.contrast.draw(2**13, like=x, generator=cases.generator(2))
     ratio = (-p * y.square().sum(1) / 2 - objective.contrast.log_prob(y)).exp()
-    assert float(told["log_z"]) == pytest.approx(float(ratio.mean().log()), rel=1e-6)
+    assert float(facts["log_z"]) == pytest.approx(float(ratio.mean().log()), rel=1e-6)
     assert abs(cases.z_score(ratio, math.exp(log_z(p, 2)))) < 5
     before = {name: each.clone() for name, each in objective.state_dict().items()}
     objective(cases.Quadratic(0.1), 3 * skewed(64), generator=cases.generator(3))
@@ -266,16 +266,16 @@ class Shifted(Energy):
 
 @pytest.mark.parametrize("make", [lambda: RankingNCE(noise="mixture"), lambda: EnergyDiscrepancy(time=0.3)])
 def test_a_constant_added_to_the_energy_changes_nothing(make):
-    energy, x, told = cases.neural(dtype=torch.float64), skewed(64), []
+    energy, x, result = cases.neural(dtype=torch.float64), skewed(64), []
     for constant in (0.0, 7.0):
         loss = make()(Shifted(energy, constant), x, generator=cases.generator())
         slopes = torch.autograd.grad(loss.value, list(energy.parameters()))
-        told.append((loss.value.detach(), loss.facts, slopes))
-    assert torch.allclose(told[0][0], told[1][0], rtol=1e-12)
-    assert torch.equal(told[0][1]["accuracy"], told[1][1]["accuracy"])
-    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(told[0][2], told[1][2], strict=True))
-    if "log_z" in told[0][1]:
-        assert float(told[0][1]["log_z"] - told[1][1]["log_z"]) == pytest.approx(7.0, rel=1e-12)
+        result.append((loss.value.detach(), loss.facts, slopes))
+    assert torch.allclose(result[0][0], result[1][0], rtol=1e-12)
+    assert torch.equal(result[0][1]["accuracy"], result[1][1]["accuracy"])
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(result[0][2], result[1][2], strict=True))
+    if "log_z" in result[0][1]:
+        assert float(result[0][1]["log_z"] - result[1][1]["log_z"]) == pytest.approx(7.0, rel=1e-12)
 
 
 def test_a_model_that_is_the_noise_ranks_by_chance():
@@ -329,12 +329,12 @@ def test_energy_discrepancy_by_hand(weight):
 
 
 def discrepancies(objective, p, d, *, batches=48, size=512):
-    model, told = cases.Quadratic(p), []
+    model, result = cases.Quadratic(p), []
     for i in range(batches):
         x = math.sqrt(V) * cases.normal(size, d, seed=100 + i)
         value = objective(model, x, generator=cases.generator(i)).value
-        told.append((value.detach(), *torch.autograd.grad(value, model.p)))
-    return (torch.stack(column) for column in zip(*told, strict=True))
+        result.append((value.detach(), *torch.autograd.grad(value, model.p)))
+    return (torch.stack(column) for column in zip(*result, strict=True))
 
 
 @pytest.mark.parametrize("d", [2, 10])

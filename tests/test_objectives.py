@@ -136,10 +136,10 @@ def test_denoising_score_matching_by_hand():
 def test_the_relative_loss_of_a_flat_energy_is_one():
     objective = DenoisingScoreMatching(sigma=0.02)
     x = cases.normal(2**12, 10)
-    told = objective(cases.Quadratic(0.0), x, generator=cases.generator()).facts
+    facts = objective(cases.Quadratic(0.0), x, generator=cases.generator()).facts
     # Mean of 40,960 squared normals, each of variance 2.
-    assert abs(float(told["relative"]) - 1) < 5 * math.sqrt(2 / 40960)
-    assert float(told["score_norm"]) == 0
+    assert abs(float(facts["relative"]) - 1) < 5 * math.sqrt(2 / 40960)
+    assert float(facts["score_norm"]) == 0
 
 
 class Exact(ChainInit):
@@ -213,11 +213,11 @@ def test_contrastive_divergence_by_hand(level, alpha):
     # No gradient flows through the chains: y depends on p, and this is the gradient with y held fixed.
     by_hand = a.mean() - b.mean() + 2 * alpha * p * (a.square().mean() + b.square().mean())
     assert float(slope) == pytest.approx(float(by_hand), rel=1e-11)
-    told = {key: float(value) for key, value in loss.facts.items()}
-    assert told["energy_data"] == pytest.approx(float(p * a.mean()), rel=1e-11)
-    assert told["energy_model"] == pytest.approx(float(p * b.mean()), rel=1e-11)
-    assert told["gap"] == pytest.approx(float(p * (b.mean() - a.mean())), rel=1e-11)
-    assert told["spread"] == pytest.approx(float(p * (a - a.mean()).square().mean().sqrt()), rel=1e-11)
+    result = {key: float(value) for key, value in loss.facts.items()}
+    assert result["energy_data"] == pytest.approx(float(p * a.mean()), rel=1e-11)
+    assert result["energy_model"] == pytest.approx(float(p * b.mean()), rel=1e-11)
+    assert result["gap"] == pytest.approx(float(p * (b.mean() - a.mean())), rel=1e-11)
+    assert result["spread"] == pytest.approx(float(p * (a - a.mean()).square().mean().sqrt()), rel=1e-11)
     assert not y.requires_grad
 
 
@@ -242,14 +242,14 @@ def test_chains_start_at_the_noised_data():
 
 def test_what_the_kernel_tells_is_averaged_over_its_steps():
     v, eta = 1.0, 0.2
-    told = []
+    results = []
     for steps in (1, 4):
         start = Exact(v / (1 - eta / 2), (10,))  # Langevin's own stationary law
         kernel = functools.partial(Langevin, step_size=eta)
         objective = ContrastiveDivergence(start, kernel, steps=steps)
         x = cases.normal(4096, 10)
-        told.append(objective(cases.Quadratic(1.0), x, generator=cases.generator(steps)).facts)
-    for facts in told:
+        results.append(objective(cases.Quadratic(1.0), x, generator=cases.generator(steps)).facts)
+    for facts in results:
         # RMS over 10 coordinates of a normal: its mean is √v times √(2/10) Γ(5.5) / Γ(5); its spread 0.22 √v.
         chi = math.sqrt(2 / 10) * math.gamma(5.5) / math.gamma(5)
         allowed = 5 * 0.23 / math.sqrt(4096)
@@ -288,23 +288,23 @@ def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monke
     plain, fast = (ContrastiveDivergence(DataInit(), EXACT["mala"], steps=3, compile=each) for each in (False, True))
     x, models, counts = cases.normal(64, 2), [Alone(p) for p in (0.7, 0.7, 1.5)], []
 
-    def told(objective, model):
+    def result(objective, model):
         return objective(model, x, generator=cases.generator(5)).value
 
     for model in models:
         with torch.no_grad():
             model.p += 0.1  # chains follow the weights as they are now
-        assert [torch.equal(told(plain, model), told(fast, model)) for _ in range(3)] == [True] * 3
+        assert [torch.equal(result(plain, model), result(fast, model)) for _ in range(3)] == [True] * 3
         counts.append(len(compiled))
     assert counts == [1, 2, 3]
     for each in (plain, fast):
         each.adjust(Adjustment(step=0.5))
-    assert torch.equal(told(plain, models[-1]), told(fast, models[-1]))
+    assert torch.equal(result(plain, models[-1]), result(fast, models[-1]))
     assert len(compiled) == 4
     copied = copy.deepcopy(fast)
-    assert torch.equal(told(plain, models[0]), told(copied, models[0]))
+    assert torch.equal(result(plain, models[0]), result(copied, models[0]))
     assert (len(compiled), copied.adjustment) == (5, fast.adjustment)
-    assert torch.equal(told(plain, models[-1]), told(fast, models[-1]))
+    assert torch.equal(result(plain, models[-1]), result(fast, models[-1]))
     assert len(compiled) == 5  # what was copied has kept its own
 
 

@@ -35,16 +35,16 @@ def learned(level=LEVEL, **settings):
 
 def test_energies_are_means_over_the_noise_that_was_learned():
     experiment, x = learned(), digits(split="test").floats()
-    told = energies(experiment.trained, x, draws=8)
+    scores = energies(experiment.trained, x, draws=8)
     square, d = x.flatten(1).square().sum(1).double(), 64
     truth = (square + d * LEVEL**2) / (2 * V)
     # The variance of |x + σ z|² is 2 d σ⁴ + 4 σ² |x|², of which eight draws leave an eighth.
     error = (2 * d * LEVEL**4 + 4 * LEVEL**2 * square).sqrt() / (2 * V) / math.sqrt(8)
-    z = (told - truth) / error
+    z = (scores - truth) / error
     assert z.abs().max() < 5
     assert z.std().item() == pytest.approx(1, abs=5 / math.sqrt(2 * len(x)))
-    assert torch.equal(told, energies(experiment.trained, x, draws=8))
-    assert not torch.equal(told, energies(experiment.trained, x, draws=8, seed=5))
+    assert torch.equal(scores, energies(experiment.trained, x, draws=8))
+    assert not torch.equal(scores, energies(experiment.trained, x, draws=8, seed=5))
 
 
 def test_without_learned_noise_nothing_is_random():
@@ -97,11 +97,11 @@ def judged(experiment, x):
 def test_a_survey_by_hand(monkeypatch):
     n = 60
     monkeypatch.setattr("energyscape.metrics.ood.OUTLIERS", n)
-    told = survey(judged(learned(0.0), digits(split="test").floats(slice(0, n))))
+    surveyed = survey(judged(learned(0.0), digits(split="test").floats(slice(0, n))))
     inside = Bowl()(digits(split="test").floats(slice(0, n))).double()
-    assert torch.equal(told.energies["held-out"], inside)
-    assert torch.equal(told.energies["samples"], inside)
-    found = told.detections["mid-grey"]
+    assert torch.equal(surveyed.energies["held-out"], inside)
+    assert torch.equal(surveyed.energies["samples"], inside)
+    found = surveyed.detections["mid-grey"]
     assert found["energy"] == Detection.of(torch.zeros(n), inside)
     assert found["energy"].auroc == 0  # the bowl's bottom is grey
     assert found["slope"].auroc == 0
@@ -109,25 +109,25 @@ def test_a_survey_by_hand(monkeypatch):
     assert found["typicality"].auroc == 1  # and that is as rare as a high energy
     # Shuffling moves no pixel's value.
     for name in ("pixel mean", "pixel variance", "energy"):
-        assert told.detections["shuffled pixels"][name].auroc == pytest.approx(0.5, abs=1e-3)
-    assert told.detections["shuffled pixels"]["nearest neighbour"].auroc > 0.99
+        assert surveyed.detections["shuffled pixels"][name].auroc == pytest.approx(0.5, abs=1e-3)
+    assert surveyed.detections["shuffled pixels"]["nearest neighbour"].auroc > 0.99
     learned_ones = {"energy", "slope", "typicality"}
     trivial = {"compressed size", "pixel mean", "pixel variance", "nearest neighbour", "trivial typicality"}
     assert set(found) == learned_ones | trivial
-    figures = {each.name: each for each in ood_metrics(told)}
+    figures = {each.name: each for each in ood_metrics(surveyed)}
     assert figures["AUROC mid-grey, energy"].value == 0
     assert "60 held-out images" in figures["AUROC mid-grey, energy"].protocol
     assert figures["energy overlap, samples"].value == pytest.approx(1)
     assert figures["energy overlap, train"].value > 0.7
-    assert len(figures) == 4 * 8 + len(set(told.energies) - set(told.detections) - {"held-out"})
+    assert len(figures) == 4 * 8 + len(set(surveyed.energies) - set(surveyed.detections) - {"held-out"})
 
 
 def test_the_noise_is_the_same_on_both_sides():
-    # An image scored as its own outlier cannot be told apart, however much noise there is.
+    # An image scored as its own outlier is indistinguishable, however much noise there is.
     experiment = learned()
     x = digits(split="test").floats()
-    told = Detection.of(energies(experiment.trained, x.flip(0), seed=1), energies(experiment.trained, x, seed=2))
-    assert abs(told.auroc - 0.5) < 5 * told.error
+    detection = Detection.of(energies(experiment.trained, x.flip(0), seed=1), energies(experiment.trained, x, seed=2))
+    assert abs(detection.auroc - 0.5) < 5 * detection.error
 
 
 def test_the_section_has_the_table_and_the_picture():
@@ -149,9 +149,9 @@ def test_the_section_has_the_table_and_the_picture():
 def test_quantiles_among_held_out_images():
     experiment = learned(0.0)
     held_out = digits(split="test").floats()
-    told = quantiles(experiment.trained, experiment.held_out, held_out, among="held-out")
-    assert told.among == "299 held-out points"
-    ranks = told.quantile.sort().values
+    result = quantiles(experiment.trained, experiment.held_out, held_out, among="held-out")
+    assert result.among == "299 held-out points"
+    ranks = result.quantile.sort().values
     torch.testing.assert_close(ranks[-1], torch.tensor(1.0, dtype=torch.float64))
     assert ranks[0] > 0  # itself is no higher than itself
     x = torch.stack([torch.zeros(1, 8, 8), torch.full((1, 8, 8), 9.0)])

@@ -107,8 +107,8 @@ def test_the_same_model_in_every_parameterisation_is_one_denoiser(name):
 def test_labels_reach_the_network():
     y, sigma, _ = points()
     model = NetworkDenoiser(network, Clean(data_std=0.7))
-    told = model(y, sigma, torch.zeros(7, dtype=torch.int64))
-    assert torch.allclose(told, model(y, sigma) + 10)
+    output = model(y, sigma, torch.zeros(7, dtype=torch.int64))
+    assert torch.allclose(output, model(y, sigma) + 10)
 
 
 def test_a_denoiser_knows_the_classes_of_its_network():

@@ -23,12 +23,12 @@ def test_counting_by_hand():
     label = torch.tensor([0, 0, 2, 1, 2])
     probability = torch.tensor([0.9, 0.8, 1.0, 0.79, 0.1])
     judge = Known(label, probability)
-    told = recognise(judge, torch.zeros(5, 1, 8, 8), threshold=0.8)
-    assert told.sure == pytest.approx(3 / 5)
-    assert told.sure_error == pytest.approx((5 / 9 * 4 / 9 / 9) ** 0.5)  # (3 + 2) / (5 + 4)
-    torch.testing.assert_close(told.shares, torch.tensor([2, 0, 1, *[0] * 7]).double() / 3)
-    assert float(told.share_errors[0]) == pytest.approx((4 / 7 * 3 / 7 / 7) ** 0.5)  # (2 + 2) / (3 + 4)
-    assert told.judged == 5
+    recognition = recognise(judge, torch.zeros(5, 1, 8, 8), threshold=0.8)
+    assert recognition.sure == pytest.approx(3 / 5)
+    assert recognition.sure_error == pytest.approx((5 / 9 * 4 / 9 / 9) ** 0.5)  # (3 + 2) / (5 + 4)
+    torch.testing.assert_close(recognition.shares, torch.tensor([2, 0, 1, *[0] * 7]).double() / 3)
+    assert float(recognition.share_errors[0]) == pytest.approx((4 / 7 * 3 / 7 / 7) ** 0.5)  # (2 + 2) / (3 + 4)
+    assert recognition.judged == 5
     probability.zero_()
     assert recognise(judge, torch.zeros(5, 1, 8, 8)).shares.tolist() == [0.0] * 10
 

@@ -93,12 +93,12 @@ def test_the_conditional_energy_by_hand(shape):
     model, anchor = cases.denoiser(shape, dtype=torch.float64).requires_grad_(False), cases.normal(6, *shape)
     u = cases.normal(6, *shape, seed=1)
     level = torch.arange(6, device=cases.DEVICE) % 3
-    told = conditional(model.energy, anchor, rungs(SIGMAS, like=u).of(level))(u)
+    output = conditional(model.energy, anchor, rungs(SIGMAS, like=u).of(level))(u)
     for i in range(6):
         low, high, variance = steps_of(SIGMAS)[int(level[i])]
         x = anchor[i] + low * math.sqrt(variance) / high * u[i]
         by_hand = model.at(low)(x[None])[0] + (anchor[i] - x).square().sum() / (2 * variance)
-        assert float(told[i]) == pytest.approx(float(by_hand), rel=1e-12)
+        assert float(output[i]) == pytest.approx(float(by_hand), rel=1e-12)
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])
@@ -107,12 +107,12 @@ def test_a_conditional_chain_arrives_at_the_posterior(i):
     anchor = math.sqrt(V + high**2) * cases.normal(2**13, 3)
     rung = NoiseLevel(*(each[i].expand(len(anchor)) for each in rungs(SIGMAS, like=anchor)))
     kernel = GOOD(conditional(Round().energy, anchor, rung))
-    point, told = run(kernel, torch.zeros_like(anchor), steps=10, generator=cases.generator(i))
+    point, sums = run(kernel, torch.zeros_like(anchor), steps=10, generator=cases.generator(i))
     x = anchor + expand(rung.unit, anchor) * point.x
     m, c = (V + low**2) / (V + high**2), (V + low**2) * variance / (V + high**2)
     assert abs(cases.z_score(((x - m * anchor) * anchor).flatten())) < 5
     assert abs(cases.z_score((x - m * anchor).square().flatten(), c)) < 5
-    assert float(told.accept_prob.mean()) / 10 > 0.8
+    assert float(sums.accept_prob.mean()) / 10 > 0.8
 
 
 # --- the objective ----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_the_loss_by_hand(shape):
     kernel = functools.partial(Langevin, step_size=eta)
     objective = DiffusionRecoveryLikelihood(kernel, steps=1, sigma_min=0.3, sigma_max=2.4, levels=3)
     model, x = Tabled(SIGMAS[:-1], [0.5, 0.6, 0.7]), cases.normal(7, *shape)
-    told = objective(model, x, generator=cases.generator(4))
+    loss = objective(model, x, generator=cases.generator(4))
     generator = cases.generator(4)
     shift = int(torch.randint(3, (1,), generator=generator, device=cases.DEVICE))
     z, more, fresh = (normal_like(x, generator=generator) for _ in range(3))
@@ -166,10 +166,10 @@ def test_the_loss_by_hand(shape):
         data.append(p * a)
         model_side.append(p * b)
     value = float((torch.stack(data) - torch.stack(model_side)).mean())
-    assert float(told.value.detach()) == pytest.approx(value, rel=1e-9)
-    assert torch.allclose(torch.autograd.grad(told.value, model.p)[0], slope, rtol=1e-9)
-    assert float(told.facts["gap"]) == pytest.approx(-value, rel=1e-9)
-    assert int(told.facts["diverged"]) == 0
+    assert float(loss.value.detach()) == pytest.approx(value, rel=1e-9)
+    assert torch.allclose(torch.autograd.grad(loss.value, model.p)[0], slope, rtol=1e-9)
+    assert float(loss.facts["gap"]) == pytest.approx(-value, rel=1e-9)
+    assert int(loss.facts["diverged"]) == 0
 
 
 @pytest.mark.parametrize("data_std", [None, 0.8])
@@ -219,10 +219,10 @@ def test_a_chain_that_is_rejected_teaches_nothing():
     thrown = functools.partial(HMC, step_size=100.0, leapfrog_steps=3)
     objective = DiffusionRecoveryLikelihood(thrown, steps=2, sigma_min=0.3, sigma_max=2.4, levels=3)
     model = Tabled(SIGMAS[:-1], [0.5, 0.6, 0.7])
-    told = objective(model, cases.normal(64, 16), generator=cases.generator(4))
-    assert float(told.facts["accept_prob"]) == float(told.facts["move"]) == 0
+    loss = objective(model, cases.normal(64, 16), generator=cases.generator(4))
+    assert float(loss.facts["accept_prob"]) == float(loss.facts["move"]) == 0
     # Positions go to units of s and back: a rounding error remains.
-    assert torch.autograd.grad(told.value, model.p)[0].abs().max() < 1e-13
+    assert torch.autograd.grad(loss.value, model.p)[0].abs().max() < 1e-13
 
 
 def test_the_spread_of_energies_is_that_within_levels():
@@ -243,12 +243,12 @@ def test_of_one_pair_a_level_both_energies_spread_alike():
     """Beyond the data's own mean no energy of the data could ever be; from the pair's both are equally far."""
     settings = {"steps": 1, "sigma_min": 0.3, "sigma_max": 2.4, "levels": 3}
     model, x = Tabled(SIGMAS[:-1], [1 / (V + low**2) for low, _, _ in steps_of(SIGMAS)]), cases.normal(256, 3)
-    told = DiffusionRecoveryLikelihood(GOOD, **settings, share=3 / 256)(model, x, generator=cases.generator()).facts
-    assert float(told["spread"]) > 1e-3
-    assert float(told["spread"]) == pytest.approx(float(told["spread_model"]), rel=1e-9)
+    facts = DiffusionRecoveryLikelihood(GOOD, **settings, share=3 / 256)(model, x, generator=cases.generator()).facts
+    assert float(facts["spread"]) > 1e-3
+    assert float(facts["spread"]) == pytest.approx(float(facts["spread_model"]), rel=1e-9)
     # Half of the gap lies below the pairs' means and half above.
-    assert float(told["energy_model"]) == pytest.approx(float(told["gap"]) / 2, rel=1e-9)
-    assert float(told["energy_data"]) == pytest.approx(-float(told["gap"]) / 2, rel=1e-9)
+    assert float(facts["energy_model"]) == pytest.approx(float(facts["gap"]) / 2, rel=1e-9)
+    assert float(facts["energy_data"]) == pytest.approx(-float(facts["gap"]) / 2, rel=1e-9)
 
 
 def test_levels_share_a_batch_and_the_remainder_wanders():
@@ -443,8 +443,8 @@ def test_a_clean_denoiser_is_its_network_s_slope(shape):
 
 def test_a_clean_denoiser_takes_labels():
     model = CleanEnergyDenoiser(lambda u, noise, label: (label * u.sum(1)).unsqueeze(1), data_std=2.0)
-    told = model(cases.normal(3, 2), cases.tensor([1.0, 2.0, 3.0]), torch.arange(3, device=cases.DEVICE))
-    assert torch.allclose(told, cases.tensor([[0.0, 0.0], [-2.0, -2.0], [-4.0, -4.0]]), atol=1e-12)
+    output = model(cases.normal(3, 2), cases.tensor([1.0, 2.0, 3.0]), torch.arange(3, device=cases.DEVICE))
+    assert torch.allclose(output, cases.tensor([[0.0, 0.0], [-2.0, -2.0], [-4.0, -4.0]]), atol=1e-12)
 
 
 def conv(shape, dtype=torch.float64, **settings):
@@ -465,10 +465,10 @@ def test_a_convolutional_noise_network_maps_images_and_levels_to_one_number_each
     assert net.last.bias is None
     model = ScalarEnergyDenoiser(net, data_std=1.0)
     sigma = noise.exp()
-    told = model(u, sigma).detach()
+    output = model(u, sigma).detach()
     # Every pixel is seen: a pixel without a window over it would have the slope of the Gaussian alone.
     alone = u / (1 + sigma.square()).reshape(-1, 1, 1, 1)
-    assert float((told - alone).abs().flatten(2).amin(2).amax()) > 0
+    assert float((output - alone).abs().flatten(2).amin(2).amax()) > 0
 
 
 def test_a_convolutional_noise_network_by_hand():

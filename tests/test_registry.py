@@ -162,9 +162,9 @@ def test_late_parameters_give_a_partial_until_they_are_there():
     ],
 )
 def test_wrong_settings_are_told_in_one_line(settings, message):
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as raised:
         build(SHAPES, "round", settings)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -30,18 +30,18 @@ def gaussian():
 
 def test_the_best_linear_prior_beats_the_median_filter(gaussian, monkeypatch):
     monkeypatch.setattr("energyscape.metrics.restoration.IMAGES", 32)
-    told = restorations(Evidence(gaussian, seed=0))[1]
-    assert list(told.ways) == ["noisy", "restored", "one step", "median"]
-    gain = told.gain("median")
+    restored = restorations(Evidence(gaussian, seed=0))[1]
+    assert list(restored.ways) == ["noisy", "restored", "one step", "median"]
+    gain = restored.gain("median")
     assert float(gain.mean()) > 5 * float(gain.std()) / 32**0.5
-    for name, x in told.ways.items():
+    for name, x in restored.ways.items():
         assert x.abs().max() <= 1
-        row = next(row for row in told.rows() if str(row[1]).startswith(name))
+        row = next(row for row in restored.rows() if str(row[1]).startswith(name))
         assert row[0] == 0.3
-        assert row[2] == pytest.approx(float(psnr(x, told.clean).mean()))
-    figures = {each.title: each.value for each in told.metrics()}
+        assert row[2] == pytest.approx(float(psnr(x, restored.clean).mean()))
+    figures = {each.title: each.value for each in restored.metrics()}
     assert figures["PSNR over median filter at σ = 0.6, dB"] == pytest.approx(float(gain.mean()))
-    assert figures["PSNR over noisy at σ = 0.6, dB"] == pytest.approx(float(told.gain("noisy").mean()))
+    assert figures["PSNR over noisy at σ = 0.6, dB"] == pytest.approx(float(restored.gain("noisy").mean()))
 
 
 def test_the_report_shows_every_level_and_every_mask(gaussian, monkeypatch):

@@ -328,9 +328,9 @@ def test_no_whole_checkpoint_is_said_with_what_to_do(tmp_path, sixty):
     for use in (run.latest, run.experiment, lambda: trained(run.path)):
         with pytest.raises(
             UserError, match=r"003008\.safetensors: model.* not finite.*delete .*checkpoints and train"
-        ) as told:
+        ) as result:
             use()
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(result.value)
 
 
 def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_used(tmp_path, caplog, sixty, undisturbed):
@@ -381,9 +381,9 @@ def test_a_checkpoint_that_lacks_something_is_said_in_one_line(tmp_path, sixty, 
         table = table[step]
     table[last] = value
     Snapshot(tree).save(newest)
-    with pytest.raises(UserError, match=r"does not fit|guards are not those|a position is") as told:
+    with pytest.raises(UserError, match=r"does not fit|guards are not those|a position is") as raised:
         trained(run.path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     if not path:
         del table[last]
         Snapshot(tree).save(newest)

@@ -29,7 +29,7 @@ SLICED = [
 ]
 
 
-def told(loss):
+def facts_of(loss):
     return {"value": float(loss.value.detach())} | {name: float(fact) for name, fact in loss.facts.items()}
 
 
@@ -59,7 +59,7 @@ def test_score_matching_has_its_exact_value_and_gradient(d, p):
     x, model = math.sqrt(V) * cases.normal(4096, d), cases.Quadratic(p)
     r = float(x.square().sum(1).mean())
     loss = ScoreMatching()(model, x)
-    facts = told(loss)
+    facts = facts_of(loss)
     # Given the sample, to rounding; and the sample is of the law whose J is p² d v / 2 - p d.
     assert facts["value"] == pytest.approx(p**2 * r / 2 - p * d, rel=1e-12)
     assert float(slope(loss, model)) == pytest.approx(p * r - d, rel=1e-12)
@@ -73,7 +73,7 @@ def test_score_matching_has_its_exact_value_and_gradient(d, p):
 def test_score_matching_agrees_with_dense_hessians(shape):
     model, x = cases.neural(shape, dtype=torch.float64), cases.normal(6, *shape)
     value, trace, square = by_hessian(model, x)
-    facts = told(ScoreMatching()(model, x))
+    facts = facts_of(ScoreMatching()(model, x))
     assert facts["value"] == pytest.approx(value, rel=1e-10)
     assert facts["trace"] == pytest.approx(trace, rel=1e-10)
     assert facts["stein"] == pytest.approx(trace + square, rel=1e-9)
@@ -83,7 +83,7 @@ def test_score_matching_agrees_with_dense_hessians(shape):
 def test_score_matching_sees_correlations():
     target = cases.image()
     x = target.sample(8192, generator=cases.generator())
-    facts = told(ScoreMatching()(target.energy, x))
+    facts = facts_of(ScoreMatching()(target.energy, x))
     precision = torch.cholesky_inverse(target.energy.factor)
     # At the truth E |s|² = tr Σ⁻¹, the trace is exactly minus that, and J is half of it.
     assert facts["trace"] == pytest.approx(-float(precision.trace()), rel=1e-10)
@@ -135,11 +135,11 @@ def test_a_probe_is_white_over_the_whole_event(projection, shape):
 def test_sliced_forms_estimate_the_exact_j_and_its_gradient(objective, shape):
     model, x = cases.neural(shape, dtype=torch.float64), cases.normal(32, *shape)
     exact = ScoreMatching()(model, x)
-    truth, direction = told(exact), slope(exact, model)
+    truth, direction = facts_of(exact), slope(exact, model)
     values, traces, squares, slopes = [], [], [], []
     for i in range(48):
         loss = objective(model, x.repeat(32, *[1] * len(shape)), generator=cases.generator(i))
-        facts = told(loss)
+        facts = facts_of(loss)
         values.append(facts["value"])
         traces.append(facts["trace"])
         squares.append(facts["score_rms"] ** 2)
@@ -163,7 +163,7 @@ def test_sliced_forms_by_hand(projection, kind):
     precision = torch.cholesky_inverse(energy.factor)
     x = cases.normal(32, 1, 4, 4, seed=1)
     s = (energy.mean - x).flatten(1) @ precision
-    facts = told(kind(projections=2, projection=projection)(energy, x, generator=cases.generator(3)))
+    facts = facts_of(kind(projections=2, projection=projection)(energy, x, generator=cases.generator(3)))
     stream = cases.generator(3)
     first, second = (probe(x, projection, generator=stream).flatten(1) for _ in range(2))
     traces = -sum((v @ precision * v).sum(1) for v in (first, second)) / 2
@@ -187,7 +187,7 @@ def test_variances_are_the_known_ones(d, projections):
         values = torch.stack([objective(model, x, generator=stream).value.detach() for _ in range(2000)])
         squares = (values - (p**2 * r / 2 - p * d)).square()
         assert abs(cases.z_score(squares, variance / projections)) < 5
-    signs = [told(SlicedScoreMatchingVR()(model, x, generator=stream))["value"] for _ in range(8)]
+    signs = [facts_of(SlicedScoreMatchingVR()(model, x, generator=stream))["value"] for _ in range(8)]
     assert signs == pytest.approx([p**2 * r / 2 - p * d] * 8, rel=1e-12)
 
 
@@ -213,8 +213,10 @@ def test_variances_with_signs_are_the_known_ones():
 def test_finite_differences_are_exact_where_the_energy_is_quadratic(epsilon):
     target = cases.image()
     x = cases.normal(64, 1, 4, 4, seed=2)
-    sliced = told(SlicedScoreMatching(projection="sphere")(target.energy, x, generator=cases.generator(5)))
-    differences = told(FiniteDifferenceScoreMatching(epsilon=epsilon)(target.energy, x, generator=cases.generator(5)))
+    sliced = facts_of(SlicedScoreMatching(projection="sphere")(target.energy, x, generator=cases.generator(5)))
+    differences = facts_of(
+        FiniteDifferenceScoreMatching(epsilon=epsilon)(target.energy, x, generator=cases.generator(5))
+    )
     # The second difference of energies of about 100 is rounded by 1e-14, and magnified by d / ε².
     assert differences == pytest.approx(sliced, rel=1e-9, abs=16 / epsilon**2 * 1e-13)
 
@@ -222,10 +224,10 @@ def test_finite_differences_are_exact_where_the_energy_is_quadratic(epsilon):
 @pytest.mark.parametrize("shape", [(2,), (1, 4, 4)], ids=str)
 def test_the_error_of_finite_differences_falls_as_the_square_of_epsilon(shape):
     model, x = cases.neural(shape, dtype=torch.float64), cases.normal(64, *shape)
-    exact = told(SlicedScoreMatching(projection="sphere")(model, x, generator=cases.generator(5)))
+    exact = facts_of(SlicedScoreMatching(projection="sphere")(model, x, generator=cases.generator(5)))
     errors = {name: [] for name in ("value", "trace", "stein")}
     for epsilon in (0.2, 0.1, 0.05):
-        near = told(FiniteDifferenceScoreMatching(epsilon=epsilon)(model, x, generator=cases.generator(5)))
+        near = facts_of(FiniteDifferenceScoreMatching(epsilon=epsilon)(model, x, generator=cases.generator(5)))
         for name, error in errors.items():
             error.append(near[name] - exact[name])
     for error in errors.values():
@@ -242,7 +244,7 @@ def test_finite_differences_have_the_exact_value_on_a_normal_law(d, p):
         model = cases.Quadratic(p)
         x = math.sqrt(V) * cases.normal(512, d, seed=100 + i)
         loss = FiniteDifferenceScoreMatching(epsilon=0.1)(model, x, generator=cases.generator(i))
-        values.append(told(loss)["value"])
+        values.append(facts_of(loss)["value"])
         slopes.append(slope(loss, model))
     assert abs(cases.z_score(cases.tensor(values), p**2 * d * V / 2 - p * d)) < 5
     assert abs(cases.z_score(torch.cat(slopes), d * (p * V - 1))) < 5
@@ -281,7 +283,7 @@ def test_a_small_epsilon_loses_its_digits_in_float32():
         objective = FiniteDifferenceScoreMatching(epsilon=epsilon)
         off = []
         for i in range(64):
-            near, truth = (told(objective(e, x, generator=cases.generator(i)))["value"] for e in (Single(), model))
+            near, truth = (facts_of(objective(e, x, generator=cases.generator(i)))["value"] for e in (Single(), model))
             off.append(abs(near - truth))
         errors[epsilon] = sum(off) / len(off)
         # Energies of size one, rounded by 1e-7 or so, magnified by d / ε²: of 1 that is 1e-4, and 1.

@@ -149,12 +149,12 @@ def test_predictor_corrector_is_that_of_diffusers(monkeypatch):
             "diffusers.schedulers.scheduling_sde_ve.randn_tensor", lambda *_, left=left, **__: next(left)
         )
         # Theirs finds the level's index by cutting off a product that may lie just below it.
-        told = theirs.step_pred(score(x, levels[k]), t + 1e-3, x)
+        result = theirs.step_pred(score(x, levels[k]), t + 1e-3, x)
         state = solver.move(state, pair)
         if levels[k + 1]:
-            x = theirs.step_correct(score(told.prev_sample, levels[k + 1]), told.prev_sample).prev_sample
+            x = theirs.step_correct(score(result.prev_sample, levels[k + 1]), result.prev_sample).prev_sample
         else:
-            x = told.prev_sample_mean
+            x = result.prev_sample_mean
         torch.testing.assert_close(state.x, x, rtol=1e-4, atol=1e-4)
 
 
@@ -166,7 +166,7 @@ def law():
 
 
 def level_of(name, noise):
-    """The level that a network was told, turned round."""
+    """Invert the level that a network was given."""
     if name == "epsilon":
         return cases.tensor(CHAIN)[noise.round().long()]
     return noise / (1 - noise) if name == "flow" else (4 * noise).exp()

@@ -100,8 +100,8 @@ def test_levels_solve_one_problem_on_a_normal_law():
     )
     x = torch.stack([cases.normal(N, 5), 3 * cases.normal(N, 5, seed=1)])
     state = kernel.place(x)
-    _, told = kernel._inner(kernel._levels(state.inner.x)).step(state.inner, generator=cases.generator(2))
-    cold, hot = told.accept_prob.view(2, N)
+    _, info = kernel._inner(kernel._levels(state.inner.x)).step(state.inner, generator=cases.generator(2))
+    cold, hot = info.accept_prob.view(2, N)
     assert abs(cases.z_score(cold - hot)) < 5
     assert float(cold.mean()) < 0.9
 
@@ -111,10 +111,10 @@ def test_what_is_told_is_of_the_coldest_level():
     kernel = ParallelTempering(cases.correlated().energy, factory, temperatures=(1.0, 2.0))
     state = kernel.init(cases.normal(6, 2))
     *rest, _ = kernel.draw(state.x, generator=cases.generator(1))
-    _, told = kernel.step(state, generator=cases.generator(1))
+    _, info = kernel.step(state, generator=cases.generator(1))
     plain = factory(cases.correlated().energy)
     _, truth = plain.move(plain.init(state.x), tuple(each[:6] for each in rest))
-    for a, b in zip(told, truth, strict=True):
+    for a, b in zip(info, truth, strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -163,12 +163,12 @@ def test_gradient_descent_is_langevin_without_noise():
     law = cases.uneven()
     settings = {"step_size": 0.3, "drift_clip": 0.25, "bounds": (-1.0, 2.0)}
     x = 3 * cases.normal(40, 2)
-    end, told = run(GradientDescent(law.energy, **settings), x, steps=6)
+    end, sums = run(GradientDescent(law.energy, **settings), x, steps=6)
     twin, info = run(
         Langevin(law.energy, temperature=0.0, walls="clamp", **settings), x, steps=6, generator=cases.generator()
     )
     assert torch.equal(end.x, twin.x)
-    assert all(torch.equal(a, b) for a, b in zip(told, info, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(sums, info, strict=True))
 
 
 def test_gradient_descent_on_a_parabola():

@@ -73,9 +73,9 @@ def conv(layer, h, **settings):
 
 
 def block_of(block, h, e, groups, dilation=1):
-    told = e @ block.told.weight.T + block.told.bias
+    result = e @ block.told.weight.T + block.told.bias
     channels = h.shape[1]
-    scale, shift = told[:, :channels, None, None], told[:, channels:, None, None]
+    scale, shift = result[:, :channels, None, None], result[:, channels:, None, None]
     change = conv(block.first, phi(normed(h, groups, block.normed.weight, block.normed.bias)), **around(dilation))
     return h + conv(block.last, phi(normed(change, groups) * (1 + scale) + shift), **around(dilation))
 
@@ -111,8 +111,8 @@ def attended(layer, h):
 def test_the_embedding_is_its_equation():
     layer = moved(Conditioning(6, 3).double())
     noise = torch.tensor([-1.5, 0.2, 700.0, 3.0], dtype=torch.float64)
-    told = layer(noise, torch.tensor([2, 0, -1, 1]))
-    assert torch.allclose(told, conditioned(layer, noise, [2, 0, 3, 1]), rtol=1e-9)
+    output = layer(noise, torch.tensor([2, 0, -1, 1]))
+    assert torch.allclose(output, conditioned(layer, noise, [2, 0, 3, 1]), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_a_fully_connected_network_is_its_equation():
     u, noise = given("mlp:images", 3)
     e = conditioned(net.conditioning, noise, [0, 1, 1])
     h = u.reshape(3, 16) @ net.first.weight.T + net.first.bias
-    told = e @ net.told[0].weight.T + net.told[0].bias
-    a = (h @ net.hidden[0].weight.T + net.hidden[0].bias) * (1 + told[:, :16]) + told[:, 16:]
+    result = e @ net.told[0].weight.T + net.told[0].bias
+    a = (h @ net.hidden[0].weight.T + net.hidden[0].bias) * (1 + result[:, :16]) + result[:, 16:]
     h = h + functional.elu(a) @ net.back[0].weight.T + net.back[0].bias
     out = (h @ net.last.weight.T + net.last.bias).reshape(3, 1, 4, 4)
     assert torch.allclose(net(u, noise, torch.tensor([0, -1, -1])), out, rtol=1e-9)
@@ -261,13 +261,15 @@ def test_it_keeps_the_shape_and_the_dtype(name, dtype):
 def test_no_label_is_a_class_of_its_own(name):
     net = made(name, classes=3)
     u, noise = given(name)
-    told = [net(u, noise, torch.full((4,), label, device=cases.DEVICE)) for label in (-1, 0, 1, 2)]
-    assert torch.equal(net(u, noise), told[0])
-    assert torch.equal(net(u, noise, None), told[0])
+    output = [net(u, noise, torch.full((4,), label, device=cases.DEVICE)) for label in (-1, 0, 1, 2)]
+    assert torch.equal(net(u, noise), output[0])
+    assert torch.equal(net(u, noise, None), output[0])
     mixed = net(u, noise, torch.tensor([1, -1, 2, 0], device=cases.DEVICE))
     for point, label in enumerate((2, 0, 3, 1)):
-        assert torch.allclose(mixed[point], told[label][point], rtol=1e-10)
-        others = [float((told[each][point] - mixed[point]).detach().abs().max()) for each in range(4) if each != label]
+        assert torch.allclose(mixed[point], output[label][point], rtol=1e-10)
+        others = [
+            float((output[each][point] - mixed[point]).detach().abs().max()) for each in range(4) if each != label
+        ]
         assert min(others) > 1e-3
     with pytest.raises(ValueError, match="made without classes"):
         made(name)(u, noise, torch.zeros(4, dtype=torch.int64, device=cases.DEVICE))
@@ -380,15 +382,15 @@ def test_an_image_is_halved_down_to_one_pixel():
 def test_layers_that_are_written_otherwise_for_compilers_do_the_same(made, monkeypatch):
     """Channels last, as on a GPU: the same numbers and gradients, and images that stay laid out as they were."""
     layer, x = moved(made().double()), cases.normal(3, 12, 5, 4).to(memory_format=torch.channels_last)
-    told = []
+    results = []
     for compiling in (False, True):
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
         u = x.clone().requires_grad_()
         y = layer(u)
         gradient, *others = torch.autograd.grad((y * x.sin()).sum(), [u, *layer.parameters()])
-        told.append([y, gradient, *others])
-    assert told[1][0].is_contiguous(memory_format=torch.channels_last)
-    for one, other in zip(*told, strict=True):
+        results.append([y, gradient, *others])
+    assert results[1][0].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(*results, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
 
 

@@ -203,9 +203,9 @@ def test_a_box_that_leaves_out_data_is_refused_with_one_that_does(section):
         Experiment(Recipe.named("digits-pcd", narrow)).check()
     Experiment(Recipe.named("digits-pcd", {f"{section}.kernel.bounds": "[-1.0, 1.0]"})).check()
     of_law = Recipe.named("8gaussians-pcd-langevin", narrow)
-    with pytest.raises(UserError, match="leave out data") as told:
+    with pytest.raises(UserError, match="leave out data") as raised:
         Experiment(of_law).check()
-    wide = str(told.value).split("set them to ")[1].removesuffix(" or wider")
+    wide = str(raised.value).split("set them to ")[1].removesuffix(" or wider")
     Experiment(of_law.overridden({f"{section}.kernel.bounds": wide})).check()
 
 

@@ -31,8 +31,8 @@ def test_it_reaches_the_acceptance_it_seeks(name, target):
         )  # fmt: skip
         assert type(adapted.kernel) is type(start)
         assert adapted.kernel.step_size == adapted.step_size
-        _, told = run(adapted.kernel, adapted.x, steps=60, generator=cases.generator(20 + seed))
-        found.append(told.accept_prob.mean() / 60)
+        _, sums = run(adapted.kernel, adapted.x, steps=60, generator=cases.generator(20 + seed))
+        found.append(sums.accept_prob.mean() / 60)
     truth = target or {"mala": 0.574, "hmc": 0.8}[name]
     # The standard error over independent warm-ups holds what each of them missed.
     assert abs(cases.z_score(torch.stack(found), truth)) < 5

@@ -115,9 +115,9 @@ def test_state_of_the_parts_is_restored():
     ],
 )
 def test_wrong_sums_are_one_line(settings, said):
-    with pytest.raises(UserError, match=said) as told:
+    with pytest.raises(UserError, match=said) as raised:
         build(OBJECTIVES, "weighted", settings)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 # --- masses by contrast, shapes by scores -----------------------------------------------------------------------------

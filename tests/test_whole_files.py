@@ -124,10 +124,10 @@ def test_json_has_no_nan():
 def test_what_is_no_json_is_said_in_one_line(tmp_path, content):
     path = tmp_path / "run.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.json: expected a table, it cannot be read") as told:
+    with pytest.raises(UserError, match=r"run\.json: expected a table, it cannot be read") as raised:
         read_json(path, "a table")
-    assert len(str(told.value)) < 500
-    assert "\n" not in str(told.value)
+    assert len(str(raised.value)) < 500
+    assert "\n" not in str(raised.value)
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path):
@@ -167,9 +167,9 @@ def header(**entries):
 def test_what_are_no_tensors_is_said_in_one_line(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"expected weights, it cannot be read") as told:
+    with pytest.raises(UserError, match=r"expected weights, it cannot be read") as raised:
         read_tensors(path, "weights")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_tensors_and_metadata_are_read(tmp_path):
