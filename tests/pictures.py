@@ -1,4 +1,4 @@
-"""What tests of pictures share: a landscape that is not symmetric, and the pixels of figures."""
+"""Helpers for tests of pictures: an asymmetric landscape, and the pixels of figures."""
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +23,7 @@ def drawn(figure):
 
 
 def darkest(axes, pixels, *, tolerance=12):
-    """Where in the axes, in data coordinates, the pixels of viridis' darkest colour have their centre."""
+    """Return the centre of the pixels of viridis' darkest colour, in data coordinates."""
     dark = np.argwhere(
         (abs(pixels.astype(int) - np.array(mpl.colormaps["viridis"](0, bytes=True)[:3])) < tolerance).all(2)
     )

@@ -284,7 +284,7 @@ def test_steps_are_told_level_by_level():
 @pytest.mark.parametrize(
     "wrong", [{"sigmas": [1.0, 2.0]}, {"sigmas": [1.0, 0.0]}, {"sigmas": []}, {"steps": 0}, {"detail": -1.0}]
 )
-def test_mistakes_are_told(wrong):
+def test_mistakes_are_refused(wrong):
     settings = {"sigmas": [2.0, 1.0], "kernel": MALA_, "steps": 1} | wrong
     with pytest.raises(UserError):
         list(descend(ring().energy, cases.normal(4, 2), **settings))

@@ -1,4 +1,4 @@
-"""Where chains begin, and that persistent chains do persist."""
+"""Starting points of chains, and the persistence of persistent ones."""
 
 import itertools
 import math
@@ -181,7 +181,7 @@ def test_chains_go_back_into_their_own_slots_and_others_are_untouched():
 
 
 def test_no_lineage_dies():
-    """What a chain carries survives 1,000 updates; a buffer that scatters its chains keeps 40 of 4,096."""
+    """A chain keeps its values over 1,000 updates; a buffer that scatters its chains keeps 40 of 4,096."""
     buffer, stream = filled(4096), cases.generator()
     for _ in range(1000):
         x, handle = buffer.draw(256, like=buffer.chains, generator=stream)
@@ -277,7 +277,7 @@ def test_a_used_buffer_loads_into_an_unused_one_and_back():
     assert other.second.chains.dtype == torch.float64
     for key, value in used.state_dict().items():
         assert torch.equal(value, other.second.state_dict()[key]), key
-    # An unused state empties a used buffer: it is filled anew at the next draw.
+    # An unused state empties a used buffer: the next draw refills it.
     used.load_state_dict(ReplayBuffer(32).state_dict())
     assert used.chains.numel() == 0
     assert torch.equal(used.lineage.cpu(), torch.arange(32))
@@ -295,7 +295,7 @@ def test_facts_tell_the_median_age_and_the_distinct_lineages():
     assert all(each.device == buffer.chains.device for each in buffer.facts().values())
 
 
-def test_histories_of_nested_buffers_are_told():
+def test_histories_of_nested_buffers_are_refused():
     nested = MixtureInit(NoiseInit(), MixtureInit(ReplayBuffer(3), DataInit()))
     assert int(nested.facts()["lineages"]) == 3
     assert MixtureInit(NoiseInit(), DataInit()).facts() == {}

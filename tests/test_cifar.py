@@ -247,7 +247,7 @@ def test_arrays_in_columns_are_not_turned(tmp_path):
 
 
 class Call:
-    """What a pickle makes by calling something."""
+    """An object that a pickle makes by a call."""
 
     def __init__(self, call, *arguments):
         self.call, self.arguments = call, arguments
@@ -282,11 +282,11 @@ def test_nothing_of_a_pickle_is_run(tmp_path, how):
     with pytest.raises(UserError) as caught:
         cifar10(root=str(tmp_path), split="test")
     assert not where.exists()
-    said = str(caught.value)
-    assert said.startswith(f"{tmp_path / 'test_batch'}: ")
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'test_batch'}: ")
+    assert "\n" not in message
     if how not in ("extension", "persistent"):
-        assert re.search(r"has no use for \S+, and it was not run: do not trust this file", said)
+        assert re.search(r"has no use for \S+, and it was not run: do not trust this file", message)
 
 
 def test_what_would_have_been_run_is_run_by_pickle_itself(tmp_path):

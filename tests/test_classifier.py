@@ -1,4 +1,4 @@
-"""A classifier of real digits: right about held-out ones, unmoved by noise, kept on disk and mended there."""
+"""The classifier of digits: accurate on held-out ones, unmoved by noise, cached and repaired on disk."""
 
 import logging
 
@@ -106,7 +106,7 @@ def test_other_data_and_seeds_have_files_of_their_own(cache):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pickle", "another net's"])
-def test_a_damaged_file_is_replaced_and_said(cache, caplog, damage):
+def test_a_damaged_file_is_replaced_and_logged(cache, caplog, damage):
     trained = classifier_for(digits()).state_dict()
     path = cached_at(digits())
     whole = path.read_bytes()
@@ -118,10 +118,10 @@ def test_a_damaged_file_is_replaced_and_said(cache, caplog, damage):
         path.write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.WARNING):
         again = classifier_for(digits())
-    (said,) = caplog.messages
-    assert "damaged" in said
-    assert str(path) in said
-    assert "\n" not in said
+    (message,) = caplog.messages
+    assert "damaged" in message
+    assert str(path) in message
+    assert "\n" not in message
     assert path.read_bytes() == whole
     assert all(torch.equal(trained[name], value) for name, value in again.state_dict().items())
 

@@ -55,13 +55,13 @@ def array(path: str) -> np.ndarray:
         return file["x"]
 
 
-def refused(answer: tuple[int, str, str], *said: str) -> None:
+def refused(answer: tuple[int, str, str], *words: str) -> None:
     """One line on stderr that says what is wrong, a non-zero exit, no traceback."""
     status, _, err = answer
     lines = [line for line in err.splitlines() if line]
     assert status == 2, err
     assert len(lines) == 1, err
-    for each in said:
+    for each in words:
         assert each in lines[0]
 
 

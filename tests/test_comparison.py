@@ -241,7 +241,7 @@ def test_distributions_take_settings_and_users_bring_points(tmp_path, capsys):
 
 
 def test_mistakes(tmp_path, capsys):
-    for words, said in [
+    for words, message in [
         (("digits",), "no law in the plane"),
         (("moon",), "did you mean 'moons'"),
         (("moons", "--objectives", "dms"), "did you mean 'dsm'"),
@@ -256,7 +256,7 @@ def test_mistakes(tmp_path, capsys):
             main(["compare", *words, "--out", str(tmp_path)])
         assert exit_.value.code == 2, words
         error = capsys.readouterr().err
-        assert said in error
+        assert message in error
         assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
     assert Recipe.named("8gaussians-dsm")

@@ -1,4 +1,4 @@
-"""What is mended in compiled graphs: the numbers stay, the waste goes."""
+"""Rewrites of compiled graphs: the numbers stay, the waste goes."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def slope(x, first, second, seed):
     return e, back @ first, torch.addmm(x, back, first)
 
 
-def mended(*arguments):
+def rewritten(*arguments):
     graph = make_fx(slope, tracing_mode="fake")(*arguments)
     before = graph(*arguments)
     CpuFusionPass()(graph.graph)
@@ -36,7 +36,7 @@ def mended(*arguments):
 def test_mended_graphs_compute_the_same():
     shapes = (6, 9), (12, 9), (3, 12), (6, 3)
     x, first, second, seed = (cases.normal(*shape, seed=i) for i, shape in enumerate(shapes))
-    graph, before = mended(x, first, second, seed)
+    graph, before = rewritten(x, first, second, seed)
     for left, right in zip(before, graph(x, first, second, seed), strict=True):
         assert torch.allclose(left, right, atol=1e-12)
     asked = [node.target for node in graph.graph.nodes]
@@ -57,7 +57,7 @@ def test_mended_graphs_compute_the_same():
 def test_products_by_narrow_matrices_are_sums(width, outputs, products, laid_out):
     shapes = (6, 2), (width, 2), (outputs, width), (6, outputs)
     arguments = [cases.normal(*shape, seed=i) for i, shape in enumerate(shapes)]
-    graph, before = mended(*arguments)
+    graph, before = rewritten(*arguments)
     for left, right in zip(before, graph(*arguments), strict=True):
         assert torch.allclose(left, right, atol=1e-12)
     asked = [node.target for node in graph.graph.nodes]
@@ -70,9 +70,9 @@ def test_products_by_narrow_matrices_are_sums(width, outputs, products, laid_out
 
 
 def test_whoever_needs_a_narrow_product_has_a_sum_of_its_own():
-    """To store a sum, and to fetch it again, takes longer than to add two numbers up anew."""
+    """Storing a sum and fetching it again takes longer than adding two numbers again."""
     shapes = (6, 2), (20, 2), (9, 20), (6, 9)
-    graph, _ = mended(*(cases.normal(*shape, seed=i) for i, shape in enumerate(shapes)))
+    graph, _ = rewritten(*(cases.normal(*shape, seed=i) for i, shape in enumerate(shapes)))
     narrow = [node for node in graph.graph.nodes if node.target is aten.select.int and node.meta["val"].shape == (20,)]
     terms = [user for row in narrow for user in row.users if user.meta["val"].shape == (6, 20)]
     sums = [node for node in graph.graph.nodes if node.target is aten.add.Tensor and set(node.args) <= set(terms)]

@@ -1,4 +1,4 @@
-"""What the compiler gets wrong: that it is put right, where it should be and nowhere else."""
+"""Corrections of the compiler: each applies where it should and nowhere else."""
 
 import copy
 import warnings

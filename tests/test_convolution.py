@@ -53,7 +53,7 @@ def gradient(convolve):
     return both
 
 
-def mended(function, *arguments):
+def rewritten(function, *arguments):
     graph = make_fx(function, tracing_mode="fake")(*arguments)
     CpuFusionPass()(graph.graph)
     graph.graph.lint()
@@ -93,52 +93,52 @@ def images(*shape, seed=0, dtype=torch.float32):
 def test_convolutions_are_products_where_that_is_faster(channels, pixels, kernel, settings, left):
     x = images(2, channels, pixels, pixels)
     weight = images(6, channels // settings.get("groups", 1), kernel, kernel, seed=1)
-    _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, **settings)), x, weight)
+    _, counts = rewritten(gradient(lambda x, w: torch.conv2d(x, w, None, **settings)), x, weight)
     assert counts == left
 
 
 def test_the_rows_of_a_product_are_as_long_as_can_be():
     """Of few channels the pixels of all images come last, of few pixels the channels."""
     one = gradient(lambda x, w: torch.conv2d(x, w, None, 1, 1))
-    graph, _ = mended(one, images(2, 1, 7, 7), images(6, 1, 3, 3, seed=1))
+    graph, _ = rewritten(one, images(2, 1, 7, 7), images(6, 1, 3, 3, seed=1))
     assert products(graph) == [(9, 2 * 7 * 7)]
     few = gradient(lambda x, w: torch.conv2d(x, w, None, 2, 1))
-    graph, _ = mended(few, images(2, 9, 6, 6), images(6, 9, 4, 4, seed=1))
+    graph, _ = rewritten(few, images(2, 9, 6, 6), images(6, 9, 4, 4, seed=1))
     assert products(graph) == [(2 * 3 * 3, 6), (2 * 3 * 3, 16 * 9)]
 
 
 def test_a_bias_is_added_to_a_product():
     tensors = images(2, 9, 4, 4), images(6, 9, 2, 2, seed=1), images(6, seed=2)
-    _, counts = mended(lambda x, w, b: (torch.conv2d(x, w, b, 2),), *tensors)
+    _, counts = rewritten(lambda x, w, b: (torch.conv2d(x, w, b, 2),), *tensors)
     assert counts == (0, 0)
 
 
 def test_others_stay_convolutions():
     x, weight = images(2, 8, 4, 4), images(8, 8, 2, 2, seed=1)
-    _, counts = mended(gradient(lambda x, w: torch.conv_transpose2d(x, w, None, 2)), x, weight)
+    _, counts = rewritten(gradient(lambda x, w: torch.conv_transpose2d(x, w, None, 2)), x, weight)
     assert counts == (1, 1)
-    _, counts = mended(gradient(torch.conv1d), images(2, 8, 4), images(8, 8, 1, seed=1))
+    _, counts = rewritten(gradient(torch.conv1d), images(2, 8, 4), images(8, 8, 1, seed=1))
     assert counts == (1, 1)
     across = images(8, 8, 2, 3, seed=1)  # a kernel one and a half strides wide
-    _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), x, across)
+    _, counts = rewritten(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), x, across)
     assert counts == (1, 1)
     # Where the weights' gradient is wanted besides, and in double precision.
     both = torch.func.grad(lambda x, w: torch.conv2d(x, w, None, 1, 1).square().sum(), argnums=(0, 1))
-    graph, counts = mended(both, images(2, 8, 6, 6), weight)
+    graph, counts = rewritten(both, images(2, 8, 6, 6), weight)
     assert counts == (1, 1)
     assert products(graph) == []
     double = images(2, 8, 4, 4, dtype=torch.float64), images(8, 8, 2, 2, seed=1, dtype=torch.float64)
-    _, counts = mended(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), *double)
+    _, counts = rewritten(gradient(lambda x, w: torch.conv2d(x, w, None, 2)), *double)
     assert counts == (1, 1)
 
 
 def test_what_is_convolved_has_its_channels_last_and_is_laid_out_once():
-    """PyTorch would do it in every convolution anew, there and back."""
+    """PyTorch would convert in every convolution, there and back."""
 
     def twice(x, w):
         return torch.conv2d(torch.conv2d(x, w, None, 1, 1), w, None, 1, 1)
 
-    graph, counts = mended(gradient(twice), images(2, 9, 6, 6), images(9, 9, 3, 3, seed=1))
+    graph, counts = rewritten(gradient(twice), images(2, 9, 6, 6), images(9, 9, 3, 3, seed=1))
     assert counts == (2, 2)
     laid = [node for node in graph.nodes if "force_stride_order" in str(node.target)]
     assert len(laid) == 5  # the weights, what is convolved twice, the gradient of either
@@ -155,7 +155,7 @@ def test_one_channel_is_last_wherever_it_is_and_says_so():
     def twice(x, w, v):
         return torch.conv2d(x, w, None, 1, 1), torch.conv2d(x, v, None, 1, 1)
 
-    graph, counts = mended(twice, images(2, 1, 6, 5), images(9, 1, 3, 3, seed=1), images(9, 1, 3, 3, seed=2))
+    graph, counts = rewritten(twice, images(2, 1, 6, 5), images(9, 1, 3, 3, seed=1), images(9, 1, 3, 3, seed=2))
     assert counts == (2, 0)
     x, w, y, v = (each for node in graph.nodes if node.target is aten.convolution.default for each in node.args[:2])
     assert x is y
@@ -173,7 +173,7 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_of_a_part_of_something_the_compiler_is_told_no_strides(part):
     x, w = images(3, 1, 6, 5), images(9, 3, 3, 3, seed=1)
-    graph, counts = mended(lambda x, w: (torch.conv2d(*PARTS[part](x, w), None, 1, 1),), x, w)
+    graph, counts = rewritten(lambda x, w: (torch.conv2d(*PARTS[part](x, w), None, 1, 1),), x, w)
     assert counts == (1, 0)
     assert len([node for node in graph.nodes if node.target is aten.as_strided.default]) == 1
 

@@ -475,7 +475,7 @@ def test_classes_are_withheld_as_often_as_asked():
 
 
 @pytest.mark.parametrize("kind", [Denoising, UncertaintyWeightedDenoising])
-def test_without_a_dropout_no_class_is_told(kind):
+def test_without_a_dropout_no_class_is_refused(kind):
     model, label = Shrinking(), torch.zeros(4, dtype=torch.int64, device=cases.DEVICE)
     plain, knowing = kind(levels=SPAN, weight=NoiseWeight()), kind(levels=SPAN, weight=NoiseWeight(), label_dropout=0.0)
     plain(model, cases.normal(4, 2), label, generator=cases.generator())

@@ -1,4 +1,4 @@
-"""What a denoiser is worth, against denoisers and judges whose answers are known."""
+"""Metrics of denoisers, against denoisers and judges with known answers."""
 
 import pytest
 import torch

@@ -86,7 +86,7 @@ def test_overlap_at_equality_is_short_by_what_it_says():
     overlaps = [overlap(normal(n, seed=seed), normal(n, seed=1000 + seed), bins=bins) for seed in range(200)]
     # Each of B terms is half the absolute value of a normal number of variance 2 / B n.
     short, spread = math.sqrt(bins / (math.pi * n)), np.std(overlaps) / math.sqrt(200)
-    # The shares add up to one, so that there are B - 1 free terms: that is within a twelfth of what is said.
+    # The shares add up to one, so that there are B - 1 free terms: that is within a twelfth of the stated error.
     assert 1 - np.mean(overlaps) == pytest.approx(short * math.sqrt(1 - 1 / bins), abs=5 * spread)
 
 

@@ -1,4 +1,4 @@
-"""What the documents show is true: their code runs, their commands exist, their links lead somewhere."""
+"""Truth of the documents: their code runs, their commands exist, their links resolve."""
 
 import re
 import shlex

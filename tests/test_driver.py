@@ -157,8 +157,10 @@ def test_what_cannot_be_compiled_goes_on_uncompiled_and_says_so_once():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fast = run(kernel, x, steps=40, compile=True, generator=cases.generator(1))[0].x
-    said = [str(each.message).startswith("the steps could not be compiled and go on uncompiled: ") for each in caught]
-    assert said.count(True) == 1
+    messages = [
+        str(each.message).startswith("the steps could not be compiled and go on uncompiled: ") for each in caught
+    ]
+    assert messages.count(True) == 1
     assert torch.equal(fast, run(kernel, x, steps=40, generator=cases.generator(1))[0].x)
 
 

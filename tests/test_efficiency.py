@@ -1,4 +1,4 @@
-"""What training costs: operations against those of its networks, counted by hand."""
+"""Cost of training: operations against those of its networks, counted by hand."""
 
 from types import SimpleNamespace
 

@@ -107,7 +107,7 @@ def test_divergence_of_two_gaussians(mean, std):
     assert result.edge_mass < 1e-6
 
 
-def test_mass_far_outside_the_laws_box_is_found_or_told():
+def test_mass_far_outside_the_laws_box_is_found_or_reported():
     law = Normal((0.0, 0.0), 0.3)  # box: 2.1 to each side
     near = GaussianMixture(torch.tensor([[0.0, 0.0], [4.0, 0.0]], dtype=torch.float64), std=0.3)
     # Beyond an empty rim lies half of the model.

@@ -98,7 +98,7 @@ def test_little_noise_leaves_the_nearest_point_and_much_the_mean(dtype):
     torch.testing.assert_close(far, points.mean(0).expand_as(far), rtol=0, atol=1e-3)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_refused():
     plane = torch.zeros(2)
     for wrong in (torch.eye(3), torch.diag(torch.tensor([1.0, -1.0])), torch.tensor([[1.0, 1.0], [0.0, 1.0]])):
         with pytest.raises(ValueError, match="covariance"):

@@ -44,7 +44,7 @@ def test_the_first_landscape_is_learned(tmp_path, capsys):
         assert picture.width > 500
 
 
-def test_methods_differ_as_said(tmp_path, capsys):
+def test_methods_differ_as_documented(tmp_path, capsys):
     out = tmp_path / "picture.png"
     shares = example("how_methods_differ").main(samples=60_000, out=out)
     right = {name: (1 - share) / 0.1 for name, share in shares.items()}
@@ -67,7 +67,7 @@ def test_compositions_are_sampled_and_a_sum_of_scores_is_not(tmp_path, capsys):
         assert picture.height > 500
 
 
-def test_samplers_fail_as_said(tmp_path, capsys):
+def test_samplers_fail_as_documented(tmp_path, capsys):
     out = tmp_path / "picture.png"
     results = example("how_samplers_fail").main(steps=600, out=out)
     truth = 2.834  # the entropy, which is the mean energy of exact draws
@@ -81,13 +81,13 @@ def test_samplers_fail_as_said(tmp_path, capsys):
         assert picture.height > 500
 
 
-def test_the_journey_through_failures_is_told(tmp_path, capsys):
+def test_the_journey_through_failures_is_refused(tmp_path, capsys):
     out = tmp_path / "picture.png"
     named = example("failure_journey").main(samples=10_000, steps=60, out=out)
     assert named == {"noise": "hot_chains", "black and white": "long_step", "noise again": "one_noise_level"}
-    said = capsys.readouterr().out
-    assert "T = 50" in said
-    assert "--objective.name denoising" in said
+    printed = capsys.readouterr().out
+    assert "T = 50" in printed
+    assert "--objective.name denoising" in printed
     with Image.open(out) as picture:
         assert picture.height > 500
 

@@ -1,4 +1,4 @@
-"""Models that go out and come in again are the same functions, and what is no such model is said in one line."""
+"""Exported models are the same functions after import, and other files are refused in one line."""
 
 import json
 import math
@@ -136,7 +136,7 @@ LAST = "network.last.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (shutil.rmtree, r"there is no such file; expected the config\.json"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
@@ -161,8 +161,8 @@ LAST = "network.last.weight"
         (reconfigured(model={"name": ["denoiser"]}), "do not fit together|no model named"),
     ],
 )
-def test_what_is_no_saved_model_is_said_in_one_line(tmp_path, change, said):
-    with pytest.raises(UserError, match=said) as raised:
+def test_what_is_no_saved_model_is_refused_in_one_line(tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as raised:
         from_pretrained(broken(tmp_path / "model", change))
     assert "\n" not in str(raised.value)
 
@@ -291,15 +291,15 @@ def test_networks_of_theirs_that_are_no_denoisers(diffusers):
 
 
 @pytest.mark.parametrize(
-    ("denoiser", "said"),
+    ("denoiser", "message"),
     [
         (lambda d: NetworkDenoiser(DenoisingMLP(2), Epsilon()), "the denoiser's is a DenoisingMLP"),
         (lambda d: NetworkDenoiser(DiffusersUNet(theirs(d)), EDM()), "the preconditioning is epsilon or a Chain.*EDM"),
         (lambda d: NetworkDenoiser(DiffusersUNet(theirs(d)), Chain(EDM(), (0.1, 1.0))), "of one of those"),
     ],
 )
-def test_denoisers_that_diffusers_does_not_know(tmp_path, diffusers, denoiser, said):
-    with pytest.raises(UserError, match=said):
+def test_denoisers_that_diffusers_does_not_know(tmp_path, diffusers, denoiser, message):
+    with pytest.raises(UserError, match=message):
         to_diffusers(denoiser(diffusers), tmp_path / "pipeline")
     assert list(tmp_path.iterdir()) == []
 
@@ -322,7 +322,7 @@ def without_one(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda f: (f / "model_index.json").unlink(), "model_index.json: there is no such file"),
         (resettled("model_index.json", unet=["diffusers", "UNet2DConditionModel"]), "names UNet2DConditionModel with"),
@@ -340,15 +340,15 @@ def without_one(folder):
         (without_one, "1 weights do not fit the network, such as conv_in.bias"),
     ],
 )
-def test_what_is_no_folder_of_theirs_is_said_in_one_line(tmp_path, diffusers, change, said):
+def test_what_is_no_folder_of_theirs_is_refused_in_one_line(tmp_path, diffusers, change, message):
     saved(diffusers, tmp_path)
     change(tmp_path)
-    with pytest.raises(UserError, match=said) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         from_diffusers(tmp_path)
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_not_installed_is_said_with_what_installs_it(tmp_path, monkeypatch):
+def test_what_is_not_installed_is_named_with_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"needs diffusers.*pip install 'energyscape\[diffusers\]'"):

@@ -104,7 +104,7 @@ def test_mistakes(tmp_path, capsys):
     assert energyscape("train", "8gaussians-edm", "--train.frames", "3", "--out", tmp_path / "no-energy") == 2
     assert energyscape("train", "8gaussians-nce", "--train.frames", "-1", "--out", tmp_path / "other") == 2
     lines = capsys.readouterr().err.splitlines()
-    for line, said in zip(
+    for line, message in zip(
         lines,
         [
             "ending in .gif or .mp4",
@@ -115,4 +115,4 @@ def test_mistakes(tmp_path, capsys):
         ],
         strict=True,
     ):
-        assert said in line
+        assert message in line

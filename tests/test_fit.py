@@ -288,8 +288,8 @@ def denoised(compile, *, steps=12):
 
 
 def test_a_compiled_model_learns_what_a_plain_one_does():
-    (plain, result), (compiled, same_told) = denoised(False), denoised(True)
-    assert same_told == pytest.approx(result, rel=1e-5)
+    (plain, result), (compiled, same_result) = denoised(False), denoised(True)
+    assert same_result == pytest.approx(result, rel=1e-5)
     for (name, one), (same_name, other) in zip(plain.state_dict().items(), compiled.state_dict().items(), strict=True):
         assert name == same_name
         assert torch.allclose(one, other, atol=1e-5)
@@ -627,7 +627,7 @@ def test_dropout_gives_the_same_bits_after_a_restart_and_leaves_torchs_generator
     assert torch.equal(torch.get_rng_state(), torch_state)
     broken = begun()
     first = [next(broken).loss for _ in range(3)]
-    torch.rand(7)  # whatever else somebody draws
+    torch.rand(7)  # other draws do not matter
     resumed = begun()
     resumed.restore(broken.snapshot())
     assert first + [report.loss for report in resumed] == result

@@ -229,7 +229,7 @@ def test_gradients_are_taken_where_they_are_off():
         assert torch.allclose(inside, outside, rtol=1e-12)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_refused():
     denoise = MixtureDenoiser(mixture())
     for wrong in ({"sigma_min": 0.0}, {"sigma_max": 0.01}, {"steps": 0}, {"data_std": -1.0}):
         with pytest.raises(UserError):

@@ -25,7 +25,7 @@ from energyscape.errors import UserError
 MEGABYTE = 1 << 20
 
 
-def one_line(call, *said):
+def one_line(call, *messages):
     """Checks that a call fails with one line; returns the megabytes that Python and NumPy allocated at their peak."""
     tracemalloc.start()
     try:
@@ -36,7 +36,7 @@ def one_line(call, *said):
         tracemalloc.stop()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
-    for each in said:
+    for each in messages:
         assert each in str(caught.value)
     return peak
 
@@ -162,7 +162,7 @@ def test_sixteen_bits_that_hold_twelve_are_refused_and_not_nearly_black(tmp_path
     one_line(lambda: open_picture(tmp_path / "x.tif", 1), "go from 0 to 4.095e+06")
 
 
-def test_a_folder_that_is_nearly_black_is_said(tmp_path):
+def test_a_folder_that_is_nearly_black_is_refused(tmp_path):
     PIL.Image.fromarray(np.full((4, 4), 16, np.uint8)).save(tmp_path / "x.png")
     with pytest.warns(UserWarning, match="no pixel of 1 images is brighter than 16, and white is 255"):
         image_folder(root=str(tmp_path), size=4)
@@ -279,8 +279,8 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path, kind):
         try:
             read(path)
         except UserError as error:
-            said.append(str(error))
+            messages.append(str(error))
 
-    said: list[str] = []
+    messages: list[str] = []
     check()
-    assert not any("\n" in each for each in said)
+    assert not any("\n" in each for each in messages)

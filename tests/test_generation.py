@@ -1,4 +1,4 @@
-"""What is done with a trained energy, against an energy whose answers are known."""
+"""Generation from a trained energy, against an energy with known answers."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_the_path_goes_from_noise_to_the_sample():
     assert generated.path[0].abs().max() > 1
 
 
-def test_chains_start_where_they_are_told():
+def test_chains_start_where_they_are_refused():
     experiment = gaussian()
     start = experiment.objective.start
     assert isinstance(start, ReplayBuffer)
@@ -120,7 +120,7 @@ def test_chains_in_bfloat16_are_nearly_those_in_float32_and_only_the_chains_are(
     right = next(batches).x
     assert all(seen)
     assert len(seen) == 6
-    assert not torch.is_autocast_enabled("cpu")  # whoever takes the batch computes as before
+    assert not torch.is_autocast_enabled("cpu")  # the consumer of the batch computes as before
     assert right.dtype == torch.float32
     assert not torch.equal(left, right)
     assert torch.allclose(left, right, atol=0.1)

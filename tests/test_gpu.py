@@ -1,4 +1,4 @@
-"""What only a GPU shows: recorded and compiled chains, training there, and how often the processor waits."""
+"""Tests that need a GPU: CUDA graphs, compiled chains, training, and host syncs."""
 
 import functools
 import json

@@ -103,7 +103,7 @@ def test_the_flow_is_even_in_its_time():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         ("karras", {"sigma_min": 80.0, "sigma_max": 0.1}, "sigma_min < sigma_max"),
         ("karras", {"rho": 0}, "rho is from 0.1 to 100"),
@@ -115,8 +115,8 @@ def test_the_flow_is_even_in_its_time():
         ("flow", {"sigma_max": 0}, "positive"),
     ],
 )
-def test_mistakes_are_told(name, settings, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_refused(name, settings, message):
+    with pytest.raises(UserError, match=message):
         build(GRIDS, name, settings)
 
 

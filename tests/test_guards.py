@@ -81,7 +81,7 @@ def test_chains_that_stand_still_are_told_by_their_mean_acceptance():
     judgement = guard.look(still)
     assert (judgement.verdict, guard.calm) == (Verdict.ROLLBACK, True)
     assert "5.00% of 4 steps" in judgement.reason
-    # Then it counts anew; one moving step among four lifts the mean of three still ones to 0.1125.
+    # Then counting restarts; one moving step among four lifts the mean of three still ones to 0.1125.
     assert verdicts(guard, [moving, still, still, still]) == ["GO"] * 4
     assert guard.look(still).verdict == Verdict.ROLLBACK
     # Objectives without chains, and numbers that are none, are not its business.
@@ -164,7 +164,7 @@ def test_a_step_that_was_shortened_is_mended_until_it_is_sound():
     )  # (1.8 / 2.5)²
     # Once it was sound it may be as long as any other.
     assert verdicts(guard, [moving(2.1, step=0.15)] * 20 + [moving(1.8, step=0.15)] * 20) == ["GO"] * 40
-    # So it may where nobody shortened it.
+    # A step that was never shortened may do so.
     assert verdicts(StepSize(window=12), [moving(1.8)] * 20) == ["GO"] * 20
     assert verdicts(StepSize(window=12), [moving(1.8, step=18.0, rate=0.3)] * 20) == ["GO"] * 20
 

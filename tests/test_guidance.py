@@ -134,7 +134,7 @@ def test_classes_are_known_until_one_is_closed_over():
 
 
 @pytest.mark.parametrize("settings", [{"weight": math.nan}, {"weight": 1.0, "interval": (2.0, 1.0)}])
-def test_mistakes_are_told(settings):
+def test_mistakes_are_refused(settings):
     with pytest.raises(ValueError, match="weight is a number"):
         Guided(classes(), **settings)
     with pytest.raises(ValueError, match="weight is a number"):

@@ -316,7 +316,7 @@ def serve(monkeypatch):
         thread.join()
 
 
-DEAD = "http://127.0.0.1:9/"  # the discard port: nobody listens
+DEAD = "http://127.0.0.1:9/"  # the discard port: no server listens
 CONTENT = b"some bytes " * 1000
 SUM = sum_of(CONTENT)
 

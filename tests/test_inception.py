@@ -96,8 +96,8 @@ class Harmful:
 
 
 def test_files_that_are_not_those_weights(weights, tmp_path):
-    def refused(name, said):
-        with pytest.raises(UserError, match=said) as error:
+    def refused(name, message):
+        with pytest.raises(UserError, match=message) as error:
             read_inception(tmp_path / name)
         assert "\n" not in str(error.value)
 

@@ -120,7 +120,7 @@ def test_resampling_leads_to_the_conditional_law():
     assert errors[0] > 0.1
     assert errors[-1] < 0.02
     assert spread < 0.04
-    # A first-order step's variance is short, and no resampling mends that.
+    # A first-order step's variance is short, and no resampling corrects that.
     assert float((expected(made(DDPM), 80, 1)[1].diagonal() / covariance.diagonal()).max()) < 0.8
 
 
@@ -160,7 +160,7 @@ def test_each_point_has_its_own_missing_parts_and_images_are_points():
     assert (last.x - law.law.means).abs().max() < 0.1
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_refused():
     y, solver = cases.normal(2, D), made(Heun, steps=5)
     for wrong in ({"resamplings": 0}, {"jump": 0}, {"jump": 5}):
         with pytest.raises(UserError, match="resamplings is at least 1"):

@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[1]
 
 NOT_YET_REWRITTEN = (
     "src/energyscape/cli",
-    "tests",
     "src/energyscape/doctor/from_run.py",
     "src/energyscape/inference",
     "src/energyscape/laboratory",

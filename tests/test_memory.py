@@ -40,7 +40,7 @@ print(asked, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def pages(**environment):
-    """Returns whether memory is kept, and how many pages a loop takes anew."""
+    """Return whether memory is kept, and the number of pages that a loop takes again."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     process = subprocess.run(
         [sys.executable, "-c", LOOP], env={**ours, **environment}, check=True, capture_output=True, text=True
@@ -55,7 +55,7 @@ def test_loops_take_no_new_pages(environment):
     assert kept
     assert taken < 1_000
     kept, taken = pages(**environment)
-    assert not kept  # somebody has said how memory is to be kept
+    assert not kept  # the environment sets how memory is kept
     assert taken > 100_000  # 5 times 16 times 2,048 pages
 
 

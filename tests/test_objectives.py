@@ -310,7 +310,7 @@ def test_chains_of_training_are_compiled_once_for_each_model_and_treatment(monke
 
 @pytest.mark.slow
 def test_compiled_chains_follow_the_weights_as_they_become():
-    """Three updates by one graph; frozen into it, the first weights would be followed for ever."""
+    """Three updates by one graph; frozen into it, the first weights would be used in all of them."""
     learned = []
     for each in (False, True):
         objective = ContrastiveDivergence(DataInit(), functools.partial(Langevin, step_size=0.3), steps=3, compile=each)

@@ -70,7 +70,7 @@ def test_rows_and_their_names():
 
 
 def test_chains_run_from_left_to_right():
-    # Brightness tells the step, and the second chain is all white.
+    # Brightness encodes the step, and the second chain is all white.
     chain = np.stack([np.full((2, 1, 2, 2), level) for level in (-1.0, 0.0, 1.0)])
     chain[:, 1] = 1
     (axes,) = plotting.evolution(chain, [0, 10, 1000]).axes

@@ -36,7 +36,7 @@ def points(shape=(3, 2)):
     return cases.normal(7, *shape) * 2, sigma, sigma.reshape(-1, *[1] * len(shape))
 
 
-def said(name, y, s, sigma):
+def target(name, y, s, sigma):
     """Returns the posterior mean by the paper's own formula, in its coordinates."""
     alpha, beta = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
     quarter = sigma.log() / 4
@@ -59,7 +59,7 @@ def said(name, y, s, sigma):
 def test_a_denoiser_is_what_its_paper_says(name):
     y, sigma, s = points()
     model = NetworkDenoiser(network, ROWS[name])
-    assert torch.allclose(model(y, sigma), said(name, y, s, sigma), rtol=1e-10, atol=1e-10)
+    assert torch.allclose(model(y, sigma), target(name, y, s, sigma), rtol=1e-10, atol=1e-10)
 
 
 def test_edm_sees_and_says_things_of_variance_one():

@@ -58,7 +58,7 @@ def test_the_same_name_keeps_the_settings():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"data.name": "8gausians"}, "did you mean '8gaussians'"),
         ({"objective.stpes": "3"}, "did you mean 'steps'"),
@@ -75,10 +75,10 @@ def test_the_same_name_keeps_the_settings():
         ({"objective.name": "dsm"}, "needs a value for 'sigma'"),
     ],
 )
-def test_a_mistake_is_one_clear_line(overrides, said):
+def test_a_mistake_is_one_clear_line(overrides, message):
     with pytest.raises(UserError) as caught:
         Experiment(Recipe.named("8gaussians-pcd", overrides))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""How images are counted that a classifier recognises."""
+"""Counts of images that a classifier recognises."""
 
 import pytest
 import torch

@@ -181,7 +181,7 @@ def test_wrong_settings_are_told_in_one_line(settings, message):
         ({"first": "round", "second": {"name": 3}}, "second is a shape"),
     ],
 )
-def test_wrong_nested_components_are_told(settings, message):
+def test_wrong_nested_components_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         build(SHAPES, "pair", settings)
 

@@ -16,7 +16,7 @@ VOID = {"meta", "link", "img", "br", "hr"}
 
 
 class Reader(HTMLParser):
-    """What a browser would see: elements, attributes, text by element; tags must match."""
+    """A page as a browser parses it: elements, attributes, text by element; tags must match."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)

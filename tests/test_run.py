@@ -189,7 +189,7 @@ def test_a_checkpoint_that_was_given_up_is_removed_once_there_is_a_newer_one(tmp
     for more in (30, 24):  # steps, from 2,688 samples to 4,608, and from 3,648 to 5,184
         files = trained(tmp_path, stop_after=more).checkpoints()
         found.append([int(each.stem) for each in files])
-        assert files[1].read_bytes() == before  # what is gone back to is not written anew
+        assert files[1].read_bytes() == before  # a snapshot after a rollback is not rewritten
     assert found == [[1_664, 2_688, 3_648], [1_664, 2_688, 5_184]]
 
 
@@ -239,7 +239,7 @@ def test_the_energy_of_a_run_stands_still(tmp_path):
     assert torch.equal(energy(x), energy(x))
 
 
-def test_other_conditions_are_told(tmp_path):
+def test_other_conditions_are_refused(tmp_path):
     run = trained(tmp_path, stop_after=20)
     _, experiment = opened(tmp_path)
     assert run.changed_conditions(experiment) == []
@@ -321,7 +321,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog, sixty, und
         assert contents(trained(run.path)) == undisturbed
 
 
-def test_no_whole_checkpoint_is_said_with_what_to_do(tmp_path, sixty):
+def test_without_a_whole_checkpoint_the_message_names_the_remedy(tmp_path, sixty):
     run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
     for each in run.checkpoints():
         not_finite(each)
@@ -371,7 +371,7 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_used(tmp_path, 
     ],
     ids=str,
 )
-def test_a_checkpoint_that_lacks_something_is_said_in_one_line(tmp_path, sixty, place, value):
+def test_a_checkpoint_that_lacks_something_is_refused_in_one_line(tmp_path, sixty, place, value):
     run = Run(Path(shutil.copytree(sixty, tmp_path / "run")))
     newest = run.checkpoints()[-1]
     tree = Snapshot.load(newest).tree

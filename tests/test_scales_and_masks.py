@@ -61,9 +61,9 @@ OTHER = {
 
 
 @pytest.mark.parametrize("other", OTHER)
-def test_images_that_may_be_on_another_scale_are_said_to_be(tmp_path, other):
-    x, said = OTHER[other]
-    with pytest.warns(UserWarning, match=rf"expected images on \[-1, 1\]; its values {said}"):
+def test_images_that_may_be_on_another_scale_cause_a_warning(tmp_path, other):
+    x, text = OTHER[other]
+    with pytest.warns(UserWarning, match=rf"expected images on \[-1, 1\]; its values {text}"):
         read_points(saved(tmp_path / "x.npy", x), SHAPE, extent=EXTENT)
 
 
@@ -184,11 +184,11 @@ def test_classes_have_names_and_numbers(cli):
     assert status == 0
     assert "run: classes 0 '2', 1 '9', 2 '10'" in out
     shutil.rmtree("images")  # the names are in the run
-    for label, said in (("10", "class '10' (number 2)"), ("2", "class '2' (number 0)"), ("1", "class '9' (number 1)")):
+    for label, text in (("10", "class '10' (number 2)"), ("2", "class '2' (number 0)"), ("1", "class '9' (number 1)")):
         status, out, err = cli("sample", "run", "--n", "2", "--label", label, "--out", "x.npy")
         assert status == 0
         assert (f"--label {label} is the name of a class here, not its number" in err) == (label != "1")
-        assert f"2 samples of {said} from noise" in out
+        assert f"2 samples of {text} from noise" in out
     for label in ("3", "-1", "-2", "cat"):
         status, _, err = cli("sample", "run", "--n", "2", "--label", label, "--out", "x.npy")
         assert status == 2

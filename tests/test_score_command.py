@@ -39,12 +39,12 @@ def table(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def refused(answer: tuple[int, str, str], *said: str) -> None:
+def refused(answer: tuple[int, str, str], *words: str) -> None:
     status, _, err = answer
     lines = [line for line in err.splitlines() if line]
     assert status == 2, err
     assert len(lines) == 1, err
-    for each in said:
+    for each in words:
         assert each in lines[0]
 
 
@@ -81,7 +81,7 @@ def test_images_of_every_kind_and_the_same_twice(cli, images):
     assert Path("other.csv").read_bytes() != Path("again.csv").read_bytes()
 
 
-def test_an_energy_that_is_not_finite_is_said_and_written(cli, plane):
+def test_an_energy_that_is_not_finite_is_reported_and_written(cli, plane):
     np.save("far.npy", np.array([[0.0, 0.0], [1e30, 0.0]], dtype=np.float32))
     status, _, err = cli("score", plane, "far.npy")
     rows = table("scores.csv")

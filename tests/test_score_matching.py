@@ -124,7 +124,7 @@ def test_a_probe_is_white_over_the_whole_event(projection, shape):
         assert bool((v.abs() == 1).all())
     if projection == "sphere":
         assert torch.allclose(v.norm(dim=1), v.new_tensor(math.sqrt(d)), rtol=1e-12)
-    # The fourth moment tells the three laws apart: 1, 3 and 3 d / (d + 2).
+    # The fourth moment distinguishes the three laws: 1, 3 and 3 d / (d + 2).
     fourth = {"rademacher": 1.0, "gaussian": 3.0, "sphere": 3 * d / (d + 2)}[projection]
     spread = float(v.pow(4).mean(1).std()) / math.sqrt(len(v))
     assert float(v.pow(4).mean()) == pytest.approx(fourth, abs=5 * spread + 1e-12)

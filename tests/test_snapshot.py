@@ -219,7 +219,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     assert Snapshot.load(path).tree == {"old": 1}
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="cannot write"):
         Snapshot.of({"a": 1}).save(tmp_path / "file" / "run.safetensors")

@@ -110,7 +110,7 @@ def test_the_mean_of_the_stochastic_equation_is_exact(name):
     assert b == pytest.approx(MEAN * (1 - share), rel=1e-5)
 
 
-def test_dpm_solver_guesses_what_will_be_said_half_way():
+def test_dpm_solver_extrapolates_to_half_way():
     """Of a denoiser that is a straight line in ln σ the guess is right, on uneven levels too."""
     sigmas = [8.0, 5.0, 1.5, 0.3, 0.0]
     states = list(solve(DPMSolver(lambda y, sigma: 3 * sigma.log()[:, None], sigmas), cases.tensor([[2.0]])))

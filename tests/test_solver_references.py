@@ -55,13 +55,13 @@ def followed(solver, start, noises):
     return path
 
 
-def compared(solver, theirs, *, noises=None, said=lambda k: {}, but=0):
+def compared(solver, theirs, *, noises=None, options=lambda k: {}, but=0):
     """Steps a scheduler of variance-preserving points beside a solver; so many last steps are not compared."""
     x = cases.normal(16, 4, dtype=torch.float32)
     ours = followed(solver, x * math.hypot(1, solver.sigmas[0]), noises)
     for k, (t, level) in enumerate(zip(theirs.timesteps, solver.sigmas[1:], strict=True)):
         predicted = network(x, torch.full((16,), float(t)))
-        x = theirs.step(predicted, int(t), x, **said(k)).prev_sample
+        x = theirs.step(predicted, int(t), x, **options(k)).prev_sample
         if k < solver.steps - but:
             torch.testing.assert_close(scaled(ours[k], level), x, rtol=1e-4, atol=1e-4)
 
@@ -92,8 +92,8 @@ def test_ddim_is_that_of_diffusers(spacing, eta):
     theirs.set_timesteps(20)
     noises = noise_for(20) if eta else None
     solver = DDIM(MODEL, LinearBeta(spacing=spacing)(20), eta=eta)
-    said = (lambda k: {"eta": eta, "variance_noise": noises[k]}) if eta else (lambda k: {})
-    compared(solver, theirs, noises=noises, said=said)
+    options = (lambda k: {"eta": eta, "variance_noise": noises[k]}) if eta else (lambda k: {})
+    compared(solver, theirs, noises=noises, options=options)
 
 
 @pytest.mark.parametrize("steps", [8, 20])
@@ -110,7 +110,7 @@ def test_the_stochastic_dpm_solver_is_that_of_diffusers():
     theirs.set_timesteps(20)
     noises = noise_for(20)
     solver = DPMSolverSDE(MODEL, LinearBeta(spacing="trailing")(20))
-    compared(solver, theirs, noises=noises, said=lambda k: {"variance_noise": noises[k]})
+    compared(solver, theirs, noises=noises, options=lambda k: {"variance_noise": noises[k]})
 
 
 def test_heun_is_that_of_diffusers():
@@ -172,8 +172,8 @@ def level_of(name, noise):
     return noise / (1 - noise) if name == "flow" else (4 * noise).exp()
 
 
-def said(name, x0, epsilon, sigma):
-    """What a network should say, by its paper's formula."""
+def target(name, x0, epsilon, sigma):
+    """Return the target of a network, by its paper's formula."""
     alpha = (1 + sigma**2).rsqrt()
     return {
         "epsilon": epsilon,
@@ -211,7 +211,7 @@ def test_a_model_is_the_same_in_every_parameterisation(name, solver):
         sigma = level_of(name, noise)[:, None]
         y = u / seen(name, sigma)
         x0 = exact(y, sigma[:, 0])
-        return said(name, x0, (y - x0) / sigma, sigma)
+        return target(name, x0, (y - x0) / sigma, sigma)
 
     grid = LinearBeta(spacing="trailing")(12)
     ends = []

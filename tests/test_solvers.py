@@ -178,7 +178,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("name", SOLVING)
-def test_evaluations_are_as_many_as_said_and_never_at_level_zero(name):
+def test_evaluations_are_as_many_as_documented_and_never_at_level_zero(name):
     factory, grid, _ = SOLVING[name]
     levels = grid(220 if "consistent" in name else 7)
     watched = Watched(normal_denoiser())
@@ -187,7 +187,7 @@ def test_evaluations_are_as_many_as_said_and_never_at_level_zero(name):
     assert len(watched.levels) == solver.nfe
     assert min(watched.levels) == levels[-2]
     assert [state.steps for state in states] == list(range(1, len(levels)))
-    # Nothing is added after the last evaluation: what comes out is what the denoiser said, or Euler's step to 0.
+    # Nothing is added after the last evaluation: the result is the denoiser's output, or Euler's step to 0.
     torch.testing.assert_close(states[-1].x, states[-1].denoised)
 
 
@@ -254,7 +254,7 @@ def test_clipping_what_is_taken_for_clean_is_a_denoiser_again():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         ("ddim", {"eta": 1.5}, "eta is in"),
         ("ddpm", {"upper": -1}, "upper is in"),
@@ -268,8 +268,8 @@ def test_clipping_what_is_taken_for_clean_is_a_denoiser_again():
         ("ald-consistent", {"step_size": 1.3}, r"in \(0, 1\]"),
     ],
 )
-def test_mistakes_are_told(name, settings, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_refused(name, settings, message):
+    with pytest.raises(UserError, match=message):
         build(SOLVERS, name, settings, denoise=normal_denoiser(), sigmas=[4.0, 2.0, 1.0, 0.0])
 
 

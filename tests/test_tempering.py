@@ -42,7 +42,7 @@ def test_exchanges_alone_keep_every_level(name, temperature):
                 for f in (lambda x, e: e, lambda x, e: x.flatten(1)[:, 0], lambda x, e: x.flatten(1)[:, 1].square()):
                     assert abs(cases.z_score(f(after, e1) - f(before, e0))) < 5
                 assert abs(cases.z_score((e1 < e0.median()).double() - (e0 < e0.median()).double())) < 5
-    # Someone did move, and nobody was lost.
+    # Some replicas moved, and none was lost.
     rates = kernel.exchange_rates(state)
     assert float(rates.min()) > 0.1
     assert float((state.x - x[0]).flatten(1).abs().amax(1).gt(1e-6).double().mean()) > 0.2

@@ -54,7 +54,7 @@ def test_the_bias_of_a_step(name, temperature):
         (descent, descent.init(x0), eta**2 * squared - 2 * eta * temperature),
         (annealed, annealed.init(x0), eta**2 * squared + 2 * eta * (3 - 1) * temperature),
         (underdamped, moving, h**4 / 16 * (1 + c) ** 2 * squared),
-        # At rest the two halves of the kick of variance 1 + c are missing.
+        # With zero velocity the two halves of the kick of variance 1 + c are missing.
         (underdamped, still, h**4 / 16 * (1 + c) ** 2 * squared - h**2 / 4 * (1 + c) ** 2 * temperature),
     ]:
         new, info = kernel.step(state, generator=stream)

@@ -1,4 +1,4 @@
-"""Networks of denoisers against their equations written out, and what they promise to whoever trains them."""
+"""Networks of denoisers against their equations written out, and their promises to training."""
 
 import math
 
@@ -347,7 +347,7 @@ def test_a_recipe_names_them():
 
 
 @pytest.mark.parametrize(
-    ("thunk", "said"),
+    ("thunk", "message"),
     [
         (lambda: UNet((1, 28, 28), width=0), "width is at least 1; it was 0"),
         (lambda: UNet((1, 28, 28), multipliers=()), "at least 1"),
@@ -361,8 +361,8 @@ def test_a_recipe_names_them():
         (lambda: DenoisingMLP(2, depth=0), "depth is at least 1; it was 0"),
     ],
 )
-def test_sizes_that_make_no_network(thunk, said):
-    with pytest.raises(ValueError, match=said):
+def test_sizes_that_make_no_network(thunk, message):
+    with pytest.raises(ValueError, match=message):
         thunk()
 
 

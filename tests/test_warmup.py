@@ -151,7 +151,7 @@ def test_a_matrix_is_for_correlations_that_pay_for_it():
     assert adapted.kernel.jitter == 0.3  # a law that has been made round has one period
     truth = cases.tensor([[1.0, 0.8], [0.8, 2.0]])
     assert torch.allclose(adapted.scale @ adapted.scale.T, truth, atol=0.25)
-    # Of few draws nobody knows: hundreds of dimensions keep a scale a coordinate.
+    # Few draws do not suffice: hundreds of dimensions keep a scale a coordinate.
     few = warmup(HMC(harmonic(1.0), step_size=0.1), cases.normal(4, 300), steps=100, generator=cases.generator(4))
     assert few.scale.shape == (300,)
 
@@ -186,7 +186,7 @@ def wall(x):
 
 
 def island(x):
-    """One level point in a sea without an energy: whoever stands there never leaves."""
+    """One level point in a sea without an energy: a chain there never leaves."""
     return torch.where(x[:, 0] < 5, x.square().sum(1) / 2, torch.where(x[:, 0] == 70, 0.0, torch.nan))
 
 

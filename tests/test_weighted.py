@@ -104,7 +104,7 @@ def test_state_of_the_parts_is_restored():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"parts": []}, "one for each of 0 parts"),
         ({"parts": ["sm"], "weights": [1.0, 2.0]}, r"one for each of 1 parts; they were \(1.0, 2.0\)"),
@@ -114,8 +114,8 @@ def test_state_of_the_parts_is_restored():
         ({"parts": "sm"}, "parts is of type"),
     ],
 )
-def test_wrong_sums_are_one_line(settings, said):
-    with pytest.raises(UserError, match=said) as raised:
+def test_wrong_sums_are_one_line(settings, message):
+    with pytest.raises(UserError, match=message) as raised:
         build(OBJECTIVES, "weighted", settings)
     assert "\n" not in str(raised.value)
 

@@ -121,7 +121,7 @@ def test_json_has_no_nan():
     ],
     ids=range(10),
 )
-def test_what_is_no_json_is_said_in_one_line(tmp_path, content):
+def test_what_is_no_json_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "run.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"run\.json: expected a table, it cannot be read") as raised:
@@ -164,7 +164,7 @@ def header(**entries):
     ],
     ids=range(10),
 )
-def test_what_are_no_tensors_is_said_in_one_line(tmp_path, content):
+def test_what_are_no_tensors_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"expected weights, it cannot be read") as raised:
