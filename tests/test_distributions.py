@@ -530,7 +530,7 @@ def test_a_recipe_rescales_a_law_by_name():
     built = build(DATASETS, "rescaled", {"law": {"name": "moons", "noise": 0.2}, "std": 2})
     assert built == Rescaled(TwoMoons(noise=0.2), std=2.0)
     assert build(DATASETS, "rescaled", {"law": "rings", "std": 2}) == Rescaled(Rings(), std=2.0)
-    full = completed(DATASETS["rescaled"], {"law": "rings", "std": 2})
+    full = completed(DATASETS["rescaled"], "rescaled", {"law": "rings", "std": 2})
     assert full["law"] == {"name": "rings", "rings": 4, "spacing": 0.75, "noise": 0.08}
     with pytest.raises(UserError, match="there is no law named 'digits'"):
         build(DATASETS, "rescaled", {"law": "digits", "std": 2})

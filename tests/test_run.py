@@ -234,7 +234,7 @@ def test_the_energy_of_a_run_stands_still(tmp_path):
     experiment = Experiment(recipe.overridden({"train.budget": "256", "objective.start.capacity": "128"}))
     with Session(Run.create(tmp_path, experiment), experiment) as session:
         list(session)
-    energy = Run.open(tmp_path).experiment().energy
+    energy = Run.open(tmp_path).experiment().trained.require_energy()
     x = torch.zeros(3, 1, 8, 8)
     assert torch.equal(energy(x), energy(x))
 
@@ -341,8 +341,8 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digest_and_is_used(tmp_path, 
         save_file(load_file(path), path, metadata={"energyscape-snapshot-1": metadata[64:]})
     assert contents(trained(run.path)) == undisturbed
     assert caplog.messages == [
-        f"energyscape: {run.path / 'checkpoints'}: checkpoints of an earlier version have no digest, "
-        "damage goes unnoticed"
+        f"energyscape: {run.path / 'checkpoints'}: checkpoints of an earlier version have no digest; "
+        "damage cannot be detected"
     ]
 
 

@@ -48,11 +48,11 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     Other libraries' names, initials and parts of a word count too.
 
     Examples:
-        >>> nearest("stpes", ["steps", "size"])
+        >>> did_you_mean("stpes", ["steps", "size"])
         "; did you mean 'steps'?"
-        >>> nearest("lr", ["learning_rate", "seed"])
+        >>> did_you_mean("lr", ["learning_rate", "seed"])
         "; did you mean 'learning_rate'?"
-        >>> nearest("qqq", ["steps"])
+        >>> did_you_mean("qqq", ["steps"])
         '.'
     """
     known = sorted(words)
