@@ -9,16 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-NOT_YET_REWRITTEN = (
-    "src/energyscape/cli",
-    "src/energyscape/doctor/from_run.py",
-    "src/energyscape/inference",
-    "src/energyscape/laboratory",
-    "src/energyscape/metrics",
-    "src/energyscape/recipe",
-    "src/energyscape/reports",
-    "src/energyscape/runs",
-)
+NOT_YET_REWRITTEN: tuple[str, ...] = ("src/energyscape/cli/compare.py", "src/energyscape/laboratory")
 """Files and folders that the check skips for now; the list only shrinks, and is empty in a release."""
 
 BANNED_WORDS = re.compile(

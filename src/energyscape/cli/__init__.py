@@ -57,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> None:
         complain(f"{error.filename or 'output'}: {error.strerror or error}")
         status = 2
     except (MemoryError, RuntimeError) as error:
-        # Whoever asks for too much is told so; anything else is a fault of ours and shows where it is.
+        # Report out-of-memory errors; re-raise everything else.
         if not isinstance(error, MemoryError) and "memory" not in str(error) and "allocate" not in str(error):
             raise
         complain("not enough memory for that: ask for fewer samples, smaller batches or a smaller buffer")

@@ -1,4 +1,4 @@
-"""What there is: recipes, data sets and components, with their settings."""
+"""Lists of recipes, data sets and components, with their settings."""
 
 import re
 from typing import Literal, get_args

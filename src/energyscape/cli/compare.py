@@ -43,15 +43,15 @@ def compare(
         raise UserError("compare either --objectives or --samplers: the one trains, the other samples what is known")
     if not 1 <= seeds <= 1_000:
         raise UserError(f"seeds is at {'least 1' if seeds < 1 else 'most 1,000'}; it was {seeds}")
-    names, told = laws_named(laws), overrides_from(settings)
+    names, overrides = laws_named(laws), overrides_from(settings)
     if samplers is not None:
         if len(names) != 1:
             raise UserError(f"samplers are compared on the landscape of one law; there were {len(names)}")
-        cells = plan_samplers(names[0], which=samplers, seeds=seeds, budget=budget, folder=out, settings=told)
+        cells = plan_samplers(names[0], which=samplers, seeds=seeds, budget=budget, folder=out, settings=overrides)
         scores = contested(cells, jobs, budget)
         return 130 if scores is None else boards(write_samplers(cells, scores))
     which = "all" if objectives is None else objectives
-    trainings = plan(names, which=which, seeds=seeds, budget=budget, folder=out, settings=told)
+    trainings = plan(names, which=which, seeds=seeds, budget=budget, folder=out, settings=overrides)
     reached = contested(trainings, jobs, budget)
     return 130 if reached is None else boards(write_methods(trainings, reached, out=out, command=command_line()))
 
@@ -89,14 +89,14 @@ def boards(written: Any) -> int:
     from rich.console import Console
     from rich.table import Column, Table
 
-    for table, said in written:
+    for table, text in written:
         if table:
             head, *rows = table
             shown = Table(*(Column(name, no_wrap=name == head[0], overflow="fold") for name in head), box=None)
             for row in rows:
                 shown.add_row(*row)
             Console().print(shown)
-        say(said)
+        say(text)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a run, and what to do about it."""
+"""Diagnosis of a run or an energy, and advice."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +40,7 @@ def doctor(
     if model is not None and recipe is not None:
         chosen, subject = Recipe.named(recipe, overrides_from(words)), str(model)
         with working("probing"):
-            told = examine_energy(model, chosen, seed=seed)
+            examination = examine_energy(model, chosen, seed=seed)
     else:
         if len(words) != 1 or words[0].startswith("-"):
             raise UserError(
@@ -49,35 +49,35 @@ def doctor(
             )
         opened, subject = Run.open(Path(words[0])), words[0]
         with working("reading and probing"):
-            told = examine(opened, seed=seed)
-    status = 1 if told.findings else 0 if told.certain else 2
-    print_json(told, subject, status) if json else print_text(told, subject)
+            examination = examine(opened, seed=seed)
+    status = 1 if examination.findings else 0 if examination.certain else 2
+    print_json(examination, subject, status) if json else print_text(examination, subject)
     return status
 
 
-def print_text(told: Any, subject: str) -> None:
+def print_text(examination: Any, subject: str) -> None:
     """Print findings for people."""
     from energyscape.doctor import RULES
 
-    if not told.findings and not told.certain:
-        complain(f"{subject}: cannot tell: {told.lacking}")
+    if not examination.findings and not examination.certain:
+        complain(f"{subject}: cannot tell: {examination.lacking}")
         return
-    count = len(told.findings)
+    count = len(examination.findings)
     say(
         f"{subject}: " + (f"{count} finding{'s' * (count > 1)}" if count else f"healthy, {len(RULES)} rules are silent")
     )
-    for number, each in enumerate(told.findings, 1):
+    for number, each in enumerate(examination.findings, 1):
         say(f"\n{number}. {each.symptom} [{each.rule}, {each.severity}]")
         say(f"   evidence: {each.evidence}")
         say(f"   cause:    {each.cause}")
         say(f"   remedy:   {each.remedy}")
 
 
-def print_json(told: Any, subject: str, status: int) -> None:
+def print_json(examination: Any, subject: str, status: int) -> None:
     """Print an examination for machines; what is not finite is null."""
     from energyscape.files import as_json
 
-    probes = {name: each for name, each in told.probes._asdict().items() if name != "energies"}
-    findings = [each._asdict() for each in told.findings]
+    probes = {name: each for name, each in examination.probes._asdict().items() if name != "energies"}
+    findings = [each._asdict() for each in examination.findings]
     state = ("healthy", "findings", "unclear")[status]
     print(as_json({"subject": subject, "status": state, "findings": findings, "probes": probes}, indent=2))

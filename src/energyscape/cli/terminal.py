@@ -1,4 +1,4 @@
-"""What every command shares: the application itself, the terminal, Ctrl-C."""
+"""Shared parts of all commands: the application, the terminal, Ctrl-C."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal that something is going on inside the block; yields what tells how far it has come.
+    """Show on a terminal that something is going on inside the block; yield a function that shows its progress.
 
     Args:
         what: What is.

@@ -34,12 +34,12 @@ FEWEST: Final = 20
 
 
 class Examination(NamedTuple):
-    """What the doctor found, and from what."""
+    """The findings of the doctor, with the record and probes behind them."""
 
     findings: list[Finding]  # The most causal one first
-    probes: Probes  # What the landscape answered
-    record: Record  # What the run left behind
-    lacking: str = ""  # What there was too little of; empty where no finding means good health
+    probes: Probes  # Measurements of the landscape
+    record: Record  # The record of the run
+    lacking: str = ""  # Missing evidence; if empty, no finding means a healthy run
 
     @property
     def certain(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a run has learned, ready to be used: samples, restorations, completions."""
+"""A trained model, ready for use: samples, restorations, completions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Trained:
         if self.energy is None:
             raise UserError(
                 f"this run's model is a denoiser ({type(self.model).__name__}), which has no energy: train one with "
-                "--model.name energy-denoiser for energies and what is made of them"
+                "--model.name energy-denoiser for energies and likelihoods"
             )
         return self.energy
 

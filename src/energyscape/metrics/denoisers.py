@@ -1,4 +1,4 @@
-"""What a denoiser is worth beyond its samples: likelihood, classes as asked for, quality for its cost."""
+"""Metrics of a denoiser beyond its samples: likelihood, conditional classes, quality by cost."""
 
 import math
 from typing import Any, Final, NamedTuple, final
@@ -132,7 +132,7 @@ def _spread(x: Tensor) -> Tensor:
 
 
 class Cost(NamedTuple):
-    """What a number of evaluations of the denoiser buys.
+    """The quality of samples at a number of evaluations of the denoiser.
 
     Args:
         solver: Its name.
@@ -167,7 +167,7 @@ def costs(evidence: Evidence) -> list[Cost]:
 
 
 class Levelled(NamedTuple):
-    r"""How well a denoiser does at some noise levels, on data that training did not see.
+    r"""The errors of a denoiser at some noise levels, on held-out data.
 
     Args:
         sigma: The levels, rising.
@@ -181,10 +181,10 @@ class Levelled(NamedTuple):
 
     @property
     def imbalance(self) -> list[float]:
-        r"""How far the score's squared norm is from what the error makes of it.
+        """Difference of the score's squared norm from its value for the posterior mean.
 
-        The posterior mean is orthogonal to its error, so that ``norm`` is ``1 - error`` for the right one, and for no
-        other: less is a score that is too small.
+        The posterior mean is orthogonal to its error, so ``norm`` is ``1 - error`` for it and for no other denoiser. A
+        smaller norm is a score that is too small.
         """
         return [norm - (1 - error) for norm, error in zip(self.norm, self.error, strict=True)]
 

@@ -21,10 +21,10 @@ DRAWS: Final = "evaluation"
 
 
 class Evaluation(NamedTuple):
-    """What was measured.
+    """The results of an evaluation.
 
     Args:
-        evidence: That it was measured on.
+        evidence: The evidence behind them.
         families: Entries of `METRICS` and their numbers.
     """
 

@@ -1,4 +1,4 @@
-"""Everything that is drawn from a trained run to measure it: drawn once, kept beside the run, and read again."""
+"""Draws from a trained run for its metrics: made once, stored beside the run, and read again."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ class Evidence:
 
     @cached_property
     def trained(self) -> Trained:
-        """What the run has learned."""
+        """The trained model of the run."""
         return self.experiment.trained
 
     @property
@@ -96,7 +96,7 @@ class Evidence:
 
     @property
     def protocol(self) -> str:
-        """How the samples were made, in words."""
+        """The sampling protocol, in words."""
         return self.trained.sampler.describe(self.trained, self.n, self.steps)
 
     @cached_property

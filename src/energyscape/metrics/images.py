@@ -1,4 +1,4 @@
-"""How good generated images are, beside real ones measured the same way."""
+"""Quality of generated images, beside real ones measured the same way."""
 
 import math
 from typing import Final, final

@@ -38,7 +38,7 @@ SIBLINGS = ("mnist", "fashion-mnist", "kmnist")
 
 
 class OODResult(NamedTuple):
-    """What a trained energy and trivial scores say of images from inside and outside.
+    """Scores of a trained energy, and trivial scores, for images inside and outside.
 
     Args:
         energies: Averaged energies over temperature, by set, of which "held-out" is the inside and "train",
@@ -55,7 +55,7 @@ class OODResult(NamedTuple):
 
     @property
     def protocol(self) -> str:
-        """How it was done, in a line."""
+        """The protocol, in one line."""
         inside = len(self.energies["held-out"])
         lacking = f"; no files of {' and '.join(self.missing)}" if self.missing else ""
         noise = f"both + N(0, {self.level:g}²), mean of {DRAWS} draws; " if self.level > 0 else ""
@@ -64,7 +64,7 @@ class OODResult(NamedTuple):
 
 @final
 class Outliers(Measure):
-    """How well energy and trivial scores tell outliers, and how alike energies are where they should be."""
+    """Detection of outliers by energy and by trivial scores, and overlap of the energies of inliers."""
 
     def applies(self, evidence: Evidence) -> bool:
         return evidence.chains is not None and evidence.source.space.is_image

@@ -1,4 +1,4 @@
-"""How near the density of an energy in the plane is to the truth, by quadrature."""
+"""Divergence of an energy in the plane from the truth, by quadrature."""
 
 from typing import final
 

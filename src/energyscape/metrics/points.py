@@ -1,4 +1,4 @@
-"""How alike samples and held-out points are, for points that are no images."""
+"""Similarity of samples and held-out points, for points that are no images."""
 
 from abc import abstractmethod
 from typing import Any, final

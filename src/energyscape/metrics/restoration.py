@@ -1,4 +1,4 @@
-"""How well a trained model denoises and completes images that it has not seen, beside what needs no learning."""
+"""Denoising and completion of held-out images by a trained model, beside baselines without learning."""
 
 import math
 from typing import Any, Final, NamedTuple, final

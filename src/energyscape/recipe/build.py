@@ -102,7 +102,7 @@ class Experiment:
 
     @property
     def budget(self) -> Budget:
-        """When training ends."""
+        """The budget of training."""
         return Budget.parse(self.training.budget, epoch=self.source.size)
 
     @property
@@ -112,7 +112,7 @@ class Experiment:
 
     @property
     def trained(self) -> Trained:
-        """What has been learned so far, ready to be used."""
+        """The model trained so far, ready for use."""
         return Trained(
             model=self.best,
             objective=self.objective,
@@ -125,11 +125,11 @@ class Experiment:
         )
 
     def check(self) -> None:
-        """Refuse to be trained where settings do not go together.
+        """Refuse settings that do not fit together.
 
         Raises:
             UserError: If the budget cannot be read, the model cannot be compiled, bounds of chains leave out data, or
-                the model is to be told classes that the data have not or that its network has no room for.
+                the model takes classes that the data or its network lack.
         """
         training, budget, _ = self.training, self.budget, self._compile()
         training.check_machine()
@@ -148,10 +148,10 @@ class Experiment:
         there = 0 if labels is None else len(source.classes) or int(labels.max()) + 1
         if not there or room != there:
             raise UserError(
-                f"objective.label_dropout tells the model classes: the data have {there}, the network was made for "
+                f"objective.label_dropout passes classes to the model: the data have {there}, the network was made for "
                 f"{room}. Give its setting classes = {there}, or label_dropout = 'none'"
                 if there
-                else "objective.label_dropout tells the model classes, and the data have none: set it to 'none'"
+                else "objective.label_dropout passes classes to the model, and the data have none: set it to 'none'"
             )
 
     def _check_batch(self) -> None:

@@ -47,7 +47,7 @@ def plain(section: str, table: Mapping[str, Any]) -> Callable[..., Any]:
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is made of.
+    """The settings of a run.
 
     Args:
         name: The recipe's name, or its file's.
@@ -274,7 +274,7 @@ def _epochs(key: str, text: str) -> tuple[str, str]:
 
 
 def _full(key: str) -> str:
-    """Completes a setting's name with its section."""
+    """Complete a setting's name with its section."""
     section, dot, _ = key.partition(".")
     if dot:
         if section not in SECTIONS:

@@ -26,13 +26,13 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 class Budget(NamedTuple):
-    """When training ends: after so many samples or so many seconds.
+    """The budget of training, in samples or seconds.
 
     Args:
         samples: Data points, or none.
         seconds: Seconds of training, or none.
-        processor: Whether the seconds are those of the processor, all threads together, and not of the clock on the
-            wall: what others do on the same machine then takes nothing away.
+        processor: Whether the seconds are processor time of all threads instead of wall time, so that other processes
+            do not matter.
     """
 
     samples: int | None
@@ -92,7 +92,7 @@ class Training:
             hardware multiplies it.
         compile: Whether to compile the network of a denoiser that is no energy (the others are differentiated twice, or
             by chains): true, false, or auto, which does on a GPU if two minutes of training are left.
-        device: Where to train: auto takes a GPU where there is one.
+        device: Device of training: auto uses a GPU if available.
         threads: Processor threads of the whole process; torch's own choice when left out. Small networks are fastest
             with one, and the same bits come again only with the same number.
     """
@@ -144,7 +144,7 @@ class Training:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where to train and to use what was learned: a GPU only where there is one."""
+        """Device of training and inference: a GPU if available, unless the setting is cpu."""
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
     def rate_factor(self, progress: float, samples: int) -> float:

@@ -1,4 +1,4 @@
-"""What a comparison leaves: a table, a picture and a page for each law, and one board over all."""
+"""Output of a comparison: a table, a picture and a page for each law, and one board over all."""
 
 import io
 from collections.abc import Iterator, Sequence

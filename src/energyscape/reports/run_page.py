@@ -320,9 +320,7 @@ def examined(run: Run, *, seed: int | None = None) -> Section:
     if len(gaps) >= 2 * WINDOW:
         pictures.append((_swing(examination.record), "Lag-1 autocorrelation of the gap: 0 is noise, near 1 it drifts"))
     if not examination.findings:
-        text = (
-            f"{len(RULES)} rules are silent." if examination.certain else f"Nothing can be told: {examination.lacking}."
-        )
+        text = f"{len(RULES)} rules are silent." if examination.certain else f"Undecided: {examination.lacking}."
         return Section("The doctor", text, figures=tuple(pictures))
     rows = [("what one sees", "evidence", "likely cause", "remedy")]
     rows += [(each.symptom, each.evidence, each.cause, each.remedy) for each in examination.findings]

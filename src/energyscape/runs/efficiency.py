@@ -1,4 +1,4 @@
-"""What a training step costs, and how much of the machine it uses."""
+"""Cost of a training step, and utilisation of the machine."""
 
 import copy
 import sys
@@ -14,14 +14,14 @@ from energyscape.training.precision import autocast, autocast_dtype
 
 
 class Efficiency(NamedTuple):
-    """How much of the machine a training used.
+    """The utilisation of the machine by a training.
 
     Args:
         speed: Samples a second.
         flops: Floating-point operations of products and convolutions a sample, forwards and backwards, chains included;
             a multiplication and an addition are two.
         peak: Such operations a second of one large product of matrices, in the precision of the training.
-        memory: Most bytes that were held at once: of the device, or of this process where that is the processor.
+        memory: Peak bytes of the device, or of this process on a CPU.
     """
 
     speed: float

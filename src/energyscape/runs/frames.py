@@ -1,9 +1,9 @@
-"""What a run keeps of its way, at even steps of its progress.
+"""Frames of a training run, at even steps of its progress.
 
-Of a law in the plane a frame is one ``frames/NNNN.npz`` for a film of the training: energies over temperature on a
-grid, samples, samples seen, share of the budget. Of images it is a picture, ``frames/NNNN.png``: samples from the same
-noise every time. Frames are written whole and drawn from a stream of their own, so that a run that was stopped has the
-same frames as one that was not.
+For a law in the plane a frame is one ``frames/NNNN.npz`` for a film of the training: energies over temperature on a
+grid, samples, samples seen, share of the budget. For images it is a picture, ``frames/NNNN.png``: samples from the same
+noise every time. Frames are written atomically and drawn from their own stream, so an interrupted run has the same
+frames as an uninterrupted one.
 """
 
 import io
@@ -79,7 +79,7 @@ class Frames:
 
 
 class Frame(NamedTuple):
-    """Where a training run stood.
+    """The state of a training run at one frame.
 
     Args:
         seen: Samples seen.

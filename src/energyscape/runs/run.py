@@ -71,7 +71,7 @@ class Run:
     def create(path: Path, experiment: Experiment) -> "Run":
         """Return the directory of a run, made where it does not exist; refuse one that holds something else."""
         run, recipe = Run(path), experiment.recipe
-        experiment.check()  # a mistake is told before anything is written
+        experiment.check()  # mistakes are reported before anything is written
         if run.recipe_path.exists():
             changes = run.recipe().resolved().differences(recipe)
             if changes and run.checkpoints():
@@ -84,7 +84,7 @@ class Run:
             with run.locked():  # nothing was learned, and no other process is learning
                 run._write(experiment)
             return run
-        # A run that was killed while it was being made is made anew.
+        # A run that was killed during its creation is created again.
         if path.is_dir() and any(
             each.name not in ("run.json", ".lock") and not PART.fullmatch(each.name) for each in path.iterdir()
         ):
@@ -111,22 +111,22 @@ class Run:
 
     @property
     def recipe_path(self) -> Path:
-        """Where the resolved recipe is."""
+        """Path of the resolved recipe."""
         return self.path / "recipe.toml"
 
     @property
     def metrics_path(self) -> Path:
-        """Where the metrics are."""
+        """Path of the metrics."""
         return self.path / "metrics.jsonl"
 
     @property
     def interventions_path(self) -> Path:
-        """Where the guards' interventions are."""
+        """Path of the guards' interventions."""
         return self.path / "interventions.jsonl"
 
     @property
     def frames_path(self) -> Path:
-        """Where the frames of a film of the training are."""
+        """Folder of the frames of a film of the training."""
         return self.path / "frames"
 
     def recipe(self) -> Recipe:
@@ -174,7 +174,7 @@ class Run:
         if facts.get("device", now["device"]) != now["device"]:
             raise UserError(
                 f"{self.path} was begun on {facts['device']} and cannot go on with {now['device']}: "
-                f"give --train.device {facts['device']} on a machine that has it, or begin anew with --out"
+                f"give --train.device {facts['device']} on a machine that has it, or begin again with --out"
             )
         return [f"{key} {facts[key]} → {now[key]}" for key in now if facts.get(key, now[key]) != now[key]]
 

@@ -49,7 +49,7 @@ class Session(Iterator[Report], AbstractContextManager["Session"]):
                 snapshot.check(fit.good)
                 self.experiment.load(snapshot)
                 self.experiment.model.train()
-                # As if nobody had interrupted: rollbacks go where they would have gone.
+                # Rollbacks go where they would have gone without the interruption.
                 fit.restore(snapshot, refuge=self.run.refuge(snapshot, beginning=fit.good))
                 for parameter, moments in fit.optimiser.state.items():
                     shapes = {name: each.shape for name, each in moments.items()}
