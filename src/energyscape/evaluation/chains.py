@@ -15,15 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from arviz_stats.base.array import array_stats
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
 from energyscape.errors import UserError
 from energyscape.samplers import MALA, Chain, run
 
-ARVIZ: Any = array_stats
-"""ArviZ on plain arrays; untyped."""
+
+def _arviz() -> Any:
+    """Return ArviZ on plain arrays, which takes a second to import."""
+    from arviz_stats.base.array import array_stats
+
+    return array_stats
 
 
 class Diagnosis(NamedTuple):
@@ -64,8 +67,9 @@ def diagnose(draws: Tensor | Chain) -> Diagnosis:
     if x.ndim < 2 or len(x) < 4:
         raise UserError(f"draws are (K, C, *) with at least 4 draws of each chain; they were {tuple(x.shape)}")
     array = np.moveaxis(x.detach().cpu().double().numpy(), (0, 1), (-1, -2))
+    arviz = _arviz()
     with np.errstate(all="ignore"):
-        r_hat, ess, mcse = (np.asarray(f(array)) for f in (ARVIZ.rhat, ARVIZ.ess, ARVIZ.mcse))
+        r_hat, ess, mcse = (np.asarray(f(array)) for f in (arviz.rhat, arviz.ess, arviz.mcse))
     # ArviZ gives a chain that never moved a full effective sample size and no error.
     still = (array == array[..., :1]).all((-1, -2))
     apart = (array[..., 0].max(-1) > array[..., 0].min(-1)) & still
@@ -78,7 +82,7 @@ def _bfmi(draws: Tensor | Chain) -> Tensor:
     if not isinstance(draws, Chain):
         return torch.full(draws.shape[1:2], torch.nan, dtype=torch.float64)
     with np.errstate(all="ignore"):
-        return torch.from_numpy(np.asarray(ARVIZ.bfmi(draws.hamiltonian.detach().cpu().double().numpy().T)))
+        return torch.from_numpy(np.asarray(_arviz().bfmi(draws.hamiltonian.detach().cpu().double().numpy().T)))
 
 
 def acceptance(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
+from energyscape.data import Space
 from energyscape.errors import check_count
 
 Activation = Literal["silu", "softplus", "elu", "gelu", "relu"]
@@ -321,7 +322,7 @@ def _normaliser(spectral_norm: bool) -> Normaliser:
 
 def image_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return channels, height and width, or raise a clear error."""
-    if isinstance(shape, int) or len(shape) != 3 or min(shape) < 1:
+    if isinstance(shape, int) or not Space(shape).is_image or min(shape) < 1:
         raise ValueError(f"an image's shape is (channels, height, width), such as (1, 28, 28); it was {shape}")
     return shape
 
