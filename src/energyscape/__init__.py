@@ -1,8 +1,8 @@
 """Learn, sample and diagnose energy landscapes.
 
-The public names are those of the stub beside this file, which is the one list of them: type checkers read it, and so
-does `__getattr__`, which imports a name's module when the name is first used. Importing energyscape therefore costs
-nothing; torch comes with the first name that needs it.
+The stub beside this file is the one list of public names. Type checkers read it, and so does `__getattr__`, which
+imports a name's module on first use. Importing energyscape therefore costs nothing; torch comes with the first name
+that needs it.
 """
 
 import ast

@@ -63,11 +63,11 @@ def cifar10(*, root: str | None = None, split: str = "train", download: bool = T
     Batches may hold fewer images than the published ones, but none may be missing.
 
     Args:
-        root: Folder that holds ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or is one of them, or holds
-            ``cifar-10-binary.tar.gz`` or ``cifar-10-python.tar.gz``, or the Hub's ``train-00000-of-00001.parquet`` and
-            the like, itself or in ``plain_text`` or ``data`` (these need ``energyscape[parquet]``); nothing is ever
-            downloaded into it. If None, the cache: ``$ENERGYSCAPE_DATA/cifar10``, else
-            ``~/.cache/energyscape/cifar10``.
+        root: Folder that is or holds ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or holds
+            ``cifar-10-binary.tar.gz`` or ``cifar-10-python.tar.gz``. It may also hold the Hub's
+            ``train-00000-of-00001.parquet`` and the like, itself or in ``plain_text`` or ``data`` (these need
+            ``energyscape[parquet]``). Nothing is ever downloaded into it. If None, the cache:
+            ``$ENERGYSCAPE_DATA/cifar10``, else ``~/.cache/energyscape/cifar10``.
         split: ``"train"``, ``"test"`` or ``"all"``.
         download: Whether to fetch what the cache lacks (162 MB).
 

@@ -229,9 +229,9 @@ def straight_pieces(record: Record, probes: Probes) -> Finding | None:
 def high_rate(record: Record, _: Probes) -> Finding | None:
     """Find a learning rate that chains cannot follow (rows 1 and 2).
 
-    Any of these counts: energies at 1000 times their smallest, gradient norms at 100 times their median, numbers that
-    are not finite, a gap that oscillates (autocorrelation below -0.5), or a rate lowered by guards. Rules about the
-    chains' settings come first.
+    Any of these counts: energies at 1000 times their smallest, gradient norms at 100 times their median, non-finite
+    numbers, an oscillating gap (autocorrelation below -0.5), or a rate lowered by guards. Rules about the chains'
+    settings come first.
     """
     lowered = record.answered("learning rate ×")
     rho = autocorrelation(record.last("gap"))

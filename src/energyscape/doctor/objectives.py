@@ -46,7 +46,7 @@ def one_noise_level(record: Record, probes: Probes) -> Finding | None:
     r"""Find a score that is right at one noise level only.
 
     At its own level :math:`E\|\sigma s + z\|^2 / d < 0.9`, where 1 is a score of zero. In the first case, chains from
-    noise stay away: at noise as wide as their start that error is above 0.98, and they end more than twice as far from
+    noise stay away. At noise as wide as their start that error is above 0.98, and they end more than twice as far from
     the data as data do. In the second, they arrive but samples are noisy, because data *noised at* :math:`\sigma` were
     learned and no step removes the noise. The score then attributes more than 0.2 of the variance to noise (a deviation
     of more than half of the signal's).
@@ -80,7 +80,7 @@ def all_levels(record: Record, probes: Probes) -> str:
     """Return the flags that train a denoiser at all noise levels, conditioned on the level.
 
     The levels run from a fiftieth of the data's deviation, where noise is invisible, to three times their root mean
-    square norm, beyond which data look like a point at the origin.
+    square norm. Beyond that, data look like a point at the origin.
     """
     width, size = probes.clean_std or 0.5, probes.size or 80.0 / 3
     network = "unet" if record.network in ("conv", "residual") else "mlp"

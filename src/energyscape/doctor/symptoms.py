@@ -41,8 +41,8 @@ def nothing_learned(record: Record, probes: Probes) -> Finding | None:
 def divergence(record: Record, probes: Probes) -> Finding | None:
     """Find energies that diverge, and numbers that are not finite (row 1).
 
-    Act on anything not finite, on gap and spread 1000 times their smallest, on gradient norms 100 times their median or
-    on a gap that drifts (autocorrelation above 0.9, tenfold over the window). Warn at gradient norms 10 times their
+    Act on anything not finite, on gap and spread 1000 times their smallest, on gradient norms 100 times their median,
+    or on a drifting gap (autocorrelation above 0.9, tenfold over the window). Warn at gradient norms 10 times their
     median if energies have also grown 100-fold.
     """
     grown, norms, rho = energy_growth(record), gradient_spike(record), autocorrelation(record.last("gap"))
@@ -111,7 +111,7 @@ def easy_negatives(record: Record, _: Probes) -> Finding | None:
 def contraction(record: Record, _: Probes) -> Finding | None:
     """Find negatives that stay below the data (row 4).
 
-    AUC is below 0.05 over the last lines (act below 0.01) though the median chain has had 40 turns, and the gap has not
+    AUC is below 0.05 over the last lines (act below 0.01) though the median chain has had 40 turns. The gap has not
     shrunk by a fifth since the second quarter of the record. Every run begins this way.
     """
     auc, now, gaps = record.now("auc"), record.now("gap"), record.columns.get("gap", ())
@@ -141,9 +141,9 @@ def _young(record: Record) -> bool:
 def saturation(record: Record, probes: Probes) -> Finding | None:
     """Find negatives that are black, white or at their bounds (row 9).
 
-    Any of these counts: 20 percentage points more of their coordinates than of the data's at the data's extremes,
-    brightness off by a quarter of the data's range (2 for images), or more than half of the drift's elements clipped.
-    Without a record, chains from noise are measured.
+    Any of these counts: 20 percentage points more coordinates than the data's at the data's extremes, brightness off by
+    a quarter of the data's range (2 for images), or more than half of the drift's elements clipped. Without a record,
+    chains from noise are measured.
     """
     at_bounds = record.now("saturated") if record.columns else probes.outside
     off = record.now("brightness")
@@ -261,8 +261,8 @@ def energy_drift(record: Record, _: Probes) -> Finding | None:
     r"""Find a free constant that diverges (row 16), or one that is large and unregularised.
 
     :math:`|\bar E^+|` is above 100 times the spread of the energies and growing steadily (twice its value at a third of
-    the record), while the gap is within ten spreads: float32 loses digits. Without a regulariser, also warn above 20
-    spreads and 1000 T: an Adam step at a rate of :math:`10^{-3}` moves such energies by T and more.
+    the record), while the gap is within ten spreads. Then float32 loses digits. Without a regulariser, also warn above
+    20 spreads and 1000 T: an Adam step at a rate of :math:`10^{-3}` moves such energies by T and more.
     """
     energies, spread, gap = record.last("energy_data"), record.now("spread"), record.now("gap")
     whole = record.columns.get("energy_data", ())

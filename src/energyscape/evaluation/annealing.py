@@ -126,9 +126,9 @@ def pilot(
     r"""Return a path whose levels and step sizes suit an energy, found with chains that are discarded.
 
     Two walks down the path set the step size of each level by the acceptance of 128 chains. They place the levels so
-    that the spread of :math:`E / T - E_0` between the chains, times the step of :math:`\beta`, is the same everywhere:
-    the spacing of least variance for a given number of levels. Chains that lag behind the path make weights worse,
-    never biased.
+    that the spread of :math:`E / T - E_0` between the chains, times the step of :math:`\beta`, is the same everywhere.
+    This is the spacing of least variance for a given number of levels. Chains that lag behind the path make weights
+    worse, never biased.
 
     Args:
         base: The law to start from. Wider than the energy is safe; narrower is not.

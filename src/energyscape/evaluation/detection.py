@@ -6,8 +6,8 @@ A score is high for unlikely images, such as an energy. Of scores :math:`s^+` in
     \operatorname{AUROC} = P(s^- > s^+) + \tfrac12 P(s^- = s^+), \qquad
     \operatorname{FPR95} = P(s^- \le t), \quad t = \min \{t : P(s^+ \le t) \ge 0.95\}.
 
-Compare an energy with the baselines, which have learned nothing: the size of the compressed image, the mean and
-variance of its pixels, and the distance to the nearest training image.
+Compare an energy with untrained baselines: the size of the compressed image, the mean and variance of its pixels, and
+the distance to the nearest training image.
 
 References:
     A baseline for detecting misclassified and out-of-distribution examples in neural networks (Hendrycks & Gimpel,

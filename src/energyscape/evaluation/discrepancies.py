@@ -93,7 +93,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Discrepancy:
 
     .. math:: D = 2 E \|X - Y\| - E \|X - X'\| - E \|Y - Y'\|
 
-    It needs no bandwidth and is zero for equal laws only, but its scale is that of the largest distances: differences
+    It needs no bandwidth and is zero for equal laws only, but its scale is that of the largest distances. Differences
     inside a narrow mode of a wide law weigh little. (SciPy's is the square root of this, and biased.)
 
     Examples:
@@ -123,9 +123,9 @@ def sliced_wasserstein(
 
     .. math:: D = \bar W_{xy} - \tfrac12 (\bar W_{xx} + \bar W_{yy}),
 
-    whose expectation is exactly zero at equality; the last two terms are the floor. Away from equality a bias is left
-    that is as small as the floor is beside the spread of the law: for :math:`N(0, a^2)` and :math:`N(0, b^2)` it is
-    :math:`-(a - b)^2` times half the floor of :math:`N(0, 1)`.
+    whose expectation is exactly zero at equality; the last two terms are the floor. Away from equality a small bias is
+    left, of the relative size of the floor. For :math:`N(0, a^2)` and :math:`N(0, b^2)` it is :math:`-(a - b)^2` times
+    half the floor of :math:`N(0, 1)`.
 
     A difference in one direction of :math:`d` counts for :math:`1 / d` of its square. The sets may be of any sizes,
     best a hundred draws a block or more; a remainder below a block is ignored.

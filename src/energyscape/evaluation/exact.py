@@ -5,12 +5,12 @@ r"""Comparison of a landscape in the plane with a law, by quadrature and without
     \operatorname{KL}(p \,\|\, q) = \int p \log \frac{p}{q}\, dx, \quad
     \operatorname{TV}(p, q) = \frac12 \int |p - q|\, dx = \int_{p > q} (p - q)\, dx
 
-A box is cut into :math:`4 \times 4` panels with a Gauss-Legendre rule on each, so that a density that jumps where
-panels meet, as a checkerboard's does, is integrated as well as a smooth one. Rings of panels around it, each twice as
-wide as the last, reach 32 times as far for the price of a few boxes. Two numbers guard every value: ``error``, its
-difference to the value with half the nodes, and ``edge_mass``, the share of the model's mass in the outer 2 % rim of
-the box. A box that is too small shows in the second, a landscape too rough for the nodes in the first. A spike between
-the nodes, which lie wider apart farther out, shows in neither.
+A box is cut into :math:`4 \times 4` panels with a Gauss-Legendre rule on each. A density that jumps where panels meet,
+such as a checkerboard's, is integrated as well as a smooth one. Rings of panels around it, each twice as wide as the
+last, reach 32 times as far for the price of a few boxes. Two numbers guard every value. ``error`` is its difference to
+the value with half the nodes, ``edge_mass`` the share of the model's mass in the outer 2 % rim of the box. A box that
+is too small shows in the second, a landscape too rough for the nodes in the first. A spike between the nodes, which lie
+wider apart farther out, shows in neither.
 """
 
 import itertools
@@ -90,8 +90,8 @@ def kl(
     r"""Return :math:`\operatorname{KL}(\text{law} \,\|\, e^{-E / T} / Z)`, in nats.
 
     It equals the model's negative log-likelihood less the law's entropy. The first integral runs over the law's box,
-    :math:`\log Z` over one that is widened, up to 32.5 times, until less than 1e-6 of the widest box's mass lies in
-    its rim or beyond: a model that has hardly been trained may be much wider than the law.
+    :math:`\log Z` over one that is widened, up to 32.5 times, until less than 1e-6 of the widest box's mass lies in its
+    rim or beyond. A model that has hardly been trained may be much wider than the law.
 
     Args:
         box: Box for the integral of :math:`e^{-E / T}`; none widens the law's box as far as needed.

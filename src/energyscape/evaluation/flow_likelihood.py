@@ -78,8 +78,9 @@ class ProbabilityFlow:
 
     Steps are classical Runge-Kutta of order 4, evenly spaced in :math:`\ln \sigma`, four evaluations each, so that no
     point's value depends on the batch it came in. From 0.002 to 80, 48 of them erred by 0.03 nats on a mixture of 50
-    Gaussians of deviation 0.1 in 192 dimensions (0.0002 bits per dimension), Heun's method by 2 nats for as many
-    evaluations; on eight Gaussians in the plane by 6e-5 and 1e-3. An adaptive Dormand-Prince 5(4) is no cheaper.
+    Gaussians of deviation 0.1 in 192 dimensions (0.0002 bits per dimension), and Heun's method by 2 nats for as many
+    evaluations. On eight Gaussians in the plane the errors were 6e-5 and 1e-3. An adaptive Dormand-Prince 5(4) is no
+    cheaper.
 
     Args:
         denoise: Maps points ``(B, *)`` and their noise levels ``(B,)`` to clean points ``(B, *)``.

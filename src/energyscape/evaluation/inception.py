@@ -1,9 +1,9 @@
 r"""The Inception network whose features define published Fréchet distances, with weights from a file.
 
-It is the Inception of December 2015 (1008 classes), not the one that other libraries retrain: there, average pools
+It is the Inception of December 2015 (1008 classes), not the one that other libraries retrain. There, average pools
 leave the rim's padding out, and the last block pools by maxima. Images are resized to 299×299 by the bilinear rule of
-TensorFlow 1, where output pixel :math:`i` is at :math:`i\, n / 299` of :math:`n` input pixels, not at
-:math:`(i + 1/2)\, n / 299 - 1/2`: every one of these differences moves the distance.
+TensorFlow 1, where output pixel :math:`i` is at :math:`i\, n / 299` of :math:`n` input pixels, not at :math:`(i +
+1/2)\, n / 299 - 1/2`: every one of these differences moves the distance.
 
 The weights are not part of this package: they are the file ``pt_inception-2015-12-05-6726825d.pth`` of the project
 pytorch-fid, also called ``weights-inception-2015-12-05-6726825d.pth``. Only tensors are read of it, and no code.

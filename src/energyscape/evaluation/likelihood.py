@@ -132,7 +132,7 @@ def bracket(
     r"""Return :math:`\log Z` between a lower and an upper bound, and no value if they do not meet.
 
     The bracket closes if forward estimate less ``sigmas`` standard errors and reverse estimate plus as many are at most
-    ``tolerance`` apart, both directions have an effective number of weights of at least 16, and they have not crossed.
+    ``tolerance`` apart and have not crossed, and both directions have an effective number of weights of at least 16.
     The value is Bennett's, which weighs both by their overlap.
 
     Given exact draws, a closed bracket guarantees that :math:`\log Z` is within :math:`b` of the two estimates with

@@ -106,8 +106,8 @@ def calibrated_step(
     r"""Return :math:`y + \lambda\, s(y)` with the :math:`\lambda` of least estimated squared error.
 
     The score :math:`s = -\nabla E / T` is that of data noised at ``level``. With less noise in ``y`` neither of
-    Tweedie's factors, :math:`\sigma^2` and :math:`\ell^2`, is right: the first one is in directions where the
-    data vary much, the second across the set they lie on. Stein's unbiased estimate of the risk needs no clean image,
+    Tweedie's factors, :math:`\sigma^2` and :math:`\ell^2`, is right. The first one is in directions where the data vary
+    much, the second across the set they lie on. Stein's unbiased estimate of the risk needs no clean image,
 
     .. math:: \overline{\| y + \lambda s - x_0 \|^2} \approx \sigma^2 d + \lambda^2\, \overline{\|s\|^2}
               + 2 \sigma^2 \lambda\, \overline{\nabla \cdot s}
@@ -157,7 +157,7 @@ def restore(
 
     During the burn-in the step size, one for all images, starts at :math:`\eta = \tau^2 / d^{1/3}` and follows
     :math:`\log \eta \leftarrow \log \eta + (\bar a - 0.574) / \sqrt{t}` with :math:`\bar a` the mean acceptance
-    probability of step :math:`t`; then it is frozen, so that the average is of a Markov chain.
+    probability of step :math:`t`. Then it is frozen, so that the average is of a Markov chain.
 
     The mean has the least squared error, and is smoother than any clean image: it is no sample.
 

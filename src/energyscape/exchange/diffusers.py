@@ -73,8 +73,8 @@ class DiffusersUNet(nn.Module):
         unet: A ``UNet2DModel`` with as many channels out as in.
 
     Raises:
-        UserError: If it has another number of channels out, or classes of a kind that is not a number; on a call, if
-            it has classes and there is no label, or the other way round.
+        UserError: If it has another number of channels out, or its classes are not numbers; on a call, if either
+            classes or labels are missing.
     """
 
     def __init__(self, unet: nn.Module) -> None:

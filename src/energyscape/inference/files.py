@@ -56,8 +56,8 @@ def read_points(
 def read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Return which pixels a mask marks as missing, ``(1, 1, H, W)``: the white ones, in any of its channels.
 
-    White is above the middle of the mask's scale: -1 to 1 where it has negative values, else the first of 0 to 1 (truth
-    values too), 0 to 255 and 0 to 65,535 that holds all of them.
+    White is above the middle of the mask's scale. The scale is -1 to 1 for negative values, else the first of 0 to 1
+    (truth values too), 0 to 255 and 0 to 65,535 that holds all values.
     """
     x = _floats(_raw(path, shape), path)
     if x.shape[-2:] != shape[1:] or x.numel() not in {math.prod(shape[1:]), math.prod(shape)}:

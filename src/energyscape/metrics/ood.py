@@ -3,8 +3,8 @@ r"""Whether a trained energy knows what it has not learned: images of another ki
 Scores are energies and the lengths of their gradients, as `scoring` averages them over noise, the same inside and
 outside: with noise on one side only, that alone would decide. Trivial scores see the images without noise.
 
-A third score asks whether both, and the length of the image, are such as training images have (`DensityOfStates`): a
-black image is simpler than any digit, and an energy may be as low there.
+A third score compares both, and the length of the image, with those of training images (`DensityOfStates`): a black
+image is simpler than any digit, and an energy may be as low there.
 
 References:
     Your classifier is secretly an energy based model (Grathwohl et al., 2020), section 5.3, for both scores.

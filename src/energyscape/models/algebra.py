@@ -83,7 +83,7 @@ class Mixture(Rule):
 
     .. math:: E = -\log \sum_i w_i\, e^{-E_i - \log Z_i}
 
-    Without the constants the odds are not those of the weights: an energy is known up to a constant, and a law whose
+    Without the constants the odds are not those of the weights. An energy is known up to a constant, and a law whose
     energy is 3 lower everywhere would come 20 times as often. Trained energies have arbitrary constants. Find them by
     quadrature or annealed importance sampling, or draw from each law in proportion, which needs no composed energy.
 
@@ -273,10 +273,10 @@ class ScoreSum(Denoiser):
 
     .. math:: D(x, \sigma) = x + \sum_i a_i\, \bigl( D_i(x, \sigma) - x \bigr)
 
-    A solver needs the denoiser of one law at all levels, and this is none. Of two normal laws of
-    variance :math:`v` about one point the product has the variance :math:`v / 2`; the stochastic equation ends at
-    :math:`v / 3`, and the ordinary one at :math:`v^2 / \sigma_{\max}^2`, in the point. Between modes the odds are wrong
-    as well. With energies, use `ComposedLevels` and sample each level.
+    A solver needs the denoiser of one law at all levels, and this is none. Of two normal laws of variance :math:`v`
+    about one point the product has the variance :math:`v / 2`. The stochastic equation ends at :math:`v / 3`, and the
+    ordinary one at :math:`v^2 / \sigma_{\max}^2`, in the point. Between modes the odds are wrong as well. With
+    energies, use `ComposedLevels` and sample each level.
 
     Args:
         denoisers: Of the laws.

@@ -8,10 +8,10 @@ For two denoisers of the same points, a good one :math:`D_1` and a poorer one :m
 :math:`w = 1` is no guidance and :math:`w > 1` sharpens. The literature also writes
 :math:`(1 + w') D_1 - w' D_0`, which is the same with :math:`w' = w - 1`.
 
-A guided denoiser is not the posterior mean of any law: its score is that of
-:math:`p_{1, \sigma}^w / p_{0, \sigma}^{w - 1}` at every single level, but these are not the noised versions of one law.
-A solver's samples from it are sharper than either, and have no known law. Energies composed at each level and sampled
-with Markov chains do have one; see `ComposedLevels`.
+A guided denoiser is not the posterior mean of any law. Its score is that of :math:`p_{1, \sigma}^w / p_{0, \sigma}^{w -
+1}` at every single level, but these are not the noised versions of one law. A solver's samples from it are sharper than
+either, and have no known law. Energies composed at each level and sampled with Markov chains do have one; see
+`ComposedLevels`.
 """
 
 import math
@@ -87,7 +87,7 @@ class Autoguided(Denoiser):
 
     .. math:: D_w(x, \sigma, c) = D_0(x, \sigma, c) + w\, \bigl( D(x, \sigma, c) - D_0(x, \sigma, c) \bigr)
 
-    The guide is a smaller network, or an early snapshot, trained on the same data with the same labels: its errors
+    The guide is a smaller network, or an early snapshot, trained on the same data with the same labels. Its errors
     should be of the same sort, only larger. Labels are not needed, and variety suffers less than with `Guided`.
 
     Args:

@@ -136,23 +136,23 @@ class ConvEnergyNet(nn.Module):
     r"""A convolutional network that halves the image until it is at most 4 pixels wide, then reads it all at once.
 
     Spectral normalisation bounds the Lipschitz constant of each layer but the last: a step cannot throw chains far. The
-    bound is one for linear layers only. For a convolution the weight is divided by the largest singular value of the
-    matrix of its output channels times everything else, of which each pixel of the input meets up to
-    :math:`(k / \text{stride})^2` copies: the bound is :math:`k / \text{stride}`, three for the first layer and two for
-    those that halve. With activations of slope at most :math:`a`, of :math:`n` layers before the last,
+    bound is one for linear layers only. A convolution's weight is divided by the largest singular value of the matrix
+    of its output channels times everything else. Each pixel of the input meets up to :math:`(k / \text{stride})^2`
+    copies of it: the bound is :math:`k / \text{stride}`, three for the first layer and two for those that halve. With
+    activations of slope at most :math:`a`, of :math:`n` layers before the last,
 
     .. math:: |f(x) - f(y)| \le \sqrt d\, \|w\|\, a^n \prod_k b_k\, \|x - y\|.
 
-    The last layer's weight :math:`w` is free, and so the network learns its own scale. It begins at :math:`\sqrt d`
-    for :math:`d` pixels, the length of an image on [-1, 1]: where an energy's scale is :math:`1 / \sigma^2`, the slope
-    of :math:`f` is a denoised image. All layers bounded by one reach no such slope, and chains find no digit.
+    The last layer's weight :math:`w` is free, and so the network learns its own scale. It begins at :math:`\sqrt d` for
+    :math:`d` pixels, the length of an image on [-1, 1]. Where an energy's scale is :math:`1 / \sigma^2`, the slope of
+    :math:`f` is a denoised image. All layers bounded by one reach no such slope, and chains find no digit.
 
     Args:
         shape: Channels, height and width of one image, from 8×8 to 64×64.
         width: Channels after the first layer; they double at each halving, up to eightfold.
-        spectral_norm: Divide each weight but the last by that singular value. Its power iteration goes on by one step
-            at each forward pass of training, and stands still in evaluation mode: while weights change, and in their
-            average, a layer exceeds its bound by a few per cent.
+        spectral_norm: Divide each weight but the last by that singular value. Its power iteration takes one step at
+            each forward pass of training, and none in evaluation mode. While weights change, and in their average, a
+            layer exceeds its bound by a few per cent.
         activation: Nonlinearity after each layer.
 
     Raises:
@@ -216,7 +216,7 @@ class ResidualEnergyNet(nn.Module):
     on the others', and a norm of each image would hide its contrast from the energy.
 
     With spectral normalisation :math:`A_1` and :math:`A_2` are bounded by 3 as in `ConvEnergyNet`, and a whole block by
-    one and nine times the activation's slope squared: it tames weights, and does not make the energy 1-Lipschitz.
+    one plus nine times the activation's slope squared. This limits weights, but does not make the energy 1-Lipschitz.
 
     Args:
         shape: Channels, height and width of one image, from 8×8 to 64×64.

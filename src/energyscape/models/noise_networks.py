@@ -20,7 +20,7 @@ class NoiseConvNet(nn.Module):
     r"""A convolutional network over images and their noise level, halving them at each layer.
 
     The level scales and shifts the channels of every layer (FiLM). Halvings are by strides, not by maxima, whose
-    gradient is that of one pixel; they end where the image is at most 4 pixels wide, which is then read at once.
+    gradient is that of one pixel. They end at an image at most 4 pixels wide, which is then read at once.
 
     Args:
         shape: Channels, height and width of one image, at least 8×8.

@@ -135,9 +135,9 @@ class EnergyDiscrepancy(Objective):
     .. math:: L(\theta) = E \log \Bigl( \frac w M + \frac 1 M \sum_{j=1}^M e^{E_\theta(x) - E_\theta(x_j)} \Bigr),
               \qquad x_j = x + \sqrt t\, z + \sqrt t\, z_j
 
-    Data are spread by :math:`\sqrt t\, z`, and the :math:`x_j` are guesses of its origin. As :math:`M` grows
-    it is the difference between the data's mean energy before and after a step of diffusion, which is least at the
-    truth; :math:`w` keeps the logarithm from :math:`-\infty`.
+    Data are spread by :math:`\sqrt t\, z`, and the :math:`x_j` are guesses of its origin. As :math:`M` grows it is the
+    difference between the data's mean energy before and after a step of diffusion, which is least at the truth.
+    :math:`w` keeps the logarithm from :math:`-\infty`.
 
     The weight also removes a bias. At :math:`w = 1` the point and its guesses are exchangeable but for the data's
     density, so the loss ranks them, a conditional form of `RankingNCE`. Its gradient then vanishes at the truth for

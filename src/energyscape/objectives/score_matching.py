@@ -33,9 +33,9 @@ class ScoreMatching(Objective):
 
     .. math:: L(\theta) = E\bigl[ \operatorname{tr} \nabla_x s_\theta(x) + \tfrac12 \| s_\theta(x) \|^2 \bigr]
 
-    A step costs as many backward passes, and their memory, as the event has coordinates. The loss is negative where
-    the model is good, :math:`-\tfrac12 E \| s \|^2` at the truth; and the Laplacian of a ReLU network is zero, so that
-    only a smooth network has a trace to learn from.
+    A step costs as many backward passes, and their memory, as the event has coordinates. The loss is negative where the
+    model is good, :math:`-\tfrac12 E \| s \|^2` at the truth. The Laplacian of a ReLU network is zero, so only a smooth
+    network has a trace to learn from.
 
     References:
         Estimation of non-normalized statistical models by score matching (Hyvärinen, 2005), equation 4.
@@ -58,8 +58,8 @@ class SlicedScoreMatching(Objective):
     .. math:: L(\theta) = E\bigl[ v^\top \nabla_x s_\theta(x)\, v + \tfrac12 (v^\top s_\theta(x))^2 \bigr],
               \qquad E[v v^\top] = I
 
-    A direction runs through the whole event, not through each of its rows; and one on the sphere has length
-    :math:`\sqrt d`, because a unit vector would shrink :math:`J` by :math:`d`.
+    A direction runs through the whole event, not through each of its rows. One on the sphere has length :math:`\sqrt
+    d`, because a unit vector would shrink :math:`J` by :math:`d`.
 
     Args:
         projections: Directions for each point; each costs one more backward pass.

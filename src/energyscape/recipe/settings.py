@@ -90,8 +90,8 @@ class Training:
         seed: Of everything random.
         precision: Of products and convolutions in training: float32, bfloat16, or auto, which is bfloat16 where the
             hardware multiplies it.
-        compile: Whether to compile the network of a denoiser that is no energy (the others are differentiated twice, or
-            by chains): true, false, or auto, which does on a GPU if two minutes of training are left.
+        compile: Whether to compile the network of a denoiser that is no energy (others are differentiated twice, or by
+            chains). auto compiles on a GPU if two minutes of training are left.
         device: Device of training: auto uses a GPU if available.
         threads: Processor threads of the whole process; torch's own choice when left out. Small networks are fastest
             with one, and the same bits come again only with the same number.

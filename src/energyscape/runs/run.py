@@ -307,8 +307,8 @@ def conditions(experiment: Experiment) -> dict[str, Any]:
 class Journal(AbstractContextManager["Journal"]):
     """Append reports to a run's metrics and interventions.
 
-    Nothing in a line depends on the time of day or the machine's speed, so that a run that was killed and resumed has
-    the same files as one that was not. Lines of steps that will be taken again are cut off.
+    Nothing in a line depends on the time of day or the machine's speed, so a killed and resumed run has the same files
+    as an uninterrupted one. Lines of steps that will be taken again are cut off.
     """
 
     def __init__(self, run: Run, *, every: int, samples: int) -> None:

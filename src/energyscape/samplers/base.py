@@ -1,6 +1,6 @@
 """Markov kernels: one transition of many chains.
 
-A kernel is split in two so that its step can be compiled: `Kernel.draw` takes all randomness of one step from a
+A kernel is split in two so that its step can be compiled. `Kernel.draw` takes all randomness of one step from a
 generator, `Kernel.move` is pure tensor code of static shape. A step carries the State and reports the Info.
 
 A proposal whose point, energy or score is not finite is rejected and counted (``Info.diverged``); the chain stays where
@@ -58,8 +58,8 @@ class Info(NamedTuple):
         diverged: Whether it was rejected because something in it was not finite.
         drift: RMS over coordinates of the proposal's deterministic part, in units of ``x``.
         noise: RMS over coordinates of its random part, in units of ``x``.
-        energy_error: Minus the logarithm of the Metropolis-Hastings ratio, which for leapfrog steps is the change of
-            the Hamiltonian over the temperature; not finite where the proposal was not, 0 for an unadjusted kernel.
+        energy_error: Minus the logarithm of the Metropolis-Hastings ratio, for leapfrog steps the change of the
+            Hamiltonian over the temperature. It is non-finite if the proposal is, and 0 for an unadjusted kernel.
         hamiltonian: Potential and kinetic energy at the start of the step, once its momentum is drawn.
     """
 

@@ -31,7 +31,7 @@ class NoiseAnnealedLangevin(Solver):
     .. math:: y \leftarrow y + a\, (D - y) + \sqrt{2 a}\, \sigma z \quad \text{(several times at each level)},
               \qquad y' = D \quad \text{at the end}
 
-    The papers' :math:`\epsilon` is of the lowest level, :math:`\sigma_L`: it is :math:`a \sigma_L^2` in the second
+    The papers' :math:`\epsilon` is of the lowest level, :math:`\sigma_L`. It is :math:`a \sigma_L^2` in the second
     paper, where points move by :math:`\epsilon s`, and :math:`2 a \sigma_L^2` in the first, where they move by
     :math:`\tfrac{\epsilon}{2} s`. Step :math:`i` of the solver is all steps at level :math:`i`, the last also denoises.
 

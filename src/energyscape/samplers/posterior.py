@@ -56,9 +56,9 @@ def repaint(
     From every ``jump``-th level but the last, points are noised up by so many levels and taken down again, until they
     have been there ``resamplings`` times. This takes about ``resamplings`` times the evaluations of the solver alone.
 
-    The result approaches the conditional law with more resamplings. On a normal law of 12
-    correlated coordinates, 5 of them missing, with 25 levels of `Karras` from 10 to 0.01 (its law at every step is
-    known): error of the mean in standard deviations, and variance over the right one,
+    The result approaches the conditional law with more resamplings. The table shows the error of the mean in standard
+    deviations, and the variance over the exact one. The law is normal, with 5 of 12 correlated coordinates missing, and
+    25 levels of `Karras` from 10 to 0.01.
 
     =============  ===============  ===============
     resamplings    `Heun`           `DDPM`

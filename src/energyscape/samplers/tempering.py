@@ -50,7 +50,7 @@ class Replicas(NamedTuple):
 class ParallelTempering(Kernel[Replicas]):
     r"""Parallel tempering, or replica exchange: lets any kernel cross barriers.
 
-    All levels take one step of the inner kernel as one batch; after every ``swap_every``-th step neighbours may
+    All levels take one step of the inner kernel as one batch. After every ``swap_every``-th step neighbours may
     exchange, the pairs (0, 1), (2, 3), … and the pairs (1, 2), (3, 4), … by turns. The law of all levels together is
     left exactly invariant if the inner kernel leaves its own so.
 

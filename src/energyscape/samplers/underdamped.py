@@ -4,7 +4,7 @@ r"""Kernels that follow the underdamped Langevin diffusion, where chains have a 
 
 Its stationary law is :math:`\exp(-E(x) / T)` for positions and, independently, :math:`N(0, T I)` for velocities. Of its
 three parts, the drift of :math:`x` (A), the kick of :math:`v` (B) and the Ornstein-Uhlenbeck process of :math:`v` (O),
-each alone is solved exactly; an integrator is the order in which they follow one another.
+each alone is solved exactly. An integrator is the order in which they follow one another.
 """
 
 import math
@@ -60,9 +60,9 @@ class UnderdampedLangevin(Kernel[Moving]):
     It samples a *biased* law, of second order in :math:`h`, but on :math:`N(0, v)` that of the positions is exact at
     every stable :math:`h < 2 \sqrt{v}`; the velocities' variance is there :math:`T (1 - h^2 / 4 v)`. `HMC` has no bias.
 
-    A step costs one gradient, because the last one is kept in the state. Chains start with velocity zero, so
-    the first :math:`1 / \gamma h` steps are colder than the rest. A proposal that is not finite is rejected and the
-    velocity reversed, as a reversible flow requires; with its old velocity the chain would meet the same wall again.
+    A step costs one gradient, because the last one is kept in the state. Chains start with velocity zero, so the first
+    :math:`1 / \gamma h` steps are colder than the rest. A proposal that is not finite is rejected and the velocity
+    reversed, as a reversible flow requires. With its old velocity the chain would meet the same wall again.
 
     Args:
         energy: Maps ``(C, *)`` to ``(C,)``.

@@ -6,9 +6,9 @@ r"""Adaptation of a kernel's settings from many chains together.
   .. math:: \log \epsilon_{t+1} = \mu - \frac{\sqrt{t}}{\gamma\,(t + t_0)} \sum_{i \le t} (\delta - a_i),
 
   and the result is a weighted average of these logarithms.
-* The scale: the standard deviation of each coordinate over all chains and draws of a window; or, of vectors whose
-  correlations are strong enough to pay for a product of matrices, the Cholesky factor of their covariance.
-* The length of a trajectory: where the expected squared change of the distance from the mean is largest,
+* The scale: the standard deviation of each coordinate over all chains and draws of a window. For vectors whose
+correlations repay a product of matrices it is the Cholesky factor of their covariance. * The length of a trajectory:
+where the expected squared change of the distance from the mean is largest,
 
   .. math:: \operatorname{ChEES}(l) = \tfrac14\, E\, a_l \bigl( \|x_l - E x_l\|^2 - \|x_0 - E x_0\|^2 \bigr)^2 .
 
@@ -93,7 +93,7 @@ def warmup(
     r"""Run chains until they have converged, and adapt the kernel on the way.
 
     For `MALA` this is the step size; for `HMC` also the ``scale`` and the number of leapfrog steps. A window's
-    trajectories are twice as long as the last window found best, and ChEES is taken at every point along them: the
+    trajectories are twice as long as the last window found best, and ChEES is taken at every point along them. The
     length is the shortest that reaches 95 % of the largest value, and can double from window to window. A climb along
     the criterion's gradient with a fixed rate, as published, can stop short unnoticed.
 
@@ -113,8 +113,8 @@ def warmup(
         generator: The stream to draw from.
 
     Raises:
-        UserError: If the kernel accepts everything or is another, a matrix is asked for where none can be, chains are
-            too few or have no finite energy anywhere, or a setting is out of its range.
+        UserError: If the kernel is neither `MALA` nor `HMC` or accepts everything, a matrix is impossible, chains are
+            too few or have no finite energy, or a setting is out of its range.
 
     Examples:
         >>> draws = torch.Generator().manual_seed(0)
@@ -204,8 +204,8 @@ class DualAveraging:
 
         The constants :math:`t_0 = 10` and :math:`\kappa = 0.75` are the published ones. :math:`\gamma` is 0.15; the
         published 0.05 suits one chain, whose acceptance is noisy. The mean of many chains would make its step oscillate
-        about the edge where acceptance falls, and settle at too high an acceptance (0.77 instead of 0.7 on a law of
-        three dimensions).
+        about the edge where acceptance falls. It would settle at too high an acceptance (0.77 instead of 0.7 in three
+        dimensions).
         """
         self._t += 1
         self._shortfall += self.target - accept_prob

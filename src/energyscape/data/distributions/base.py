@@ -1,8 +1,8 @@
 r"""The interface of a law in the plane, and two rules of quadrature for entropies.
 
 Analytic functions are integrated piece by piece with a Gauss-Legendre rule. Averages over a Gaussian, whose integrand
-vanishes on all sides, use equal spacing :math:`h`, with an error of :math:`e^{-2 \pi a / h}` only, :math:`a` being the
-distance of the integrand's nearest singularity from the real axis.
+vanishes on all sides, use equal spacing :math:`h`, with an error of only :math:`e^{-2 \pi a / h}`. Here :math:`a` is
+the distance of the integrand's nearest singularity from the real axis.
 """
 
 from abc import abstractmethod

@@ -8,8 +8,7 @@ continuum of means, which a Gauss-Legendre rule :math:`(t_i, h_i)` turns into a 
 
 The nodes follow from the noise: 24 on every piece of ten deviations or one radian, whichever is shorter. The error of
 :math:`\log p` is below 1e-9 where the density is above :math:`e^{-30}` of its maximum and below 3e-8 as far down as
-:math:`e^{-200}`, as comparison with sums of 20,000 terms shows. A circle needs no nodes: its integral is a Bessel
-function.
+:math:`e^{-200}`, compared with sums of 20,000 terms. A circle needs no nodes: its integral is a Bessel function.
 """
 
 import math

@@ -4,8 +4,8 @@ r"""Points given by the user, blurred: a mixture of narrow Gaussians.
 
 The mixture *is* the law, not an estimate of the law behind the points. Its density, samples and entropy are exact, and
 a model is measured against the points as they are. The sum over all points is too long for a fine grid. Points are
-therefore visited by rectangles: within one, each term of the sum lies between its values at the nearest and
-the farthest corner, and terms are left out that together are below :math:`10^{-15}` of the sum.
+therefore visited by rectangles. Within one, each term of the sum lies between its values at the nearest and the
+farthest corner. Terms are left out that together are below :math:`10^{-15}` of the sum.
 """
 
 import math
@@ -43,8 +43,8 @@ class Points(Distribution):
     .. math:: \sum_i \log \sum_{j \ne i} \mathcal{N}(x_i; x_j, h^2 I),
 
     with :math:`i` over at most 512 distinct points, and a point's copies left out with it. Unlike rules of thumb, it
-    does not blur modes into each other; but one far outlier is enough to widen it, and coordinates in different units
-    share it: scale them first. A blur below 1/300 of the points' extent is finer than the usual quadratures resolve.
+    does not blur modes into each other. But one far outlier widens it, and coordinates in different units share it:
+    scale them first. A blur below 1/300 of the points' extent is finer than the usual quadratures resolve.
 
     Args:
         x: The points, ``(N, 2)``, at least two.

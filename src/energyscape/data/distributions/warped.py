@@ -33,7 +33,7 @@ class Pinwheel(Distribution):
               \phi_k = \frac{2 \pi k}{n}
 
     with the rotation :math:`R` by an angle. The twist depends on the radius :math:`|f|` alone, so it keeps areas and
-    the density is exact; in the code of Johnson et al. and FFJORD it depends on :math:`f_1`, which is nearly the same
+    the density is exact. In the code of Johnson et al. and FFJORD it depends on :math:`f_1`, which is nearly the same
     but not one to one.
 
     Args:

@@ -57,7 +57,7 @@ class RunawayChains(Guard):
     such chain among sixty-four can dominate the gradient, which then steepens the slopes further. Restarting the chains
     without rolling back only brings new ones there. The signal is the standard deviation of the negatives' energies
     over that of the data's: below 10 in healthy runs, beyond 20 long before other signs. From then on negatives more
-    than ten such deviations above the data are excluded from the gradient: they are not draws of the model, and a
+    than ten such deviations above the data are excluded from the gradient. They are not draws of the model, and a
     slower rate only postpones them. If chains diverge again, the rate is lowered too.
     """
 
