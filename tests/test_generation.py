@@ -126,8 +126,8 @@ def test_chains_in_bfloat16_are_nearly_those_in_float32_and_only_the_chains_are(
     assert torch.allclose(left, right, atol=0.1)
     seen.clear()
     rough.with_sampler({"sampler.tweedie": "true"}).trained.sample(4, steps=5, seed=0)
-    assert seen == [True] * 6 + [False] * (len(seen) - 6)
-    assert len(seen) > 6
+    assert sum(seen) == 6
+    assert not seen[-1]
 
 
 def test_batches_of_data_are_drawn_without_replacement():

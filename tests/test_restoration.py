@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from energyscape.calculus import score
-from energyscape.evaluation import calibrated_step, inpaint, median_filtered, psnr, restore, ssim
+from energyscape.evaluation import (
+    calibrated_denoiser,
+    calibrated_step,
+    haze,
+    inpaint,
+    median_filtered,
+    psnr,
+    restore,
+    ssim,
+)
 from energyscape.models import Gaussian
 from energyscape.noise import tweedie
 from energyscape.samplers import HMC, MALA, GradientDescent, ParallelTempering, UnderdampedLangevin
@@ -106,6 +115,36 @@ def test_at_the_energys_own_level_a_calibrated_step_is_tweedies():
     # The ratio of two means over 240,000 numbers, of which one is squares: a relative error of some sqrt(2 / 240,000).
     ratio = float(((found - y) * (truth - y)).sum() / (truth - y).square().sum())
     assert ratio == pytest.approx(1, abs=5 * (2 / 240_000) ** 0.5 + 1e-4)
+
+
+def test_a_calibrated_denoiser_gives_an_exact_posterior_mean_the_spread_of_clean_pixels():
+    # Pixels N(0, v) alone: the posterior mean y v / (v + σ²) has the variance v² / (v + σ²).
+    v, sigma = 0.25, 0.3
+    x = v**0.5 * torch.randn(20_000, *SHAPE, generator=generator(), dtype=torch.float64)
+    exact = Gaussian(torch.zeros(SHAPE, dtype=torch.float64), (v + sigma**2) * torch.eye(D, dtype=torch.float64))
+    y = (v + sigma**2) ** 0.5 * torch.randn(500, *SHAPE, generator=generator(1), dtype=torch.float64)
+    error = calibrated_denoiser(exact, x, level=sigma, generator=generator(2))(y) - y * (v / (v + sigma**2)) ** 0.5
+    # Of two sets of N pixels each: a quantile of one errs by some sqrt(2 / N) standard deviations, more in the tails.
+    assert float(error.square().mean().sqrt()) < 5 * v**0.5 * (4 / x.numel()) ** 0.5
+
+
+def test_a_calibrated_denoiser_turns_a_rough_score_s_haze_black():
+    # Black images with a bright pixel. The energy is a fifth too steep, and each pixel has its own wrong minimum.
+    x = -torch.ones(400, *SHAPE)
+    x.view(400, -1)[torch.arange(400), torch.randint(D, (400,), generator=generator())] = 0.9
+    wrong = 0.1 * torch.randn(SHAPE, generator=generator(1))
+
+    def energy(y):
+        bright = (y > 0).to(y)
+        return 0.6 / 0.3**2 * (y - wrong + 1 - 1.9 * bright).square().flatten(1).sum(1)
+
+    y = x + 0.3 * torch.randn(x.shape, generator=generator(2))
+    step = tweedie(energy, y, 0.3).clamp(-1, 1)
+    found = calibrated_denoiser(energy, x, level=0.3, generator=generator(3))(y)
+    assert haze(step) > 0.3
+    assert haze(found) < 0.03
+    assert float((found - x).square().mean()) < float((step - x).square().mean())
+    assert -1 <= float(found.min()) <= float(found.max()) <= 0.9
 
 
 def test_the_same_generator_gives_the_same_bits():

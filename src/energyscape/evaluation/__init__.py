@@ -20,7 +20,7 @@ from energyscape.evaluation.discrepancies import (
     mmd,
     sliced_wasserstein,
 )
-from energyscape.evaluation.distances import auc, nearest
+from energyscape.evaluation.distances import auc, haze, nearest
 from energyscape.evaluation.exact import Divergence, LogZ, kl, log_z, mode_masses, total_variation
 from energyscape.evaluation.feature_distances import Frechet, frechet_distance, kernel_distance
 from energyscape.evaluation.flow_likelihood import (
@@ -32,7 +32,15 @@ from energyscape.evaluation.flow_likelihood import (
 from energyscape.evaluation.inception import Inception, read_inception
 from energyscape.evaluation.likelihood import Annealed, Bracket, bracket, forward_ais, reverse_ais
 from energyscape.evaluation.recognition import Recognition, recognise
-from energyscape.evaluation.restoration import calibrated_step, inpaint, median_filtered, psnr, restore, ssim
+from energyscape.evaluation.restoration import (
+    calibrated_denoiser,
+    calibrated_step,
+    inpaint,
+    median_filtered,
+    psnr,
+    restore,
+    ssim,
+)
 
 __all__ = [
     "Annealed",
@@ -56,6 +64,7 @@ __all__ = [
     "auc",
     "aupr",
     "bracket",
+    "calibrated_denoiser",
     "calibrated_step",
     "classifier_for",
     "diagnose",
@@ -64,6 +73,7 @@ __all__ = [
     "forward_ais",
     "fpr_at",
     "frechet_distance",
+    "haze",
     "image_likelihood",
     "inpaint",
     "kernel_distance",

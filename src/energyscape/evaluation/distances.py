@@ -30,6 +30,18 @@ def nearest(x: Tensor, reference: Tensor) -> Tensor:
     return best
 
 
+def haze(x: Tensor) -> float:
+    """Return the share of pixels that are nearly black: between 0.5 and 10 % of the way from black to white.
+
+    Noise that a model leaves on a black background shows here first. Compare it with that of real images.
+
+    Examples:
+        >>> haze(torch.tensor([[-1.0, -0.95, -0.9, 0.5]]))
+        0.5
+    """
+    return float(((x > -0.99) & (x < -0.8)).double().mean())
+
+
 def auc(negative_energies: Tensor, positive_energies: Tensor) -> float:
     r"""Return the probability that a negative has a higher energy than a positive, ties counting half.
 

@@ -18,8 +18,10 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import conv2d
@@ -134,6 +136,57 @@ def calibrated_step(
         divergence = divergence + (v * change).sum() / (2 * h * temperature * probes)
     best = -(sigma**2) * divergence / s.square().sum()
     return y + best.nan_to_num(sigma**2).clamp(0, level**2) * s
+
+
+def calibrated_denoiser(
+    energy: EnergyFn,
+    x: Tensor,
+    *,
+    level: float,
+    confined: Callable[[Tensor], Tensor] = lambda y: y,
+    generator: Generator | None = None,
+) -> Callable[[Tensor], Tensor]:
+    r"""Return a denoiser of images with noise of the energy's own level, fitted on clean images.
+
+    .. math::
+        D(y)_i = F^{-1}\bigl(\hat F(\hat x_i)\bigr), \qquad \hat x = y + \lambda\, s(y), \qquad
+        \lambda = \frac{\overline{(x - y) \cdot s}}{\overline{\|s\|^2}},
+
+    with :math:`y` the images ``x`` with noise of :math:`\ell`. :math:`\hat F` and :math:`F` are the distribution
+    functions of all pixels of :math:`\hat x` and of ``x``. For the exact score :math:`\lambda = \ell^2`, so that
+    :math:`\hat x` is the posterior mean of Tweedie's formula.
+
+    A learned score is too steep by the bias of its chains, and rough: its estimates of black pixels scatter about black
+    and look like a grey haze. Posterior means also vary less than images do. The rising map is the optimal transport
+    that gives pixels back the law of clean ones.
+
+    Use it for samples. A restoration of least squared error is :math:`\hat x` itself.
+
+    Args:
+        energy: Maps ``(B, *)`` to ``(B,)``, at any temperature.
+        x: Clean images, ``(B, *)``, a hundred or more.
+        level: The noise level :math:`\ell > 0` of the data that the energy describes.
+        confined: Brings noised images into the box that the energy knows.
+        generator: The stream to draw from.
+
+    Returns:
+        A map from ``(C, *)`` to ``(C, *)``, whose values are in the range of ``x``.
+
+    References:
+        A theory of the distortion-perception tradeoff in Wasserstein space (Freirich, Michaeli & Meir, 2021), for
+        the transport of posterior means. https://arxiv.org/abs/2107.02555
+    """
+    y = confined(noised(x, level, generator=generator)[0])
+    s = score(energy, y)
+    factor = float(((x - y) * s).mean() / s.square().mean().clamp(min=torch.finfo(s.dtype).tiny))
+    estimates = (y + factor * s).nan_to_num().flatten().sort().values.cpu().numpy()
+    pixels = x.flatten().sort().values.cpu().numpy()
+
+    def denoise(y: Tensor) -> Tensor:
+        estimate = y + factor * score(energy, y)
+        return torch.from_numpy(np.interp(estimate.cpu().numpy(), estimates, pixels)).to(y)
+
+    return denoise
 
 
 def restore(

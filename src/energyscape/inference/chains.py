@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn
 from energyscape.errors import check_count, refused
-from energyscape.evaluation import inpaint, restore
+from energyscape.evaluation import calibrated_denoiser, inpaint, restore
 from energyscape.inference.sampler import BATCH, Generated, Sampler, StartName
 from energyscape.inference.trained import Trained
 from energyscape.noise import tweedie
@@ -18,6 +18,9 @@ from energyscape.objectives.base import unconfined
 from energyscape.samplers import DescentFactory, Kernel, KernelFactory, Steps
 from energyscape.samplers.base import zero_energy
 from energyscape.training.precision import Precision, autocast
+
+FITTED: Final = 256
+"""Training images that the last denoising step is fitted on."""
 
 
 @final
@@ -31,7 +34,8 @@ class Chains(Sampler):
         steps: Transitions of each chain.
         descent: How chains from noise come down the noise levels of a model that has learned many; none lets the
             kernel find its way at the lowest.
-        tweedie: End with one denoising step, where the model has learned noised data.
+        tweedie: End with one denoising step, where the model has learned noised data. For images it is fitted on some
+            training images.
         precision: Of the network's products and convolutions in chains that generate, as in training; the energies of
             bfloat16 are too rough for a Metropolis test.
         compile: Whether to compile the steps of chains that generate, which takes half a minute the first time; those
@@ -83,7 +87,7 @@ class Chains(Sampler):
     ) -> Iterator[Generated]:
         generator = trained.stream(f"generate {start}", seed=seed)
         starts = self._starts(trained, start, n, generator=generator, seed=seed)
-        kernel, full = self._transition(trained, start, steps), min(n, BATCH)
+        kernel, full, last_step = self._transition(trained, start, steps), min(n, BATCH), self._last_step(trained)
         compiled, plain = (Steps(kernel, steps=steps, compile=each) for each in (self.compile, False))
         at = sorted({0, *(round(steps ** (k / max(frames - 2, 1))) for k in range(frames - 1)), steps})
         for number, x in enumerate(starts):
@@ -95,8 +99,8 @@ class Chains(Sampler):
                     diverged += info.diverged.sum()
                     if shown and step in at and step < steps:
                         path.append(state.x[:shown])
-            path += [self._finished(trained, state.x[:shown])] if shown else []
-            yield Generated(self._finished(trained, state.x).cpu(), torch.stack(path).cpu(), at, int(diverged))
+            path += [last_step(state.x[:shown])] if shown else []
+            yield Generated(last_step(state.x).cpu(), torch.stack(path).cpu(), at, int(diverged))
 
     def _transition(self, trained: Trained, start: StartName, steps: int) -> Kernel[Any]:
         """Return the transition; chains that begin at the lowest noise level have none to descend."""
@@ -105,11 +109,16 @@ class Chains(Sampler):
             return self.descend(energy, steps)
         return self.kernel(energy)
 
-    def _finished(self, trained: Trained, x: Tensor) -> Tensor:
-        """Remove the noise that the model learned along with the data, and keep images on their scale."""
-        if self.tweedie and trained.level > 0:
-            x = tweedie(trained.require_energy(), x, trained.level, temperature=trained.temperature)
-        return trained.space.clamp(x)
+    def _last_step(self, trained: Trained) -> Callable[[Tensor], Tensor]:
+        """Return the map that removes the noise learned along with the data, and keeps images on their scale."""
+        if not (self.tweedie and trained.level > 0):
+            return trained.space.clamp
+        energy, level = trained.require_energy(), trained.level
+        if not trained.space.is_image:
+            return lambda x: tweedie(energy, x, level, temperature=trained.temperature)
+        images = trained.data().draw(FITTED, generator=trained.stream("images of the last step", device="cpu"))
+        noise, confined = trained.stream("noise of the last step"), trained.objective.confined
+        return calibrated_denoiser(energy, images.to(trained.device), level=level, confined=confined, generator=noise)
 
     def _starts(
         self, trained: Trained, start: StartName, n: int, *, generator: Generator, seed: int | None

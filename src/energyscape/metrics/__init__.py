@@ -3,7 +3,7 @@
 from energyscape.metrics.chains import Acceptance, EnergiesAlike
 from energyscape.metrics.denoisers import Classes, Likelihood
 from energyscape.metrics.evidence import Evidence
-from energyscape.metrics.images import Features, InceptionFeatures, Recognised, TrainingDistance
+from energyscape.metrics.images import Features, Haze, InceptionFeatures, Recognised, TrainingDistance
 from energyscape.metrics.metric import Measure, Metric
 from energyscape.metrics.ood import Outliers
 from energyscape.metrics.plane import KL, Modes, TotalVariation
@@ -25,6 +25,7 @@ METRICS = Registry(
         "inception": InceptionFeatures,
         "classes": Classes,
         "training-distance": TrainingDistance,
+        "haze": Haze,
         "energies": EnergiesAlike,
         "likelihood": Likelihood,
         "acceptance": Acceptance,

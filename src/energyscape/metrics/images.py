@@ -6,7 +6,7 @@ from typing import Final, final
 from torch import Tensor
 
 from energyscape.data import Dataset
-from energyscape.evaluation import Classifier, Inception, frechet_distance, kernel_distance, nearest, recognise
+from energyscape.evaluation import Classifier, Inception, frechet_distance, haze, kernel_distance, nearest, recognise
 from energyscape.metrics.evidence import Evidence
 from energyscape.metrics.metric import Measure, Metric
 
@@ -119,6 +119,21 @@ class TrainingDistance(Measure):
         ratio = float(nearest(evidence.generated.x, images).median() / real)
         how = "median nearest-neighbour distance over held-out images'; 0: copies"
         return [Metric("distance to training", ratio, None, how, better="near 1")]
+
+
+@final
+class Haze(Measure):
+    """Share of nearly black pixels: noise that a model leaves on black."""
+
+    def applies(self, evidence: Evidence) -> bool:
+        return evidence.source.space.is_image
+
+    def measure(self, evidence: Evidence) -> list[Metric]:
+        how = "share of pixels between 0.5 and 10 % of the way from black to white"
+        return [
+            Metric("haze", haze(evidence.generated.x), None, f"{how}; {evidence.protocol}", better="lower"),
+            Metric("haze, real", haze(evidence.held_out.head(1_000)), None, "the same of held-out images"),
+        ]
 
 
 def everything(data: Dataset, most: int = 10_000) -> Tensor:
