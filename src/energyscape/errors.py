@@ -39,7 +39,7 @@ def shortened(value: Any) -> str:
 
 
 ALIASES: Final = {"gpu": "cuda", "epoch": "budget", "momentum": "beta1", "iterations": "steps", "batch": "batch_size"}
-"""What other libraries call a setting or value."""
+"""Other libraries' names of settings and values."""
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -140,7 +140,7 @@ def _lives(process: int) -> bool:
     """Whether another process of that number exists; a container may give every process the same one."""
     if process == os.getpid():
         return False
-    if sys.platform == "win32":  # which has no signal that does nothing
+    if sys.platform == "win32":  # Windows has no null signal
         return True
     try:
         os.kill(process, 0)

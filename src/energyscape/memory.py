@@ -13,7 +13,7 @@ SHARE: Final = 0.8
 """Share of the available memory that a request may take."""
 
 KEPT: Final = 1 << 30
-"""Bytes of freed memory that are kept for the next tensor."""
+"""Bytes of freed memory to keep for the next tensor."""
 
 LARGEST: Final = 32 << 20
 """Bytes of the largest tensor whose memory is kept; the C library sets the limit."""

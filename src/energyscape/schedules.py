@@ -319,7 +319,7 @@ class LogNormal(SigmaDistribution):
         check_positive(std=self.std)
 
     def quantile(self, u: Tensor) -> Tensor:
-        # No further out than what a float32 can tell from 0 and 1.
+        # Limited to the range that float32 resolves from 0 and 1.
         z: Tensor = torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
         return (self.mean + self.std * z).exp()
 

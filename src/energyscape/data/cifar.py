@@ -135,7 +135,7 @@ def _labels(values: Any, n: int, name: str) -> NDArray[np.int64]:
     return np.asarray(values).astype(np.int64)
 
 
-# The order is that of preference: the binary layout cannot hold anything but numbers.
+# In order of preference: the binary layout cannot hold anything but numbers.
 LAYOUTS: Final = (
     Layout(
         "cifar-10-batches-bin",
@@ -154,7 +154,7 @@ LAYOUTS: Final = (
 )
 
 
-# Where the batches are
+# Folder of the batches
 
 
 def _found(folder: Path, split: str) -> list[Records] | None:

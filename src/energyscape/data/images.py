@@ -33,13 +33,13 @@ SPLITS = ("train", "test", "all")
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""What Pillow calls them. A file's content says which it is; of several frames the first is read."""
+"""Pillow's names of the formats. The content identifies a file; of several frames the first is read."""
 
 LARGEST: Final = 1 << 26
 """Pixels of a picture; four bytes each are allocated."""
 
 DARK: Final = 64
-"""Of 255: images that nowhere reach it were probably saved with another white."""
+"""Of 255: images that never reach it were probably saved with another white."""
 
 
 @final

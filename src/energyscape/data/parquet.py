@@ -70,7 +70,7 @@ def _rows(arrow: Any, file: BinaryIO, size: int, path: Path, pixels: int) -> Ite
         raise UserError(f"{path}: expected a Parquet file; it is a pointer to one: fetch it with 'git lfs pull'")
     with arrow.parquet.ParquetFile(file) as shard:
         image = _image_column(arrow, path, shard.schema_arrow)
-    # A dictionary stays one: a file of a kilobyte may name one value in as many rows as it likes.
+    # Keep dictionaries encoded: a file of a kilobyte may repeat one value in any number of rows.
     as_they_are: Any = {"read_dictionary": [f"{image}.bytes"], "page_checksum_verification": True}
     with arrow.parquet.ParquetFile(file, **as_they_are) as shard:
         groups = [shard.metadata.row_group(i) for i in range(shard.num_row_groups)]

@@ -19,7 +19,7 @@ from energyscape.errors import UserError
 from energyscape.files import reading
 
 INSTRUCTIONS: Final = 1_000_000
-"""Of a pickle; a published batch has about 30,000, and each makes an object of some hundred bytes at most."""
+"""Operations of a pickle; a published batch has about 30,000, each making an object of some hundred bytes at most."""
 
 
 def word(key: str | bytes) -> str:
@@ -107,7 +107,7 @@ ADMITTED: Final[Mapping[tuple[str, str], type[StandIn]]] = {
         for module, name, made in (("multiarray", "_reconstruct", Array), ("numeric", "_frombuffer", Buffered))
     },
 }
-"""What a batch may name, and what it gets in its place."""
+"""Names that a batch may use, and their stand-ins."""
 
 
 class Unpickler(pickle.Unpickler):
@@ -142,6 +142,6 @@ def _check_size(content: bytes) -> None:
     for count, (code, argument, _) in enumerate(pickletools.genops(content)):
         if count == INSTRUCTIONS:
             raise ValueError(f"it has more than {INSTRUCTIONS:,} instructions")
-        # Python makes room for all numbers up to the one that a value is put aside under.
+        # Python allocates room for all memo numbers up to the largest one.
         if "PUT" in code.name and int(argument or 0) > count:
             raise ValueError(f"it puts its value number {count:,} aside as number {argument:,}")

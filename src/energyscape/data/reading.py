@@ -19,7 +19,7 @@ SMALL: Final = 1 << 28
 """Bytes that the content of any file may have."""
 
 RATIO: Final = 20
-"""How many times as large as its file larger content may be; deflate makes images about five times smaller."""
+"""Largest ratio of content to file size, for larger content; deflate makes images about five times smaller."""
 
 
 @contextmanager

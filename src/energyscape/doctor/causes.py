@@ -40,7 +40,7 @@ def spoiled_data(record: Record, probes: Probes) -> Finding | None:
 def _ended_suddenly(record: Record) -> bool:
     columns = record.columns.get("loss", ())
     end = next((i for i, value in enumerate(columns) if not math.isfinite(value)), None)
-    # Weights that are not finite are rolled back at the next snapshot, guards or not, and numbers come back with them.
+    # Non-finite weights are rolled back at the next snapshot, guards or not, and the numbers become finite again.
     if end is None or end < 5 or any(math.isfinite(value) for value in columns[end : end + 5]):
         return False
     before = Record(columns={name: column[:end] for name, column in record.columns.items()})
@@ -160,7 +160,7 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
     if b is None or b > 16:
         return None
     if noise is None or plus is None:
-        share = b**-0.5 * (b <= 4)  # what so few explain by themselves
+        share = b**-0.5 * (b <= 4)  # the share that so small a batch explains
     else:
         share = noise / max(math.hypot(plus, plus if minus is None else minus), 1e-12)
     if share <= 0.2:
@@ -294,4 +294,4 @@ MOST_RATE = 0.03
 """Learning rate beyond which Adam's steps are of the size of the weights."""
 
 RATE_GROWTH = 100.0
-"""How many times their smallest energies are worth reporting."""
+"""Growth of the energies over their smallest from which on it is reported."""

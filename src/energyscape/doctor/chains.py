@@ -19,8 +19,8 @@ class Chains(NamedTuple):
     temperature: float = 1.0  # T \ge 0
     drift_clip: float | None = None  # Largest element of the drift, in units of ``x``
     bounds: tuple[float, float] | None = None  # Lowest and highest value of an element of ``x``
-    walls: Walls = "clamp"  # What its walls do to a step beyond them
-    steps: int = 20  # Transitions in a training step; those of generation where training has none
+    walls: Walls = "clamp"  # Effect of the walls on a step beyond them
+    steps: int = 20  # Transitions in a training step, or of generation if training has none
     sampler_steps: int = 200  # Transitions from noise to a sample
 
     @property

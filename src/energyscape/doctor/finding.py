@@ -10,7 +10,7 @@ from energyscape.doctor.record import Record, autocorrelation, median
 Severity = Literal["warn", "act"]
 
 RUNAWAY: Final = 1_000.0
-"""How many times the smallest gap and spread of the energies are a runaway; learned landscapes grow a hundredfold."""
+"""Growth of gap plus spread over their smallest that counts as divergence; learned landscapes grow a hundredfold."""
 
 CALM: Final = 2.8
 r"""The noise over the drift of a sound step: :math:`\eta = v_{\min} / 4`."""
@@ -20,16 +20,16 @@ class Finding(NamedTuple):
     """One thing that is wrong."""
 
     rule: str  # Its name in `rules.RULES`
-    severity: Severity  # ``act``: the run is lost, or its samples are; ``warn``: it suffers
-    symptom: str  # What one sees
-    evidence: str  # What was measured, with numbers
-    cause: str  # What most likely made it so
-    remedy: str  # The settings to change, as they are typed
-    numbers: dict[str, float]  # What was measured, for machines
+    severity: Severity  # ``act``: the run or its samples are lost; ``warn``: they are impaired
+    symptom: str  # The visible effect
+    evidence: str  # The measurement, in words
+    cause: str  # The most likely cause
+    remedy: str  # The settings to change, as flags
+    numbers: dict[str, float]  # The measurement, as numbers
 
 
 Rule = Callable[[Record, Probes], Finding | None]
-"""Looks at a record and probes; silent where it cannot be asked."""
+"""Maps a record and probes to a finding, or none; also none if data for the rule are missing."""
 
 
 def flag(record: Record, setting: str, value: float) -> str:

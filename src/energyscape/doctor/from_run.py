@@ -24,13 +24,13 @@ from energyscape.runs import Run
 from energyscape.samplers import KERNELS
 
 POINTS: Final = 512
-"""Data points that probes look at; all of them are looked at for numbers that are not finite."""
+"""Data points for the probes; all data are checked for non-finite numbers."""
 
 TRAINED: Final = ("batch_size", "flips", "learning_rate", "warmup", "decay", "beta1", "beta2", "clip", "log_every")
-"""Settings of the training that rules look at."""
+"""Settings of the training that rules read."""
 
 FEWEST: Final = 20
-"""Lines of metrics below which a record says nothing."""
+"""Lines of metrics below which a record is inconclusive."""
 
 
 class Examination(NamedTuple):
@@ -183,7 +183,7 @@ def ask(experiment: Experiment, *, learned: bool = True, seed: int | None = None
         held_out=_unseen(experiment, seed),
         generator=generator,
     )
-    # What the data are good for is asked of the recipe, not of what guards have made of it.
+    # Data are judged by the recipe's settings, not by those that guards changed.
     asked = {name: getattr(before, name) for name in ("data_std", "narrowest", "degenerate", "cut", "away", "mirrored")}
     return probes._replace(mode_factor=_mode_factor(experiment), **asked)
 
@@ -204,7 +204,7 @@ def chains_of(experiment: Experiment, *, treated: bool = True, section: str | No
     if step_size is None:
         return None
     if treated and isinstance(trained, ContrastiveDivergence):
-        step_size *= trained.adjustment.step  # what guards have made of it
+        step_size *= trained.adjustment.step  # as changed by guards
     if isinstance(trained, DiffusionRecoveryLikelihood):
         low, above = trained.sigmas[:2]
         step_size *= low**2 * (1 - (low / above) ** 2)  # its kernel's length is s₀, see samplers.recovery

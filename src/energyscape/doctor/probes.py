@@ -28,14 +28,14 @@ CHAINS: Final = 64
 """Chains of each probe."""
 
 BATCH: Final = 256
-"""Points a time whose energy is asked."""
+"""Points in one evaluation of the energy."""
 
 ScoreFn = Callable[[Tensor], Tensor]
 """Maps points ``(B, *)`` to scores ``(B, *)``."""
 
 
 Answer = float | None
-"""None where a question could not be asked."""
+"""None if the probe could not be run."""
 
 
 class Probes(NamedTuple):
@@ -68,13 +68,11 @@ class Probes(NamedTuple):
     mirrored: Answer = None  # Median distance of mirrored images to the nearest data, over that of other data
     moved: Answer = None  # Distance of the weights from their initial values over the norm of those
     held_out: Answer = None  # Energy of held-out less that of training data, both noised alike, in s_E
-    kinks: Answer = None  # Spread of the exact curvature uᵀ∇²E u over its size; 0 for networks of straight pieces
-    bends: Answer = None  # How much the score changes over one step's noise beyond that curvature, in parts of it
+    kinks: Answer = None  # Spread of the exact curvature uᵀ∇²E u over its size; 0 for piecewise linear networks
+    bends: Answer = None  # Relative change of the score over one step's noise beyond that curvature
     near: Answer = None  # E‖σ s(x + σ z) + z‖² / d at the learned noise level; 1 is a score of zero
-    far: Answer = None  # The same at noise as wide as where chains start
-    noisy: Answer = (
-        None  # Share of the variance of where chains end that the score takes for noise, E‖σ²s‖² / d over it
-    )
+    far: Answer = None  # The same at noise as wide as the chains' start
+    noisy: Answer = None  # Share of the final chains' variance that the score attributes to noise, E‖σ²s‖² / d over it
     parted: Answer = None  # Widest gap between islands of noised data, over 95 % of the steps within them
     mode_factor: Answer = None  # Largest factor by which a mode's mass is off, where modes are known
     energies: dict[str, tuple[float, ...]] = {}  # Energies by what they are of, for pictures  # noqa: RUF012
@@ -122,19 +120,19 @@ def probe(
 
 
 FEWEST: Final = 8
-"""Finite data points below which nothing is asked."""
+"""Finite data points below which no probe is run."""
 
 
 class Subject(NamedTuple):
     """The landscape, data and chains to probe."""
 
-    energy: EnergyFn  # Maps ``(B, *)`` to ``(B,)``; of a bare score one whose gradient alone means something
-    known: bool  # Whether its values mean something too
+    energy: EnergyFn  # Maps ``(B, *)`` to ``(B,)``; for a bare score, only its gradient is meaningful
+    known: bool  # Whether its values are meaningful too
     data: Tensor  # Clean data, ``(B, *)``
     y: Tensor  # The same with noise
     level: float  # Standard deviation of that noise
-    temperature: float  # Of the law that was learned
-    how: Chains | None  # How chains are made
+    temperature: float  # Of the learned law
+    how: Chains | None  # Settings of the chains
     generator: Generator | None  # The stream to draw from
 
     def slope(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ WINDOW: Final = 50
 """Lines of the metrics that count as now."""
 
 MIN_FINITE: Final = 5
-"""Finite numbers in a window below which it says nothing."""
+"""Finite numbers that a window needs."""
 
 
 @final
@@ -30,11 +30,11 @@ class Record:
     interventions: Sequence[Mapping[str, Any]] = ()  # of guards, in order: step, samples, verdict, reason, action
     objective: str | None = None
     kernel: str | None = None
-    chains: str = "objective"  # the recipe's section that the kernel stands in, or "sampler"
-    inner: str = ""  # "kernel." where the kernel is inside another one
+    chains: str = "objective"  # the recipe's section of the kernel, or "sampler"
+    inner: str = ""  # "kernel." if the kernel is inside another one
     adjusted: bool = False  # whether the kernel has a Metropolis test
     step_size: float | None = None  # η of Langevin steps, in squared units of x
-    typed: tuple[float, float] | None = None  # the step as the recipe has it, and the power of η that it follows
+    typed: tuple[float, float] | None = None  # the step in the recipe, and its power of η
     temperature: float | None = None
     drift_clip: float | None = None
     bounds: tuple[float, float] | None = None

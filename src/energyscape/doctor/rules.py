@@ -9,12 +9,12 @@ from energyscape.doctor.record import Record
 from energyscape.doctor.settings import BY_SETTINGS
 
 LATE: Final = ("tight_drift_clip", "few_updates", "few_lines", "long_warmup")
-"""Rules about settings that others can be the cause of; a short run learns little, whatever else is wrong with it."""
+"""Rules about settings whose effects other rules can cause; a short run learns little in any case."""
 
 RULES: Final[dict[str, Rule]] = {
     rule.__name__: rule
     for rule in (
-        # What nothing else can cause: data, and settings that can be judged without the model.
+        # Root causes: data, and settings that can be judged without the model.
         causes.spoiled_data,
         *(rule for name, rule in BY_SETTINGS.items() if name not in LATE),
         causes.strong_regulariser,
@@ -29,7 +29,7 @@ RULES: Final[dict[str, Rule]] = {
         causes.stale_chains,
         objectives.easy_noise,
         objectives.parted_islands,
-        # What lost weights can look like too.
+        # Causes that lost weights mimic.
         kernels.unbounded_drift,
         causes.high_rate,
         causes.flat_energy,
@@ -37,7 +37,7 @@ RULES: Final[dict[str, Rule]] = {
         objectives.one_noise_level,
         objectives.noise_kept,
         *(BY_SETTINGS[name] for name in LATE[1:]),
-        # Symptoms, the gravest first.
+        # Symptoms, the most severe first.
         symptoms.nothing_learned,
         symptoms.divergence,
         symptoms.oscillation,
@@ -58,7 +58,7 @@ RULES: Final[dict[str, Rule]] = {
 
 
 RESIDUAL: Final = ("unbounded_drift", "high_rate", "flat_energy", "no_signal", "one_noise_level", "noise_kept")
-"""Causes that lost weights or chains can look like: not named where a setting judged alone has lost them."""
+"""Causes that lost weights or chains mimic: omitted if a rule about a single setting explains the loss."""
 
 
 CAUSES: Final = tuple(name for name, rule in RULES.items() if rule.__module__ != symptoms.__name__)

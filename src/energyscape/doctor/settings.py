@@ -17,11 +17,11 @@ from energyscape.doctor.record import Record, safe_ratio
 class Limit(NamedTuple):
     """A number that must stay in a range."""
 
-    measure: Callable[[Record, Probes], float | None]  # The number, or none where it cannot be computed
-    range: tuple[float, float]  # From where to where
-    evidence: str  # What the number is; ``{}`` stands for it
-    cause: str  # What is wrong with the setting
-    remedy: Callable[[Record, Probes], str]  # What to set instead
+    measure: Callable[[Record, Probes], float | None]  # The number, or none if unknown
+    range: tuple[float, float]  # Lowest and highest value
+    evidence: str  # Description of the number, with ``{}`` for its value
+    cause: str  # The fault of the setting
+    remedy: Callable[[Record, Probes], str]  # The better setting
 
     def rule(self, name: str) -> Rule:
         """Return the rule: warn outside the range, act where the number is off by more than a factor of 4."""
@@ -49,7 +49,7 @@ class Limit(NamedTuple):
 
 
 STILL = 0.01
-"""Share of their size by which weights of a run that learns move at the least."""
+"""Least relative move of the weights of a run that learns."""
 
 
 def updates(record: Record) -> float | None:

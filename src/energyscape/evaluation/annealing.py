@@ -29,10 +29,10 @@ from energyscape.samplers import MALA, Kernel
 from energyscape.samplers.recovery import check_temperature
 
 TARGET = 0.65
-"""Acceptance probability that the pilot steers to: between the best of MALA, 0.574, and of long HMC trajectories."""
+"""Target acceptance probability of the pilot: between the best of MALA, 0.574, and of long HMC trajectories."""
 
 ROUGH = 64
-"""Levels of the pilot's first walk, which finds out where the path is steep."""
+"""Levels of the pilot's first walk, which locates steep parts of the path."""
 
 CHAINS = 128
 """Chains of the pilot."""
@@ -105,7 +105,7 @@ class Path:
         energy, base, hot = self.energy, self.base, beta / self.temperature
 
         def between(x: Tensor) -> Tensor:
-            # At the ends one of them has no say, even where it is infinite. Sums of float32 would lose small weights.
+            # At the ends one of them is ignored, even if infinite. Sums of float32 would lose small weights.
             if beta == 0:
                 return base(x).double()
             return hot * energy(x).double() + (1 - beta) * base(x).double() if beta < 1 else hot * energy(x).double()
@@ -180,7 +180,7 @@ def _spaced(betas: tuple[float, ...], spread: list[float], count: int) -> tuple[
     """Return levels between which the integral of the spread over beta is the same."""
     beta, density = np.array(betas), np.array(spread)
     area = np.diff(beta) * (density[1:] + density[:-1]) / 2
-    # A twentieth of the mean everywhere leaves no gap where chains that lag behind tell of no spread.
+    # A twentieth of the mean everywhere leaves no gap where lagging chains show no spread.
     area += np.diff(beta) * (0.05 * area.sum() or 1.0)
     length = np.concatenate([[0.0], np.cumsum(area)])
     inside = np.interp(length[-1] * np.arange(1, count) / count, length, beta)

@@ -29,10 +29,10 @@ from energyscape.rng import generator_for, global_seed, seed_for
 from energyscape.training import Snapshot
 
 FEATURES: Final = 128
-"""Numbers that an image is described with."""
+"""Number of features of an image."""
 
 SAMPLES: Final = 180_000
-"""Most images that training looks at: three epochs of MNIST."""
+"""Most images of training: three epochs of MNIST."""
 
 EPOCHS: Final = 30
 """Most epochs of training, for small sets."""
@@ -46,13 +46,13 @@ NOISE: Final = 0.3
 """The most noise, in units of ``x``, under which an image keeps its class in training."""
 
 MOVE: Final = 14
-"""Part of an image's side by which training moves it at most: two pixels of 28, none of 8."""
+"""Part of an image's side by which training shifts it at most: two pixels of 28, none of 8."""
 
 SHARE: Final = 0.04
 """Share of a batch that each of the four kinds of debris adds."""
 
 VERSION: Final = 1
-"""Of network and training together; a change of either is a change of this, and no older file is used again."""
+"""Version of network and training; change it with either, so that older files are not used."""
 
 
 @final

@@ -132,7 +132,7 @@ def overlap(x: Tensor, y: Tensor, *, bins: int | None = None) -> float:
         return math.nan
     x, y = (each.detach().cpu().double().flatten() for each in (x, y))
     count = bins or max(2, round(min(len(x), len(y)) ** (1 / 3)))
-    # As if both sets were of one size: a quantile of the pool weighs them alike.
+    # Weight both sets equally, whatever their sizes, in a quantile of the pool.
     pooled, order = torch.cat([x, y]).sort()
     weight = torch.cat([torch.full_like(x, 0.5 / len(x)), torch.full_like(y, 0.5 / len(y))])[order].cumsum(0)
     inner = torch.arange(1, count, dtype=torch.float64) / count

@@ -27,7 +27,7 @@ from energyscape.evaluation.u_statistics import (
 from energyscape.noise import normal_like
 
 SAMPLE = 1000
-"""Points whose distances the median is taken of."""
+"""Points for the median distance."""
 
 
 class Discrepancy(NamedTuple):

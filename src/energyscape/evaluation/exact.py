@@ -25,7 +25,7 @@ from energyscape.data.distributions import Distribution
 from energyscape.errors import UserError
 
 PANELS = 4
-"""Panels along each side of the box that was asked for."""
+"""Panels along each side of the requested box."""
 
 RINGS = 6
 """Most rings of panels around the box: with 0, 1, … 6 it is 1, 1.5, 2.5, 4.5, 8.5, 16.5 and 32.5 times as wide."""
@@ -213,7 +213,7 @@ def _fine_and_half(
 ) -> tuple[Sheets, Sheets]:
     """Return a model at all nodes and at half as many along each side."""
     if box is None:
-        # The widest box was looked at with half the nodes, so that rule is done.
+        # The widest box has been computed with half the nodes already.
         widest = _sheet(energy, law.box, temperature, nodes // 2, RINGS)
         rings = _rings(widest, law.box)
         whole = _sheet(energy, law.box, temperature, nodes, rings), widest.within(_widened(law.box, rings))

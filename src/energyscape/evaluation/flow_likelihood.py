@@ -34,7 +34,7 @@ from energyscape.noise import uniform_like
 from energyscape.objectives.score_matching import probe
 
 CHECKED = 64
-"""Points that are followed a second time, with half as many steps."""
+"""Points that are solved a second time, with half as many steps."""
 
 OFF = 0.01
 """How far off a level a value may lie, in bins: the rounding of single precision."""

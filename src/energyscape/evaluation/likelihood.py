@@ -36,7 +36,7 @@ from energyscape.evaluation.annealing import Base, Path, pilot
 from energyscape.samplers import MALA, Kernel
 
 TRUSTED = 16.0
-"""Least effective number of weights whose standard error means anything."""
+"""Least effective number of weights with a meaningful standard error."""
 
 
 class Annealed(NamedTuple):
@@ -196,7 +196,7 @@ def bennett(forward: Tensor, reverse: Tensor) -> tuple[float, float]:
     among, margin = work[work.isfinite()], abs(prior) + math.log(n + m) + 1
     low, high = float(among.min()) - margin, float(among.max()) + margin
     while low < (middle := (low + high) / 2) < high:
-        # As many are to be called reverse as there are.
+        # Match the number of reverse weights.
         surplus = float((work - middle + prior).sigmoid().sum()) - m
         low, high = (middle, high) if surplus > 0 else (low, middle)
     p = (work - middle + prior).sigmoid()
@@ -212,7 +212,7 @@ def _doubt(forward: Annealed, reverse: Annealed, tolerance: float, sigmas: float
     ]
     gap = reverse.log_z - forward.log_z
     width = gap + sigmas * (forward.error + reverse.error)
-    # Energies of single precision are off by about so much.
+    # The rounding error of energies in single precision.
     if -gap > max(sigmas, 3) * math.hypot(forward.error, reverse.error) + 1e-3:
         reasons.append(f"the lower bound is {-gap:.3g} nats above the upper one: the draws are not exact")
     if not width <= tolerance:

@@ -336,10 +336,10 @@ def inpaint(
 
     own = (
         kernel(zero_energy).temperature if kernel else 0
-    ) or temperature  # a descent's is 0: it has no law to put right
+    ) or temperature  # a descent's is 0: it has no law to correct
 
     def conditional(x: Tensor) -> Tensor:
-        replicas = x.unflatten(0, (-1, len(known)))  # of all temperatures, where a kernel has several
+        replicas = x.unflatten(0, (-1, len(known)))  # of all temperatures, if a kernel has several
         return own / temperature * energy(torch.where(missing, replicas, known).flatten(0, 1))
 
     if kernel is not None:

@@ -98,7 +98,7 @@ def compared(xx: Sums, yy: Sums, xy: Sums) -> tuple[Tensor, Tensor, Tensor]:
         zeta = _interaction(within)
         variance = variance + _jackknife(left_out) - 2 * zeta / ((a - 1) * (a - 2))
         null = null + 2 * zeta / (a * (a - 1))
-    # What is left is a variance of functions of single points, and so not negative.
+    # The rest is a variance of functions of single points, and so not negative.
     return value, torch.maximum(variance, null), null
 
 

@@ -154,7 +154,7 @@ def from_diffusers(folder: str | Path) -> NetworkDenoiser:
         )
         preconditioning = Chain(PREDICTIONS[prediction], _levels(scheduler.betas))
         network = DiffusersUNet(unet)
-    # Weights that are not there it leaves as they were drawn.
+    # diffusers leaves missing weights at their random initial values.
     if amiss := {
         name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info.get(kind, ())
     }:
@@ -186,7 +186,7 @@ def to_diffusers(denoiser: NetworkDenoiser, folder: str | Path) -> None:
 
 def _levels(betas: Tensor) -> tuple[float, ...]:
     r"""Return :math:`\sigma_t`, without a last step that keeps nothing of the data and has no finite level."""
-    products = (1 - betas.double()).cumprod(0)  # their own are of single precision, coarse where little noise is
+    products = (1 - betas.double()).cumprod(0)  # theirs are in single precision, coarse at low noise
     levels = ((1 - products) / products).sqrt()
     return tuple(levels[levels.isfinite()].tolist())
 

@@ -45,7 +45,7 @@ def to_onnx(model: Energy | Denoiser, path: str | Path, *, shape: tuple[int, ...
     model = copy.deepcopy(model).cpu().eval()
     dtype = next((each.dtype for each in model.state_dict().values() if each.is_floating_point()), torch.float32)
     names = ["x", *([] if isinstance(model, Energy) else ["sigma"]), *(["label"] if labels else [])]
-    # Batches of 3 to trace and of 5 to compare: a size that was written into the graph by mistake is found out.
+    # Trace batches of 3 and compare batches of 5, to find a batch size fixed in the graph.
     traced, compared = (
         {name: each for name, each in _points(n, shape, dtype).items() if name in names} for n in (3, 5)
     )
@@ -106,7 +106,7 @@ def _written(graph: _Graph, points: dict[str, Tensor], place: Path, output: str)
             program.save(place)
     except OSError:
         raise
-    except Exception as error:  # whatever the exporter meets
+    except Exception as error:  # the exporter may raise anything
         reason = next((line for line in str(error).splitlines() if line.startswith("<class")), str(error))
         text = " ".join(reason.split())[:300]
         raise UserError(f"{type(graph.model).__name__} cannot be written as ONNX: {text}") from error

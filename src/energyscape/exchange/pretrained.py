@@ -71,7 +71,7 @@ def from_pretrained(folder: str | Path) -> Energy | Denoiser:
     path = place / "model.safetensors"
     tensors, _ = read_tensors(path, "a whole safetensors file")
     for name, each in tensors.items():
-        with foreign(f"{path}: {name}"):  # not every type of number can be asked
+        with foreign(f"{path}: {name}"):  # isfinite does not support every dtype
             if each.is_floating_point() and not each.isfinite().all():
                 raise ValueError("holds numbers that are not finite")
     return _restored(config, tensors, f"{path} and config.json do not fit together").eval()
@@ -86,7 +86,7 @@ def _restored(config: Mapping[str, Any], tensors: dict[str, Tensor], blame: str)
         name, point = str(settings.pop("name", "")), tuple(shape)
         with torch.device("meta"):  # compares shapes before anything is allocated
             build(MODELS, name, settings, shape=point).load_state_dict(tensors, assign=True)
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
+        with torch.random.fork_rng(devices=[]):  # initial values are overwritten
             model: Energy | Denoiser = build(MODELS, name, settings, shape=point)
         kinds = {each.dtype for each in tensors.values() if each.is_floating_point()}
         if len(kinds) == 1:

@@ -52,7 +52,7 @@ PRECONDITIONINGS = Registry(
     kind=Preconditioning,
 )
 MODELS = Registry("model", {**ENERGIES, **DENOISERS})
-"""Whatever an objective may train."""
+"""Models that an objective may train."""
 
 NETWORKS = Registry("network", {"mlp": MLP, "conv": ConvEnergyNet, "residual": ResidualEnergyNet}, kind=Network)
 NOISE_NETWORKS = Registry(

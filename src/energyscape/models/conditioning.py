@@ -48,7 +48,7 @@ class Conditioning(nn.Module):
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         if label is not None and self.label is None:
             raise ValueError("the network was made without classes and takes no label")
-        # Only the CPU knows the labels without waiting for them; elsewhere the embedding's own check fails.
+        # Checking labels costs a host sync except on the CPU; elsewhere the embedding's own check fails.
         if label is not None and label.device.type == "cpu" and not torch.compiler.is_compiling():
             check_labels(label, self.classes)
         k = torch.linspace(math.log(8), math.log(1e-3), frequencies, dtype=noise.dtype, device=noise.device)
@@ -56,7 +56,7 @@ class Conditioning(nn.Module):
         e = self.first(torch.cat([angle.cos(), angle.sin()], 1))
         if self.label is not None:
             none = torch.full_like(noise, self.classes, dtype=torch.int64)
-            # The number after the last class is that of none: it is kept from being asked for as a class.
+            # The number after the last class means none; refuse it as a class.
             beyond = None if label is None else label + (label >= self.classes)
             e = e + self.label(none if beyond is None else beyond.where(beyond != -1, none))
         return silu(self.last(silu(e)))
@@ -144,7 +144,7 @@ class GroupNorm(nn.GroupNorm):
         if self.affine:
             weight, bias = (each.reshape(-1, *[1] * (h.ndim - 2)) for each in (self.weight, self.bias))
             normed = torch.addcmul(bias, normed, weight)
-        # On a GPU autocast leaves norms in float32, whatever they were given.
+        # On a GPU autocast leaves norms in float32, whatever their input.
         return normed.to(wide if h.is_cuda and torch.is_autocast_enabled("cuda") else h.dtype)
 
 

@@ -73,7 +73,7 @@ class EnergyDenoiser(Denoiser, ABC):
         """
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        # Where autograd records, it records through the gradient too, so that D can be trained like any network.
+        # Autograd, if it records, records through the gradient, so D can be trained like any network.
         s = score(lambda y: self.energy(y, sigma, label), x, create_graph=torch.is_grad_enabled())
         return x + column(sigma, x).square() * s
 

@@ -285,7 +285,7 @@ class _Residual(nn.Module):
         self.second = normalised(nn.Conv2d(outside, outside, 3, padding=1))
         self.shortcut = nn.Identity() if inside == outside else normalised(nn.Conv2d(inside, outside, 1, bias=False))
         self.activation = ACTIVATIONS[activation]()
-        # Of an odd number of pixels the last one is averaged alone, and not lost.
+        # The last of an odd number of pixels is averaged alone, not dropped.
         self.pooled = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if halve else nn.Identity()
 
     def forward(self, h: Tensor) -> Tensor:

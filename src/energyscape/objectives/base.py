@@ -15,7 +15,7 @@ from energyscape.models.energy import Energy
 from energyscape.noise import noised
 
 Model = TypeVar("Model", bound=nn.Module, default=Energy)
-"""The kind of model that an objective trains; `Energy` where none is named."""
+"""The kind of model that an objective trains; `Energy` by default."""
 
 
 def unconfined(x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
     """
 
     level: float = 0.0
-    """Standard deviation of the noise on the data whose law the model learns; 0 where data are taken as they are."""
+    """Standard deviation of the noise on the data whose law the model learns; 0 for clean data."""
 
     confined: Callable[[Tensor], Tensor] = staticmethod(unconfined)
     """Brings points into the box that the model learns a law on."""

@@ -139,7 +139,7 @@ class Slots(NamedTuple):
 Stored = Literal["float", "byte"]
 
 PART: Final = 256
-"""Chains that are looked at or made at a time."""
+"""Chains to process at a time."""
 
 
 @final
@@ -252,7 +252,7 @@ class ReplayBuffer(ChainInit):
         kept = self.chains[index]
         if self.stored == "float":
             return kept
-        # Kept from the edges, lest rounding put a chain into the next bin.
+        # Kept off the edges, so that rounding cannot move a chain into the next bin.
         u = torch.empty(kept.shape, device=kept.device).uniform_(5e-4, 1 - 5e-4, generator=generator)
         return self.low + (kept + u) * ((self.high - self.low) / 256)
 
@@ -267,7 +267,7 @@ class ReplayBuffer(ChainInit):
         if self.stored == "float":
             return x
         bins = ((x - self.low) * (256 / (self.high - self.low))).floor()
-        # Clamped before the cast, which would wrap around; what is no number is kept as the middle.
+        # Clamped before the cast, which would wrap around; NaN becomes the middle.
         return bins.nan_to_num(127.0).clamp(0, 255).to(torch.uint8)
 
     def commit(self, handle: Slots, x: Tensor) -> None:

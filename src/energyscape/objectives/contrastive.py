@@ -131,7 +131,7 @@ class ContrastiveDivergence(Objective):
         return self._chains
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_chains": None}  # a copy has chains of its own
+        return {**self.__dict__, "_chains": None}  # a copy has its own chains
 
     def _penalty(self, e_data: Tensor, e_model: Tensor) -> tuple[Tensor, Tensor]:
         """Return the regulariser, and its derivative by an energy in units of the likelihood's."""

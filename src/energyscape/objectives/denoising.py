@@ -61,7 +61,7 @@ class DenoisingScoreMatching(Objective[Energy]):
         y, z = noised(x, sigma, generator=generator)
         s = score(model, y, create_graph=True)
         residual = (sigma * s + z).flatten(1).square()
-        # One for a model whose score is zero everywhere, whatever sigma and the dimension.
+        # One for a zero score, at any sigma and dimension.
         facts = {"relative": residual.mean().detach(), "score_norm": s.detach().flatten(1).norm(dim=1).mean()}
         return Loss(residual.sum(1).mean() / (2 * sigma**2), facts)
 

@@ -24,7 +24,7 @@ from energyscape.objectives.base import Loss, Objective, lazily_shaped
 NoiseLaw = Literal["gaussian", "uniform", "mixture"]
 
 SHARES: dict[NoiseLaw, float] = {"gaussian": 1.0, "uniform": 0.0, "mixture": 0.5}
-"""How much of the noise is normal; the rest is uniform."""
+"""Share of normal noise; the rest is uniform."""
 
 FULL = 128
 """Dimensions up to which the normal law has a full covariance; beyond, it is diagonal."""
@@ -79,7 +79,7 @@ class NoiseContrastiveEstimation(Objective):
             self.log_z.data.copy_(_log_mean_exp(noise.detach()))
         data, noise = (each - self.log_z - math.log(self.ratio) for each in (data, noise))
         value = -logsigmoid(data).mean() - self.ratio * logsigmoid(-noise).mean()
-        # Balanced: a half for a classifier that knows nothing, whatever the ratio.
+        # Balanced: one half for an uninformed classifier, at any ratio.
         accuracy = ((data > 0).to(x).mean() + (noise < 0).to(x).mean()) / 2
         return Loss(value, {"accuracy": accuracy, "log_z": self.log_z.detach().clone()})
 

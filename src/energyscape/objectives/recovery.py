@@ -117,7 +117,7 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         self, model: EnergyDenoiser, x: Tensor, label: Tensor | None = None, *, generator: Generator | None = None
     ) -> Loss:
         levels = len(self.sigmas) - 1
-        # Every level has its share of the batch, and none the remainder always.
+        # Every level gets an equal share of the batch; the remainder rotates.
         shift = torch.randint(levels, (1,), generator=generator, device=x.device)
         level = (torch.arange(len(x), device=x.device) + shift) % levels
         rung = rungs(self.sigmas, like=x).of(level)

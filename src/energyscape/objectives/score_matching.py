@@ -193,7 +193,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gradient(values: Tensor, x: Tensor) -> Tensor:
-    # Of a piecewise linear energy no score depends on x: that is a zero, not an error.
+    # The score of a piecewise linear energy does not depend on x: return zero, not an error.
     return torch.autograd.grad(values.sum(), x, create_graph=True, materialize_grads=True)[0]
 
 

@@ -40,7 +40,7 @@ from energyscape.plotting.relief import BAR, Relief, colour_bar, fill, fill_with
 SUFFIXES = (".gif", ".mp4")
 
 BLANK = "#BBBBBB"
-"""Where an energy is not a number."""
+"""Colour of non-finite energies."""
 
 TAILS, TRAIL = 10, 4
 """Chains that have a tail, and earlier positions that it joins."""

@@ -54,12 +54,12 @@ def _arrows(figure: Figure, axes: Axes, x: NDArray[Any], s: NDArray[Any], box: B
     if not len(x):
         return
     middle = float(f"{np.median(size) / 2:.1g}") or 1.0
-    # Where the axes have two scales, lengths are measured as they look.
+    # With different scales on the axes, measure lengths as they appear.
     unit = np.ones(2) if axes.get_aspect() == 1 else sides / np.sqrt(sides.prod())
     longest = 1.1 * np.sqrt(sides.prod() / len(x))
     length = longest * size / (size + middle)
     arrow = s * (length / np.maximum(np.linalg.norm(s / unit, axis=1), 1e-300))[:, None]
-    axes.update_datalim(np.transpose(box))  # directions are measured with steps in proportion to what was drawn
+    axes.update_datalim(np.transpose(box))  # measure directions with steps in proportion to the drawn ones
     drawn = axes.quiver(
         *x.T,
         *arrow.T,

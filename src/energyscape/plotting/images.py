@@ -146,5 +146,5 @@ def _table(
         axes.set_xticks([(index + 0.5) * wide for index in range(count)], columns)
         axes.set_xlabel(xlabel)
     axes.tick_params(length=0)
-    axes.set_anchor("E")  # what is left of the width is the names'
+    axes.set_anchor("E")  # the rest of the width is for names
     return figure

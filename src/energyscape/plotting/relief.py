@@ -135,7 +135,7 @@ def surface(
     colours = {"cmap": COLOURS, "vmin": 0, "vmax": relief.top}
     height = np.where(_around(mesh.height <= relief.top), mesh.height.clip(max=relief.top), np.nan)
     axes.plot_surface(x1, x2, height, **colours, rstride=1, cstride=1, linewidth=0, antialiased=False)
-    if np.nanmax(relief.capped) > relief.levels[1]:  # a plain has no contours
+    if np.nanmax(relief.capped) > relief.levels[1]:  # a flat energy has no contours
         axes.contour(relief.x1, relief.x2, relief.capped.T, levels=relief.levels[1::3], **colours, offset=floor)
     if samples is not None:
         points = plane(samples)

@@ -116,5 +116,5 @@ def _running_median(y: NDArray[Any], window: int) -> NDArray[Any]:
         return y
     padded = np.pad(y, (window // 2, window - 1 - window // 2), constant_values=np.nan)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a window without numbers has no median, and that is meant
+        warnings.simplefilter("ignore", RuntimeWarning)  # a window without numbers has no median, as intended
         return np.asarray(np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1))

@@ -31,7 +31,7 @@ KERNELS = Registry(
     late=("energy",),
 )
 DESCENTS = Registry("descent", {"recovery": RecoveryDescent}, kind=DescentFactory, late=("energy", "steps"))
-"""Kernels that come down the noise levels of an energy denoiser."""
+"""Kernels that descend the noise levels of an energy denoiser."""
 
 SOLVERS = Registry(
     "solver",

@@ -88,7 +88,7 @@ class Kernel(ABC, Generic[State]):
     bounds: tuple[float, float] | None = None
     """The box that chains stay in: lowest and highest value of an element of ``x``."""
     walls: Walls = "reflect"
-    """What its walls do to a step beyond them."""
+    """Effect of its walls on a step beyond them."""
 
     @abstractmethod
     def init(self, x: Tensor) -> State:
@@ -133,7 +133,7 @@ class Kernel(ABC, Generic[State]):
 
 
 KernelFactory = Callable[[EnergyFn], Kernel[Any]]
-"""A kernel whose energy is still to come, such as ``partial(Langevin, step_size=0.1)``."""
+"""A constructor of kernels from an energy, such as ``partial(Langevin, step_size=0.1)``."""
 
 
 def evaluate_at(energy: EnergyFn, x: Tensor, bounds: tuple[float, float] | None = None) -> Point:

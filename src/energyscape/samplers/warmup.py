@@ -39,22 +39,22 @@ LONGEST = 1024
 """Most leapfrog steps of a trajectory."""
 
 JITTER = 0.9
-"""Of a kernel that had none: trajectories of every length, for a law of many periods."""
+"""Default jitter: trajectories of every length, for a law of many periods."""
 
 GENTLE = 0.3
-"""The same for a law that has hardly more than one period, all lengths of which may be near the best."""
+"""Default jitter for a law of hardly more than one period, where all lengths may be near the best."""
 
 SHORT = 4
 """Leapfrog steps up to which the best trajectory is that of such a law; longer ones follow faster directions too."""
 
 WIDEST = 512
-"""Most dimensions whose covariance is asked for."""
+"""Most dimensions for a covariance."""
 
 DRAWS_PER_DIMENSION = 10
-"""Draw for each dimension from which on their correlations are believed."""
+"""Draws for each dimension from which on their correlations are trusted."""
 
 RIDGE = 0.01
-"""Draw for each dimension that no correlation at all is worth."""
+"""Draws for each dimension as which the uncorrelated prior counts."""
 
 OBLIQUE = 10.0
 """Condition number of the correlations from which on a scale is a matrix: trajectories get shorter by its root."""
@@ -139,7 +139,7 @@ def warmup(
             f"a scale that is a matrix is for HMC on vectors of at most {WIDEST} dimensions; "
             f"it was {type(kernel).__name__} on points of shape {tuple(x.shape[1:])}: leave dense out"
         )
-    dense = dense if kernel.bounds is None else False  # correlations have no mirror image
+    dense = dense if kernel.bounds is None else False  # mirrored trajectories need a diagonal scale
     state = kernel.init(x)
     if not bool(finite(state).any()):
         raise UserError("no chain starts where energy and score are finite: start elsewhere")
@@ -210,7 +210,7 @@ class DualAveraging:
         self._t += 1
         self._shortfall += self.target - accept_prob
         move = -math.sqrt(self._t) / 0.15 * self._shortfall / (self._t + 10)
-        # A step can only be found where it is a number: 30 is thirteen orders of magnitude.
+        # Bound the step to finite numbers: 30 is thirteen orders of magnitude.
         log_step = self._mu + max(-30.0, min(30.0, move))
         weight = self._t**-0.75
         self._log_settled = weight * log_step + (1 - weight) * self._log_settled

@@ -97,10 +97,10 @@ class Fit(Iterator[Report], Generic[Model]):
         self.seconds, self.stopped, self._due = 0.0, False, False
         self._latest: tuple[Report, Tensor] | None = None
         self.adjustment = NOTHING
-        """What guards have changed so far, on top of the settings."""
+        """Changes by guards so far, on top of the settings."""
         self.remedies = Remedies()
-        """What rollbacks to the good snapshot have tried."""
-        # An optimiser that was fitted with before remembers where its rates began, as with torch's own schedulers.
+        """Remedies that rollbacks to the good snapshot have tried."""
+        # A reused optimiser keeps its initial rates, as with torch's own schedulers.
         self._rates = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
         self._batches = iter(data)
         learned = {*model.parameters(), *objective.parameters()}
@@ -113,7 +113,7 @@ class Fit(Iterator[Report], Generic[Model]):
             )
         model.train()
         self.refuge = RollbackPoints(self.snapshot())
-        """Where rollbacks go."""
+        """Snapshots to roll back to."""
         if broken := self.good.broken():
             raise UserError(
                 f"training begins with numbers that are not finite, in {broken}: initialise the weights again"
@@ -250,7 +250,7 @@ class Fit(Iterator[Report], Generic[Model]):
                     "rolled_back": self.rolled_back,
                     "spoiled": self.spoiled,
                     "due": self._due,
-                    # Wall-clock time is kept only where it decides something, so that equal runs have equal files.
+                    # Wall-clock time is stored only for a budget of time, so that equal runs have equal files.
                     "seconds": self.seconds if self.budget_seconds is not None else 0.0,
                 },
                 "model": dict(self.model.state_dict()),
@@ -309,7 +309,7 @@ class Fit(Iterator[Report], Generic[Model]):
         if not (self.compile is True or (self.compile == "auto" and self._worth_compiling())):
             return self._gradient(x, label)
         self.compile = False
-        if x.is_cuda and x.ndim == 4:  # compiled norms bear the layout that a GPU convolves in
+        if x.is_cuda and x.ndim == 4:  # compiled norms keep the layout of GPU convolutions
             for each in (self.model, *(() if self.average is None else (self.average,))):
                 each.to(memory_format=torch.channels_last)
             _lay_out(self.optimiser)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""Of a network's products and convolutions; everything else is in float32."""
+"""Precision of a network's products and convolutions; everything else is in float32."""
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:

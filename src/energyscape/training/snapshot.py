@@ -22,7 +22,7 @@ from energyscape.files import atomic_write, foreign, from_json, read_tensors
 
 FORMAT: Final = "energyscape-snapshot-2"
 UNSEALED: Final = "energyscape-snapshot-1"
-"""The format before there was a digest."""
+"""The format without a digest."""
 
 DIGEST: Final = 64
 """Characters of the SHA-256 digest, which come before the skeleton."""
@@ -193,7 +193,7 @@ def _mapped(thing: Any) -> Any:
 def _skeleton(thing: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """Move a tree's tensors into a dictionary; return the rest as JSON that keeps the types of keys and tuples."""
     if isinstance(thing, Tensor):
-        while place in tensors:  # keys may read alike, such as 0 and "0", or "a.b" and "b" inside "a"
+        while place in tensors:  # keys may look equal, such as 0 and "0", or "a.b" and "b" inside "a"
             place += "'"
         tensors[place] = thing.detach().contiguous().cpu()
         return {"tensor": place}

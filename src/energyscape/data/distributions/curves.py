@@ -26,7 +26,7 @@ from energyscape.data.distributions.base import Distribution, device_of, piecewi
 from energyscape.data.distributions.mixtures import log_sum
 
 Rule = tuple[Tensor, Tensor]
-"""Means ``(K, 2)`` and log-weights ``(K,)`` of the finite mixture that stands for a blurred curve, in float64."""
+"""Means ``(K, 2)`` and log-weights ``(K,)`` of the finite mixture that approximates a blurred curve, in float64."""
 
 
 @final
@@ -304,7 +304,7 @@ def blurred_log_prob(x: Tensor, rule: Rule, noise: float) -> Tensor:
     # |x - c|^2 = |x|^2 - 2 x c + |c|^2 is one product of matrices, and double precision bears the cancellation.
     z, means = x.double() / noise, rule[0].to(x.device) / noise
     constant = rule[1].to(x.device) - means.square().sum(1) / 2
-    # In chunks that fit the cache, for every point meets every node.
+    # In chunks that fit the cache, because every point meets every node.
     parts = torch.split(z, max(1, (1 << 16) // len(means)))
     log_sums = torch.cat([log_sum(part, means, constant) for part in parts]) - z.square().sum(1) / 2
     return (log_sums - math.log(2 * math.pi * noise**2)).to(x)

@@ -67,7 +67,7 @@ class EightGaussians(Distribution):
 
     @cached_property
     def entropy(self) -> float:
-        # Turning by 45 degrees exchanges the components: integrate around the first one.
+        # Rotation by 45 degrees exchanges the components: integrate around the first one.
         reach = 9 * self.std
         points, weights = gauss_legendre(((self.radius - reach, self.radius + reach), (-reach, reach)), 160)
         component = mixture_log_prob(points, self._means[:1], self.std).exp()
@@ -178,5 +178,5 @@ def log_sum(x: Tensor, slopes: Tensor, constants: Tensor) -> Tensor:
     """
     log_each = torch.addmm(constants, x, slopes.T)
     largest = log_each.detach().amax(1, keepdim=True)
-    # Terms so much smaller count for nothing, but subnormal numbers would cost ten times what others do.
+    # Terms so much smaller do not matter, but subnormal numbers would take ten times as long.
     return (log_each - largest).clamp(min=-600).exp().sum(1).log() + largest.squeeze(1)

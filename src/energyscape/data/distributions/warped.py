@@ -64,7 +64,7 @@ class Pinwheel(Distribution):
         return z * z.new_tensor([self.radial_std, self.tangential_std]) + z.new_tensor([1.0, 0.0])
 
     def _angle(self, arm: Tensor, radius: Tensor) -> Tensor:
-        # Far outside the law the exponential is held where its cosine still is a number.
+        # Far outside the law the exponential is clamped so that its cosine stays finite.
         return 2 * math.pi / self.arms * arm + self.twist * radius.clamp(max=40).exp()
 
     def _placed(self, feature: Tensor, arm: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Pinwheel(Distribution):
 
     @cached_property
     def entropy(self) -> float:
-        # Turning exchanges the arms: integrate around the first one.
+        # Rotation exchanges the arms: integrate around the first one.
         z, weight = normal_rule(2)
         return -float(weight @ self.log_prob(self._placed(self._feature(z), torch.zeros(len(z)).to(z))))
 

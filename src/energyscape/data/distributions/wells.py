@@ -60,7 +60,7 @@ class DoubleWell(Distribution):
     @cached_property
     def _half(self) -> tuple[Tensor, Tensor]:
         """Points and weights along the right well, on the scale where its bottom is at 1."""
-        # Beyond, the energy exceeds 50 and what is left out is below 1e-20; inside, 16 * 24 nodes on a single bump.
+        # Beyond, the energy exceeds 50 and the omitted mass is below 1e-20; inside, 16 * 24 nodes on a single bump.
         spread = math.sqrt(50 / self.barrier)
         edges = torch.linspace(math.sqrt(max(0.0, 1 - spread)), math.sqrt(1 + spread), 17, dtype=torch.float64)
         return piecewise(edges, 24)
@@ -75,7 +75,7 @@ class DoubleWell(Distribution):
         device = device_of(generator)
         kept: list[Tensor] = []
         while (missing := n - sum(map(len, kept))) > 0:
-            # About half is accepted; what is left over comes in a round or two more.
+            # About half is accepted; a round or two more gives the rest.
             z = torch.randn(2 * missing + 16, generator=generator, device=device)
             u = 1 + z / math.sqrt(2 * self.barrier)
             accept_prob = (self.barrier * (u - 1).square() - self._energy(u)).exp()
@@ -92,7 +92,7 @@ class DoubleWell(Distribution):
 
     @cached_property
     def entropy(self) -> float:
-        # log Z + E[E(x)], of which the Gaussian coordinate contributes one half.
+        # log Z + E[E(x)]; the Gaussian coordinate contributes one half.
         u, weight = self._half
         e = self._energy(u)
         share = weight * (-e).exp()

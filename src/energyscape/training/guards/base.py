@@ -17,7 +17,7 @@ class Verdict(enum.IntEnum):
     GO = 0
     """Take the step."""
     REMEDY = 1
-    """Take the step, and change settings for those to come."""
+    """Take the step, and change settings for later ones."""
     SKIP = 2
     """Leave the weights as they are."""
     ROLLBACK = 3

@@ -70,7 +70,7 @@ class RunawayChains(Guard):
             return GO
         what = f"some chains have diverged: negatives' energies spread {self._widths():.3g} times as far as the data's"
         self.window.clear()
-        trims = "trimmed" in report.facts and report.adjustment.trim is None  # not every objective can
+        trims = "trimmed" in report.facts and report.adjustment.trim is None  # not every objective supports it
         remedy = Adjustment(trim=10.0) if trims else SLOWER
         return Judgement(Verdict.ROLLBACK, what, remedy, purge=True)
 

@@ -35,7 +35,7 @@ class Finite(Guard):
 
     @property
     def calm(self) -> bool:
-        return True  # a snapshot is searched for such numbers itself
+        return True  # snapshots are checked for such numbers anyway
 
     def state(self) -> dict[str, Any]:
         return {"bad": self.bad}
@@ -64,7 +64,7 @@ class GradientNorm(Guard):
 
     def look(self, report: Report) -> Judgement:
         if not math.isfinite(report.grad_norm):
-            return GO  # not this guard's business
+            return GO  # left to another guard
         usual = math.inf
         if len(self.recent) >= self.window // 2:
             usual = max(statistics.median(self.recent), min(itertools.islice(reversed(self.recent), 5)))
@@ -127,7 +127,7 @@ class RunawayEnergies(Guard):
 
     @property
     def calm(self) -> bool:
-        # Far below the limit, for an explosion that is not yet one is no place to go back to.
+        # Far below the limit, because a beginning divergence is no rollback point.
         return not self.recent or statistics.median(self.recent) <= self.factor / 10 * self.least
 
     def state(self) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from energyscape.objectives.base import Adjustment
 from energyscape.training.guards.base import SLOWER
 
 CUTS: Final = 2
-"""Remedies other than the learning rate that are tried in vain before the rate falls."""
+"""Failed remedies other than the learning rate before the rate falls."""
 
 FURTHER: Final = 0.1
-"""Factor on a learning rate that has fallen in vain."""
+"""Factor on a learning rate whose reduction failed."""
 
 
 @final

@@ -19,7 +19,7 @@ from energyscape.training.guards.base import GO, SLOWER, Guard, Judgement, Repor
 from energyscape.training.guards.window import Window
 
 RATIO: Final = 2.5
-"""The noise over the drift of a step that is as long as it should be."""
+"""Noise over drift of a step of the right length."""
 
 RISING: Final = 1.03
 """The ratio of the last five steps over that of the whole window, from which on it is rising."""
@@ -133,7 +133,7 @@ class StepSize(Guard):
 
     @property
     def calm(self) -> bool:
-        # What has once been sound and is steeper now is no place to go back to, though it is not yet unstable.
+        # An energy that has become too steep is no rollback point, even if the step is not yet unstable.
         judged = self.sound and self.window.values["noise"] and self.window.median("accept_prob") == 1
         return not judged or ratio(self.window) >= 1.5
 
