@@ -28,10 +28,10 @@ def spoiled_data(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "spoiled_data",
         "act",
-        "numbers end from one step to the next",
+        "the loss suddenly ceases to be finite",
         evidence,
-        "there are data points that are not finite (NaN or infinite), and one of them is enough",
-        "mend the data: leave out the points that are not finite (torch.isfinite); "
+        "some data points are not finite (NaN or infinite); a single one is enough",
+        "clean the data: drop the points that are not finite (torch.isfinite); "
         "until then --guard.enabled true skips their batches",
         {"not_finite": bad, "batches": float(len(skipped)), "lines": float(record.lost())},
     )
@@ -136,7 +136,7 @@ def degenerate_data(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "degenerate_data",
         "act" if narrow > 0.1 else "warn",
-        "the gap falls without end, and a few coordinates make all of it",
+        "the gap falls without limit, because of a few coordinates",
         f"{narrow:.0%} of the coordinates vary by less than one step's noise of {noise:.3g}"
         + ("" if probes.narrowest is None else f"; the narrowest by {probes.narrowest:.3g}")
         + ("; guards have noised the data" if record.answered("data noised at") else ""),
@@ -168,7 +168,7 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
     return Finding(
         "small_batch",
         "act" if diverged(record) else "warn",
-        "loss and gradients jump about, and the energy drifts away",
+        "loss and gradients fluctuate, and the energy drifts",
         f"the gap jitters by {share:.2g} of the energies' own spread; a batch of {b} explains {b**-0.5:.2g}, 128 would "
         "leave 0.09",
         f"the batch ({b}) is too small: each gradient is mostly sampling noise",
@@ -196,7 +196,7 @@ def stale_chains(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "stale_chains",
         "act" if abs(probes.fresh or 0) > 2 else "warn",
-        "chains and energy know each other: what starts from noise was never taught",
+        "chains and energy have co-adapted: chains from noise were never trained on",
         f"the median chain is {age:.0f} draws old, of {draws:.0f}{away}",
         "the buffer is never refreshed" if never else "the buffer is refreshed too seldom",
         "--objective.start.refresh 0.01",
@@ -216,10 +216,10 @@ def straight_pieces(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "straight_pieces",
         "warn",
-        "the score is constant in pieces and jumps between them; training by derivatives of it learns nothing there",
-        f"the curvature varies by {probes.kinks:.1g} of itself from point to point, but over one step's noise the "
-        f"score turns by {probes.bends:.2g} more than it says",
-        f"the network is made of straight pieces ({record.activation or 'units such as ReLU'}), without normalisation",
+        "the score is piecewise constant; objectives that use its derivatives learn nothing",
+        f"the relative spread of the curvature is {probes.kinks:.1g}, but over one step's noise the score changes by "
+        f"{probes.bends:.2g} more than the curvature predicts",
+        f"the network is piecewise linear ({record.activation or 'units such as ReLU'}), without normalisation",
         "--model.network.activation silu"
         + (" --model.network.spectral_norm true" if record.spectral_norm is False else ""),
         {"kinks": probes.kinks, "bends": probes.bends},
@@ -284,7 +284,7 @@ def flat_energy(record: Record, probes: Probes) -> Finding | None:
         "act",
         "samples are noise",
         ", ".join(each for each in words if each),
-        "the energy is flat: it has not learned, or something holds it down",
+        "the energy is flat: it has not learned, or the regulariser is too strong",
         f"{rate(record, 3)} --objective.alpha 0, or a larger network",
         {"ratio": r} | ({} if most is None else {"most": most}),
     )

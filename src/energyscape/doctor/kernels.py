@@ -118,7 +118,7 @@ def short_step(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "short_step",
         "act" if reach < lost or (probes.long or 0) < -3 or diverged(record) else "warn",
-        "chains hardly move, and lie where the energy was low some time ago",
+        "chains hardly move, and stay where the energy was low earlier",
         evidence,
         "the chains' steps are too few" if few else f"the chains' step (η = {eta:g}) is too small",
         few or flag(record, "step_size", eta_new),
@@ -144,10 +144,10 @@ def cold_chains(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "cold_chains",
         "act" if share < 0.5 else "warn",
-        "the gap looks well, and samples are few, sharp and alike",
+        "the gap looks healthy, but samples are few, sharp and alike",
         f"a step's noise is {share:.2g} times √(2η), which is T = {t:.2g}{diversity}",
         "chains are colder than T = 1: they seek the lowest energies and do not sample exp(−E)",
-        f"{flag(record, 'temperature', 1)}, or scale the energy by 1/T and say so",
+        f"{flag(record, 'temperature', 1)}, or scale the energy by 1/T and report it",
         {"noise_share": share, "temperature": t},
     )
 
@@ -208,7 +208,7 @@ def unbounded_drift(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "unbounded_drift",
         "act" if diverged(record) else "warn",
-        "now and then chains are thrown far away, and the next gradients with them",
+        "occasional steps throw chains far away, and the next gradients explode",
         f"on the way from noise an element of the drift reaches {probes.steepest:.3g} standard deviations of the noise",
         "nothing clips the chains' drift" + ("" if record.clip is not None else ", nor the parameters' gradient"),
         flag(record, "drift_clip", CALM * unit) + ("" if record.clip is not None else " --train.clip 100"),

@@ -18,7 +18,7 @@ def easy_noise(record: Record, _: Probes) -> Finding | None:
     return Finding(
         "easy_noise",
         "warn",
-        "the loss is nearly zero, and the energy says little between noise and data",
+        "the loss is nearly zero, and the energy is uninformative between noise and data",
         ", ".join(each for each in (certain, f"loss {loss:.3g}" if loss is not None else "") if each),
         "the noise distribution is too far from the data",
         "--objective.name ed, or noise nearer to the data",
@@ -34,7 +34,7 @@ def parted_islands(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "parted_islands",
         "warn",
-        "how much mass each island of the data gets is left to chance",
+        "the mass of each island of the data is arbitrary",
         f"the gap between islands is {probes.parted:.2g} times the steps between neighbours within them, and {noise}",
         "score matching learns slopes, and between islands there are no data to learn one from",
         "--objective.name nce-ssm",
@@ -62,15 +62,15 @@ def one_noise_level(record: Record, probes: Probes) -> Finding | None:
     words = [f"relative error {near:.2f} at {level} (a score of zero: 1)"]
     words += [f"{probes.far:.3g} at noise as wide as where chains start" if probes.far is not None else ""]
     words += [f"chains end {probes.arrived:.2g} times as far from the data as noised data do" if probes.arrived else ""]
-    words += [f"{share:.0%} of their variance is noise by the score's own account" if share is not None else ""]
+    words += [f"{share:.0%} of their variance is noise according to the score" if share is not None else ""]
     measured = {"near": near, "far": probes.far, "arrived": probes.arrived, "noisy": share}
     return Finding(
         "one_noise_level",
         "act",
         "samples are noise, though noise at the learned level is removed well",
         "; ".join(each for each in words if each),
-        "the score was learned at one noise level only: it knows the data with that noise on them, and says nothing "
-        "away from it; use a continuous schedule of levels and a network that is conditioned on the level",
+        "the score was learned at one noise level only and is arbitrary away from data with that noise; "
+        "use a continuous schedule of levels and a network that is conditioned on the level",
         all_levels(record, probes),
         {name: value for name, value in measured.items() if value is not None},
     )
@@ -116,9 +116,9 @@ def noise_kept(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "noise_kept",
         "warn",
-        "samples are right under a layer of noise",
+        "samples are right but noisy",
         f"{share:.0%} of their variance is noise" + " by the score's own account" * asked,
-        f"what was learned is the law of noised data (σ = {level:g}), and nothing takes the noise away at the end",
+        f"the model learned the law of noised data (σ = {level:g}), and no final step removes the noise",
         "--sampler.tweedie true",
         {"noisy": share},
     )
@@ -138,7 +138,7 @@ def no_signal(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "no_signal",
         "act",
-        "the loss stays where it began",
+        "the loss stays at its initial value",
         f"the relative loss is {relative:.3f}; a score of zero has 1",
         "the noise is too low or the rate too small for anything to be learned",
         f"{rate(record, 3)}, a larger noise level, or --objective.name msdsm",

@@ -32,7 +32,7 @@ def nothing_learned(record: Record, probes: Probes) -> Finding | None:
         "act",
         "the model is as it was before training",
         "; ".join(each for each in words if each),
-        "something keeps the weights, or the energy, where they began",
+        "the weights or the energy do not move",
         "--train.learning_rate 0.001 --train.warmup 0, and a longer --train.budget",
         {"moved": math.nan if probes.moved is None else probes.moved, "gap": math.nan if now is None else now},
     )
@@ -61,7 +61,7 @@ def divergence(record: Record, probes: Probes) -> Finding | None:
         "act" if act else "warn",
         "energies diverge",
         "; ".join(each for each in words if each),
-        "chains no longer follow the energy, and nothing holds it",
+        "chains no longer follow the energy, and nothing bounds it",
         f"--guard.enabled true {rate(record, 0.3)} --train.clip 100",
         {
             name: value
@@ -84,9 +84,9 @@ def oscillation(record: Record, _: Probes) -> Finding | None:
     return Finding(
         "oscillation",
         "act" if rho < -0.5 else "warn",
-        "the gap swings to and fro",
+        "the gap oscillates",
         f"its lag-1 autocorrelation is {rho:.2f} over {len(record.last('gap'))} lines",
-        "each update overshoots what the chains can answer",
+        "each update is larger than the chains can follow",
         f"{rate(record, 0.5)}{momentum} --train.batch_size {2 * (record.batch_size or 64)}",
         {"autocorrelation": rho},
     )
@@ -100,7 +100,7 @@ def easy_negatives(record: Record, _: Probes) -> Finding | None:
     return Finding(
         "easy_negatives",
         "act" if auc > 0.95 else "warn",
-        "negatives are easy to tell from data",
+        "negatives are easily distinguished from data",
         f"AUC {auc:.3f}: {auc:.0%} of negatives lie above the data",
         "chains do not reach where the energy is low",
         f"--objective.steps {2 * (record.steps or 10)} {rate(record, 0.5)}",
@@ -182,7 +182,7 @@ def cold_gradient(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "cold_gradient",
         "warn",
-        "chains fall instead of wandering",
+        "chains descend instead of diffusing",
         f"a step's noise is {r:.2g} times its drift",
         "the gradient outweighs the noise: a non-convergent sampler",
         f"{flag(record, 'temperature', 1)} {rate(record, 0.3)}, and claim no likelihood until then",
@@ -221,10 +221,10 @@ def unreached_from_noise(record: Record, probes: Probes) -> Finding | None:
     return Finding(
         "unreached_from_noise",
         "act" if abs(probes.fresh) > 5 else "warn",
-        "the buffer looks well, and samples from noise do not",
+        "samples from the buffer look good, samples from noise do not",
         f"after {record.sampler_steps or 200} steps chains from noise are {probes.fresh:+.3g} standard deviations of "
         "energy away from those of the buffer",
-        "chains from noise need more steps than they are given, or are too seldom among the negatives",
+        "chains from noise need more steps than they are given, or are too rare among the negatives",
         f"--sampler.steps {4 * (record.sampler_steps or 200)} --objective.start.refresh "
         f"{min(4 * (record.refresh or 0.01), 0.2):.2g}",
         {"fresh": probes.fresh},
@@ -251,7 +251,7 @@ def buffer_collapse(record: Record, probes: Probes) -> Finding | None:
         "act" if (probes.diversity or 1) < 0.1 or (lineages or 1) < 0.01 else "warn",
         "negatives are alike",
         "; ".join(each for each in words if each),
-        "few chains have taken the place of all others",
+        "a few chains have replaced all others",
         f"--objective.start.refresh {max(0.05, 2 * (record.refresh or 0)):.2g}",
         {name: value for name, value in numbers.items() if value is not None},
     )
@@ -282,7 +282,7 @@ def energy_drift(record: Record, _: Probes) -> Finding | None:
         "warn",
         "energies drift away while their differences are fine",
         f"energies of data are {now:.3g}, {size:.3g} times their spread, {before:.3g} a third of the way",
-        "a constant is free, and nothing holds it" + (" (α = 0)" if record.alpha == 0 else ""),
+        "the energy's free constant drifts" + (", and nothing regularises it (α = 0)" if record.alpha == 0 else ""),
         f"--objective.alpha {_holding(spread):.1g} --objective.regulariser mean",
         {"energy": now, "spreads": size},
     )
@@ -317,7 +317,7 @@ def memorised(record: Record, probes: Probes) -> Finding | None:
         "act" if probes.held_out > 5 else "warn",
         "samples resemble single training images",
         f"held-out data lie {probes.held_out:.3g} standard deviations of energy above training data, noised alike",
-        "the energy has dug a hole for each training point",
+        "the energy has a well at each training point",
         "a smaller network, a smaller --train.budget, or a larger --objective.data_noise",
         {"held_out": probes.held_out},
     )
