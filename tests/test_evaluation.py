@@ -123,3 +123,16 @@ def test_a_metric_is_one_class_and_one_line(cli, monkeypatch, tmp_path):
     found = json.loads(cli("evaluate", run.path, "--only", "radius", "--n", "50", "--json")[1])
     assert found["radius"]["value"] > 0
     assert "radius" in json.loads((run.path / "evaluation.json").read_text())["metrics"]
+
+
+def test_a_run_samples_without_its_data_set(cli, digits, monkeypatch):
+    assert cli("sample", digits.path, "--n", "5", "--out", "with.npy")[0] == 0
+    monkeypatch.setattr("energyscape.recipe.Experiment._data", never)
+    assert cli("sample", digits.path, "--n", "5", "--out", "without.npy")[0] == 0
+    assert np.array_equal(np.load("with.npy"), np.load("without.npy"))
+    kept = digits.path / "reference.safetensors"
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-9])
+    status, _, err = cli("sample", digits.path, "--n", "5")
+    assert (status, "reference.safetensors" in err, err.count("\n")) == (2, True, 1)
+    kept.write_bytes(content)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
 from torch import Generator, Tensor
@@ -18,9 +18,6 @@ from energyscape.objectives.base import unconfined
 from energyscape.samplers import DescentFactory, Kernel, KernelFactory, Steps
 from energyscape.samplers.base import zero_energy
 from energyscape.training.precision import Precision, autocast
-
-FITTED: Final = 256
-"""Training images that the last denoising step is fitted on."""
 
 
 @final
@@ -116,9 +113,9 @@ class Chains(Sampler):
         energy, level = trained.require_energy(), trained.level
         if not trained.space.is_image:
             return lambda x: tweedie(energy, x, level, temperature=trained.temperature)
-        images = trained.data().draw(FITTED, generator=trained.stream("images of the last step", device="cpu"))
         noise, confined = trained.stream("noise of the last step"), trained.objective.confined
-        return calibrated_denoiser(energy, images.to(trained.device), level=level, confined=confined, generator=noise)
+        images = trained.reference().to(trained.device)
+        return calibrated_denoiser(energy, images, level=level, confined=confined, generator=noise)
 
     def _starts(
         self, trained: Trained, start: StartName, n: int, *, generator: Generator, seed: int | None

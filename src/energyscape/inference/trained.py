@@ -29,6 +29,7 @@ class Trained:
         sampler: Draws from it.
         space: Shape and scale of one point.
         data: Returns the training data, which chains may start at.
+        reference: Returns some training data, which the last denoising step of images is fitted on.
         seed: Default seed of every random stream.
         device: Where the model is.
         averaged: Whether the weights are averages.
@@ -39,6 +40,7 @@ class Trained:
     sampler: Sampler
     space: Space
     data: Callable[[], Dataset]
+    reference: Callable[[], Tensor]
     seed: int
     device: torch.device
     averaged: bool = False

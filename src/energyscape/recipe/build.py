@@ -5,10 +5,10 @@ import math
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
@@ -25,10 +25,13 @@ from energyscape.objectives.contrastive import evaluating
 from energyscape.recipe.recipe import Recipe, plain
 from energyscape.recipe.settings import MOST_THREADS, Budget, Guarding, Training
 from energyscape.registry import build, construct, schema
-from energyscape.rng import global_seed, seed_for
+from energyscape.rng import generator_for, global_seed, seed_for
 from energyscape.samplers.driver import Compile
 from energyscape.training import Fit, Snapshot, averaged
 from energyscape.training.precision import autocast_dtype
+
+REFERENCE: Final = 256
+"""Training images that a run keeps for the last denoising step of its samples."""
 
 
 @final
@@ -79,6 +82,12 @@ class Experiment:
         return self._data()
 
     @cached_property
+    def reference(self) -> Tensor:
+        """Some training data; a run keeps them, so that it can sample without its data set."""
+        generator = generator_for(self.training.seed, "images of the last step")
+        return self.source.draw(min(REFERENCE, self.source.size or REFERENCE), generator=generator)
+
+    @cached_property
     def unseen(self) -> Dataset | None:
         """Data that training does not see: new draws, or the test split; None if training saw that split too."""
         if self.source.size is None:
@@ -119,6 +128,7 @@ class Experiment:
             sampler=self.sampler,
             space=self.space,
             data=lambda: self.source,
+            reference=lambda: self.reference,
             seed=self.training.seed,
             device=self.training.torch_device,
             averaged=self.average is not None,

@@ -5,6 +5,7 @@ runs/digits-pcd/
 ├── run.json                version, shape of the data
 ├── metrics.jsonl           one line every few steps
 ├── interventions.jsonl     one line for each step that a guard did not let pass
+├── reference.safetensors   some training images, so that samples need no data set
 ├── checkpoints/*.safetensors
 ├── frames/*.npz            for a film of the training, where the recipe asks for one
 └── report.html             and whatever else commands write
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import IO, Any, Final, final
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from energyscape import __version__
 from energyscape.errors import UserError, did_you_mean
@@ -31,6 +34,7 @@ from energyscape.files import (
     lock,
     read_bytes,
     read_json,
+    read_tensors,
     reading,
     write_whole,
 )
@@ -86,7 +90,8 @@ class Run:
             return run
         # A run that was killed during its creation is created again.
         if path.is_dir() and any(
-            each.name not in ("run.json", ".lock") and not PART.fullmatch(each.name) for each in path.iterdir()
+            each.name not in ("run.json", "reference.safetensors", ".lock") and not PART.fullmatch(each.name)
+            for each in path.iterdir()
         ):
             raise UserError(f"{path} is not empty and holds no run: choose another folder with --out")
         run._write(experiment)
@@ -96,6 +101,8 @@ class Run:
         """Write what the run is."""
         facts = {"energyscape": __version__, "shape": experiment.space.shape, **experiment.source.facts()}
         write_whole(self.path / "run.json", as_json(facts | conditions(experiment)).encode())
+        if experiment.space.is_image:
+            write_whole(self.reference_path, save({"x": experiment.reference}))
         write_whole(self.recipe_path, experiment.recipe.text().encode())
 
     @staticmethod
@@ -113,6 +120,11 @@ class Run:
     def recipe_path(self) -> Path:
         """Path of the resolved recipe."""
         return self.path / "recipe.toml"
+
+    @property
+    def reference_path(self) -> Path:
+        """Path of the training images that the run keeps."""
+        return self.path / "reference.safetensors"
 
     @property
     def metrics_path(self) -> Path:
@@ -257,7 +269,17 @@ class Run:
                 raise UserError(f"--{key}: what a run has learned is settled; settings of [sampler] can be changed")
         experiment = Experiment(self.recipe().overridden(changes or {}), shape=self.shape())
         experiment.load(snapshot)
+        if self.reference_path.exists():
+            experiment.reference = self._reference()
         return experiment
+
+    def _reference(self) -> Tensor:
+        expected = f"training images {self.shape()} under the name x; delete it"
+        tensors, _ = read_tensors(self.reference_path, expected)
+        x = tensors.get("x")
+        if x is None or x.shape[1:] != self.shape() or len(x) == 0 or not x.is_floating_point():
+            raise UserError(f"{self.reference_path}: expected {expected}")
+        return x
 
     def metrics(self) -> dict[str, list[float]]:
         """Return the metrics as columns."""
