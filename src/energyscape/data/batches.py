@@ -130,14 +130,7 @@ class Batches(Iterator[Batch]):
         return self._from.name
 
     def seek(self, position: int) -> None:
-        """Go to a position, at no cost.
-
-        Args:
-            position: Samples drawn before the next one.
-
-        Raises:
-            UserError: If it is negative.
-        """
+        """Go to a position, the number of samples drawn before the next one, at no cost; it is not negative."""
         if position < 0:
             raise UserError(f"a position is the number of samples drawn so far; it was {position}")
         self._position = position

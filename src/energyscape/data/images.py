@@ -121,20 +121,12 @@ class Images(Rows):
         return pixels.float().mul_(2).div_(self.white).sub_(1)  # doubled first: white becomes exactly 1
 
     def subset(self, index: Tensor | slice) -> "Images":
-        """Return some of the images.
-
-        Args:
-            index: Indices of the images.
-        """
+        """Return the images at some indices."""
         labels = None if self.labels is None else self.labels[index]
         return dataclasses.replace(self, pixels=self.pixels[index], labels=labels)
 
     def to(self, device: torch.device | str) -> "Images":
-        """Return the same images on a device.
-
-        Args:
-            device: The device.
-        """
+        """Return the same images on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         return dataclasses.replace(self, pixels=self.pixels.to(device), labels=labels)
 

@@ -61,12 +61,7 @@ class Gaussian(Energy):
         return float(self.factor.diagonal().log().sum() + self.mean.numel() / 2 * math.log(2 * math.pi))
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Return exact draws, ``(n, *)``.
-
-        Args:
-            n: Number of draws.
-            generator: The stream to draw from.
-        """
+        """Return exact draws, ``(n, *)``."""
         z = torch.empty(n, self.mean.numel(), dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + (z.normal_(generator=generator) @ self.factor.mT).reshape(n, *self.mean.shape)
 
@@ -109,12 +104,7 @@ class GaussianMixture(Energy):
         return 0.0
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Return exact draws, ``(n, *)``.
-
-        Args:
-            n: Number of draws.
-            generator: The stream to draw from.
-        """
+        """Return exact draws, ``(n, *)``."""
         mode = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         x = self.means[mode]
         return x + self.std * normal_like(x, generator=generator)
@@ -192,12 +182,7 @@ class GaussianBernoulliRBM(Energy):
         return float(log_weights.logsumexp(0)) + d / 2 * math.log(2 * math.pi * self.std**2)
 
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Return exact draws, ``(n, *)``.
-
-        Args:
-            n: Number of draws.
-            generator: The stream to draw from.
-        """
+        """Return exact draws, ``(n, *)``."""
         states, log_weights = self._states()
         h = states[torch.multinomial(log_weights.softmax(0), n, replacement=True, generator=generator)]
         mean = self.visible.flatten() + h.to(self.weights) @ self.weights.flatten(1)

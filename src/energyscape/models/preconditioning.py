@@ -129,11 +129,7 @@ class Epsilon(Preconditioning):
         return Coefficients(torch.ones_like(sigma), -sigma, inside, self.time(sigma))
 
     def time(self, sigma: Tensor) -> Tensor:
-        r"""Return the step :math:`t(\sigma)`, a real number.
-
-        Args:
-            sigma: Noise levels, ``(B,)``.
-        """
+        r"""Return the step :math:`t(\sigma)` of noise levels ``(B,)``, a real number each."""
         return step_of(chain_levels(self.beta_min, self.beta_max, self.chain), sigma)
 
 

@@ -127,12 +127,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
 
     @final
     def noised(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Return data as the model learns them: noised at `level`, and confined to the box of the chains.
-
-        Args:
-            x: Data, ``(B, *)``.
-            generator: The stream to draw from.
-        """
+        """Return data ``(B, *)`` as the model learns them: noised at `level`, and confined to the box of the chains."""
         return self.confined(noised(x, self.level, generator=generator)[0] if self.level else x)
 
     def check(self, model: nn.Module) -> None:

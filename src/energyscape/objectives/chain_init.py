@@ -32,12 +32,7 @@ class ChainInit(nn.Module, ABC):
         """
 
     def commit(self, handle: Any, x: Tensor) -> None:
-        """Take the chains back at their final positions.
-
-        Args:
-            handle: The handle that `draw` returned.
-            x: Positions, ``(n, *)``.
-        """
+        """Take the chains of a handle back at their final positions, ``(n, *)``."""
 
     def restart_diverged(self, lost: Callable[[Tensor], Tensor], *, generator: Generator | None = None) -> int:
         """Restart lost persistent chains; return their number.
@@ -240,15 +235,7 @@ class ReplayBuffer(ChainInit):
         return x, Slots(index, fresh)
 
     def positions(self, index: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Return the positions of chains without drawing them.
-
-        Args:
-            index: Their slots, ``(n,)``.
-            generator: The stream to draw from, where chains are kept as bytes.
-
-        Returns:
-            ``(n, *)``.
-        """
+        """Return the positions ``(n, *)`` of the chains in slots ``(n,)`` without drawing them."""
         kept = self.chains[index]
         if self.stored == "float":
             return kept

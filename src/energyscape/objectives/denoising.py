@@ -221,11 +221,7 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
         self.waves = torch.nn.Parameter(torch.zeros(2 * frequencies + 1))
 
     def uncertainty(self, sigma: Tensor) -> Tensor:
-        r"""Return :math:`w(\sigma)`, ``(B,)``.
-
-        Args:
-            sigma: Noise levels, ``(B,)``.
-        """
+        r"""Return :math:`w(\sigma)` of noise levels, ``(B,)``."""
         angle = (sigma.log() / 4).unsqueeze(1) * torch.arange(1, len(self.waves) // 2 + 1).to(sigma)
         waves = torch.cat([torch.ones_like(angle[:, :1]), angle.cos(), angle.sin()], 1)
         return waves @ self.waves.to(sigma)

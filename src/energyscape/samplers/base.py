@@ -92,37 +92,18 @@ class Kernel(ABC, Generic[State]):
 
     @abstractmethod
     def init(self, x: Tensor) -> State:
-        """Return the state of chains at ``x``.
-
-        Args:
-            x: Positions, ``(C, *)``.
-        """
+        """Return the state of chains at positions ``(C, *)``."""
 
     @abstractmethod
     def draw(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
-        """Return all randomness of one step.
-
-        Args:
-            x: Positions, ``(C, *)``, for shape, dtype and device only.
-            generator: The stream to draw from.
-        """
+        """Return all randomness of one step, for positions of the shape, dtype and device of ``x``."""
 
     @abstractmethod
     def move(self, state: State, randomness: tuple[Tensor, ...]) -> tuple[State, Info]:
-        """Return the state after one step, and its facts.
-
-        Args:
-            state: The chains.
-            randomness: The result of `draw`.
-        """
+        """Return the state after one step, and its facts, from the result of `draw`."""
 
     def step(self, state: State, *, generator: Generator | None = None) -> tuple[State, Info]:
-        """Draw and move.
-
-        Args:
-            state: The chains.
-            generator: The stream to draw from.
-        """
+        """Draw and move."""
         return self.move(state, self.draw(state.x, generator=generator))
 
     def confined(self, x: Tensor) -> Tensor:

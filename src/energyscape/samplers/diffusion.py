@@ -61,21 +61,11 @@ class Solver(ABC):
 
     @abstractmethod
     def draw(self, state: Solution, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
-        """Return all randomness of one step.
-
-        Args:
-            state: The chains.
-            generator: The stream to draw from.
-        """
+        """Return all randomness of one step."""
 
     @abstractmethod
     def move(self, state: Solution, randomness: tuple[Tensor, ...]) -> Solution:
-        """Return the state after one step.
-
-        Args:
-            state: The chains.
-            randomness: The result of `draw`.
-        """
+        """Return the state after one step, from the result of `draw`."""
 
     @final
     @property
@@ -85,51 +75,30 @@ class Solver(ABC):
 
     @final
     def start(self, noise: Tensor) -> Tensor:
-        r"""Return points at the highest level, :math:`\sigma_{\max} z`.
+        r"""Return points at the highest level, :math:`\sigma_{\max} z`, from standard normal :math:`z`, ``(C, *)``.
 
         They lack the data's own mean and variance, an error of their size over :math:`\sigma_{\max}`.
-
-        Args:
-            noise: Standard normal numbers :math:`z`, ``(C, *)``.
         """
         return self.sigmas[0] * noise
 
     @final
     def init(self, x: Tensor) -> Solution:
-        """Return the state of chains at the highest level.
-
-        Args:
-            x: Positions, ``(C, *)``.
-        """
+        """Return the state of chains at positions ``(C, *)`` of the highest level."""
         return Solution(x, x, 0)
 
     @final
     def step(self, state: Solution, *, generator: Generator | None = None) -> Solution:
-        """Draw and move.
-
-        Args:
-            state: The chains.
-            generator: The stream to draw from.
-        """
+        """Draw and move."""
         return self.move(state, self.draw(state, generator=generator))
 
     @final
     def interval(self, state: Solution) -> tuple[float, float]:
-        r"""Return the levels :math:`\sigma` and :math:`\sigma'` of the next step.
-
-        Args:
-            state: The chains.
-        """
+        r"""Return the levels :math:`\sigma` and :math:`\sigma'` of the next step."""
         return self.sigmas[state.steps], self.sigmas[state.steps + 1]
 
     @final
     def clean(self, x: Tensor, sigma: float) -> Tensor:
-        r"""Return :math:`D(x, \sigma)` without recording a graph.
-
-        Args:
-            x: Positions, ``(C, *)``.
-            sigma: Their noise level.
-        """
+        r"""Return :math:`D(x, \sigma)` of positions ``(C, *)`` without recording a graph."""
         with torch.no_grad():
             clean = self.denoise(x, x.new_full((len(x),), sigma))
         if clean.shape != x.shape:

@@ -110,11 +110,7 @@ class ParallelTempering(Kernel[Replicas]):
         return self.place(x.expand(len(self.temperatures), *x.shape))
 
     def place(self, x: Tensor) -> Replicas:
-        """Return the state of replicas at different positions.
-
-        Args:
-            x: Positions at each level, coldest first, ``(R, C, *)``.
-        """
+        """Return the state of replicas at different positions ``(R, C, *)``, the coldest level first."""
         rows = x.flatten(0, 1)
         level = self._levels(rows)
         inner = self._inner(level).init(rows / expand(level.sqrt(), rows))
@@ -144,11 +140,7 @@ class ParallelTempering(Kernel[Replicas]):
         return self._coldest(inner, steps, exchanged, state.offered + offered), info
 
     def exchange_rates(self, state: Replicas) -> Tensor:
-        """Return the mean probability of the exchanges so far between each level and the next, ``(R - 1,)``.
-
-        Args:
-            state: The chains. Exchanges that were never offered give NaN.
-        """
+        """Return the mean probability of exchanges between each level and the next, ``(R - 1,)``; NaN without any."""
         return state.exchanged.mean(1) / state.offered
 
     def _levels(self, rows: Tensor) -> Tensor:

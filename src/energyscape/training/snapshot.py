@@ -40,11 +40,7 @@ class Snapshot:
 
     @staticmethod
     def of(tree: dict[str, Any]) -> "Snapshot":
-        """Return a snapshot with every tensor copied.
-
-        Args:
-            tree: Live state.
-        """
+        """Return a snapshot of live state, with every tensor copied."""
         return Snapshot(_mapped(tree))
 
     @property
