@@ -12,7 +12,7 @@ import cases
 from energyscape import cli
 from energyscape.errors import UserError
 from energyscape.objectives import OBJECTIVES
-from energyscape.recipe import Recipe, overrides_from, recipe_names
+from energyscape.recipe import Recipe, overrides_from, recipe_header, recipe_names, recipe_text
 from energyscape.registry import Registry, build
 
 ROOT = Path(__file__).parent.parent
@@ -84,3 +84,12 @@ def test_the_objective_of_contributing_is_an_objective():
 def test_links_lead_somewhere(document):
     for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         assert link.startswith("https://") or (document.parent / link.split("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_begins_with_what_it_trains_its_result_its_cost_and_notes(name):
+    trains, *labelled = recipe_header(name)
+    assert trains.endswith(".")
+    assert [line.split(": ")[0] for line in labelled] == ["Result", "Cost", "Notes"]
+    assert re.search(r"\d", labelled[0])
+    assert recipe_text(name).splitlines()[4] == ""

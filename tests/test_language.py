@@ -54,7 +54,7 @@ def _is_property(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["src/**/*.py*", "tests/**/*.py", "examples/*.py", *PROSE],
+    ["src/**/*.py*", "src/**/*.toml", "tests/**/*.py", "examples/*.py", *PROSE],
 )
 def test_no_banned_word_stands_in(pattern):
     found = [
