@@ -53,7 +53,8 @@ def never(*_, **__):
 
 
 def test_after_evaluate_neither_report_nor_doctor_draws_anything(cli, digits, monkeypatch):
-    assert cli("evaluate", digits.path, "--json")[0] == 0
+    words = ("evaluate", digits.path, "--n", "40", "--steps", "4", "--seed", "7", "--json")
+    assert cli(*words)[0] == 0
     status, fresh, _ = cli("doctor", digits.path, "--json")
     for name in ("sample", "sampling", "restore", "inpaint"):
         monkeypatch.setattr(f"energyscape.inference.Trained.{name}", never)
@@ -61,7 +62,7 @@ def test_after_evaluate_neither_report_nor_doctor_draws_anything(cli, digits, mo
         monkeypatch.setattr(name, never)
     assert cli("report", digits.path, "--out", "page.html")[0] == 0
     assert cli("doctor", digits.path, "--json")[:2] == (status, fresh)
-    numbers = json.loads(cli("evaluate", digits.path, "--json")[1])
+    numbers = json.loads(cli(*words)[1])
     page = Path("page.html").read_text(encoding="utf-8")
     for title, each in numbers.items():
         assert f"<td>{title}</td><td>{each['value']:.4g}</td>" in page.replace("\n", "")

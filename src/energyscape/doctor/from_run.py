@@ -13,7 +13,7 @@ from energyscape.doctor.settings import updates
 from energyscape.errors import UserError
 from energyscape.files import read_tensors
 from energyscape.inference import Chains as Sampled
-from energyscape.metrics.evaluation import DRAWS
+from energyscape.metrics.evaluation import DRAWS, protocol_of
 from energyscape.metrics.evidence import Evidence
 from energyscape.metrics.plane import mode_shares
 from energyscape.objectives import ContrastiveDivergence, DiffusionRecoveryLikelihood, NoiseInit
@@ -59,7 +59,7 @@ def examine(run: Run, *, seed: int | None = None) -> Examination:
         experiment.load(snapshot)
         moved = [new.detach() - old for new, old in zip(experiment.best.parameters(), initial, strict=True)]
         share = float(get_total_norm(moved) / get_total_norm(initial))
-        probes = _kept(Evidence(experiment, seed=seed, folder=run.path / DRAWS), share)
+        probes = _kept(Evidence(experiment, folder=run.path / DRAWS, **protocol_of(run, seed=seed)), share)
     few = f"{record.lines} lines of metrics are fewer than {FEWEST}: train it longer" if record.lines < FEWEST else ""
     few += f", or with --train.log_every {max(1, int(updates(record) or 0) // 100)}" if few else ""
     none = "" if snapshot is not None else "there is no checkpoint: train it longer"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, final
@@ -129,7 +130,8 @@ class Evidence:
                 return tensors, json.loads(metadata["facts"])
         tensors, facts = draw()
         metadata = {"origin": self.origin, "facts": as_json(facts)}
-        write_whole(path, save({key: each.contiguous() for key, each in tensors.items()}, metadata))
+        with suppress(UserError):  # in a folder that is read only, draws are not kept
+            write_whole(path, save({key: each.contiguous() for key, each in tensors.items()}, metadata))
         return tensors, json.loads(metadata["facts"])
 
     @cached_property

@@ -19,7 +19,7 @@ from energyscape.inference import Chains, Descent
 from energyscape.inference.scoring import energies_on_grid
 from energyscape.metrics import Evidence
 from energyscape.metrics.denoisers import COST_SAMPLES, by_level, costs
-from energyscape.metrics.evaluation import evaluate
+from energyscape.metrics.evaluation import evaluate, protocol_of
 from energyscape.metrics.ood import OODResult, survey
 from energyscape.metrics.restoration import completions, masks, restorations
 from energyscape.reports.html import Section, page
@@ -42,7 +42,7 @@ def run_page(run: Run, *, seed: int | None = None) -> str:
         run: With at least one checkpoint.
         seed: Of the evaluation; the run's by default.
     """
-    evaluation = evaluate(run, seed=seed)
+    evaluation = evaluate(run, **protocol_of(run, seed=seed))
     evidence = evaluation.evidence
     table: list[tuple[object, ...]] = [("metric", "value", "± s.e.", "protocol")]
     table += [(each.title, each.shown, each.shown_error, each.protocol) for each in evaluation.metrics]
