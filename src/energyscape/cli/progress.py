@@ -25,11 +25,7 @@ MARKED_SECONDS = 0.25
 
 @final
 class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
-    """Shows the progress of a training session on stderr.
-
-    Args:
-        session: The training session.
-    """
+    """Shows the progress of a training session on stderr."""
 
     def __init__(self, session: Session) -> None:
         self.session = session

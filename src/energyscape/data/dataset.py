@@ -18,11 +18,7 @@ PART: Final = 4_096
 
 
 class Space(NamedTuple):
-    """The shape and the scale of one point.
-
-    Args:
-        shape: Shape of one point; images are ``(C, H, W)``.
-    """
+    """The shape and the scale of one point."""
 
     shape: tuple[int, ...]
 

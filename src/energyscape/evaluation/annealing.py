@@ -68,10 +68,6 @@ class Path:
         kernel: Makes the transition of a level from its energy and ``step_size=``: `MALA`, or a partial of `HMC`
             with a ``jitter``, without which trajectories of half a period return.
         moves: Transitions at each level.
-
-    Raises:
-        UserError: If a setting is out of its range.
-        ValueError: If the kernel's temperature is not 1.
     """
 
     energy: EnergyFn

@@ -66,9 +66,6 @@ class Classifier(nn.Module):
         shape: Channels, height and width of one image, at least 8×8.
         classes: Number of classes of real images.
 
-    Raises:
-        UserError: If there are fewer than two classes or the image is too small.
-
     Examples:
         >>> classifier = Classifier((1, 8, 8), 10)
         >>> classifier.features(torch.zeros(3, 1, 8, 8)).shape, classifier.probabilities(torch.zeros(3, 1, 8, 8)).shape

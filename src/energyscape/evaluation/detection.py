@@ -154,9 +154,6 @@ class DensityOfStates:
     Args:
         known: Statistics of images like those of the training, ``(N, S)``.
 
-    Raises:
-        UserError: If there are fewer than two rows.
-
     Examples:
         >>> rare = DensityOfStates(torch.linspace(-1, 1, 101).view(-1, 1))
         >>> rare(torch.tensor([[0.0], [-3.0], [9.0]])).argsort()

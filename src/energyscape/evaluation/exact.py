@@ -159,14 +159,7 @@ def mode_masses(
 
 
 class Sheet(NamedTuple):
-    """An energy at the nodes of a box and of rings of panels around it, from the inside out.
-
-    Args:
-        box: The rectangle that all of them fill.
-        points: Nodes, ``(N, 2)``.
-        weights: Of the rule, ``(N,)``.
-        reduced: Energies over the temperature, ``(N,)``.
-    """
+    """An energy at the nodes of a box and of rings of panels around it, from the inside out."""
 
     box: Box
     points: Tensor
@@ -197,12 +190,7 @@ class Sheet(NamedTuple):
 
 
 class Sheets(NamedTuple):
-    """A model at the nodes of one rule.
-
-    Args:
-        board: In the law's box.
-        whole: In the box that holds the model.
-    """
+    """A model at the nodes of one rule."""
 
     board: Sheet
     whole: Sheet

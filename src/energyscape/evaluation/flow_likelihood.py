@@ -91,9 +91,6 @@ class ProbabilityFlow:
             :math:`\|\mu\| / \sigma_{\max}` nats to and fro a point.
         steps: Of the integrator.
 
-    Raises:
-        UserError: If a setting is out of its range.
-
     Examples:
         >>> flow = ProbabilityFlow(lambda x, sigma: x / (1 + sigma**2)[:, None], sigma_min=0.01, sigma_max=50.0)
         >>> flow.log_prob(torch.tensor([[0.0, 1.0]]))  # of N(0, I): -ln 2π - 1/2

@@ -34,14 +34,7 @@ Layer = tuple[int, Kernel]
 
 
 class Branch(NamedTuple):
-    """A branch of a block.
-
-    Args:
-        name: Of its layers in the file.
-        layers: One after another.
-        stride: Of the last one, which has no padding if it is 2.
-        fork: Two last layers beside each other instead of one more.
-    """
+    """A branch of a block."""
 
     name: str
     layers: tuple[Layer, ...]
@@ -106,15 +99,7 @@ BLOCKS: Final = (
 
 @final
 class Convolution(nn.Module):
-    """A convolution without bias, normalised and rectified.
-
-    Args:
-        inside: Channels that come in.
-        outside: Channels that go out.
-        kernel: Its size.
-        stride: Its stride.
-        padding: Its padding.
-    """
+    """A convolution without bias, normalised and rectified."""
 
     def __init__(self, inside: int, outside: int, kernel: Kernel, stride: int, padding: Kernel) -> None:
         super().__init__()
@@ -127,13 +112,7 @@ class Convolution(nn.Module):
 
 @final
 class Block(nn.Module):
-    """Branches side by side, joined along the channels; the last one pools.
-
-    Args:
-        inside: Channels that come in.
-        branches: Those with layers.
-        by_maxima: Whether the pool takes the maximum of its pixels instead of their mean.
-    """
+    """Branches side by side, joined along the channels; the last one pools."""
 
     def __init__(self, inside: int, branches: tuple[Branch, ...], *, by_maxima: bool) -> None:
         super().__init__()
