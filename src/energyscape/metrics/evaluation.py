@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
         return [metric for name in METRICS for metric in self.families.get(name, [])]
 
 
-def protocol_of(run: Run, *, seed: int | None = None) -> dict[str, int]:
+def protocol_of(run: Run, *, seed: int | None = None) -> dict[str, Any]:
     """Return n, steps and seed of the run's record, so that pages show what was measured; a given seed comes first."""
     path = run.path / RECORD
     record = read_json(path, "an evaluation; delete it") if path.exists() else {}
