@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from energyscape import HMC, MLP, ConvEnergyNet, Langevin, NeuralEnergy
 from energyscape.rng import global_seed
 from energyscape.samplers import Steps
-from energyscape.samplers.driver import Compile
+from energyscape.samplers.compiled import Compile
 
 STEP = 0.01
 """Langevin's."""

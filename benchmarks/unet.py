@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DModel
+from efficiency import efficiency
 from steps import edm
 from torch import Tensor, nn
 
 from energyscape.data import Images
 from energyscape.recipe import Experiment, Recipe
-from energyscape.runs.efficiency import efficiency
 from energyscape.training.precision import autocast_dtype
 
 SHAPE = (3, 32, 32)

@@ -1,11 +1,22 @@
 """Rewrites of compiled graphs: the numbers stay, the waste goes."""
 
+import functools
+import re
+import sys
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cases
-from energyscape.samplers.compilation import CpuFusionPass, compiled
+import energyscape
+from energyscape.objectives import ContrastiveDivergence, DataInit
+from energyscape.objectives.base import Adjustment
+from energyscape.samplers import Langevin, Steps
+from energyscape.samplers.compiled import private
+from energyscape.samplers.compiled.passes import CpuFusionPass, compiled
 
 aten = torch.ops.aten
 
@@ -133,3 +144,44 @@ def test_graphs_are_called_from_cpp_where_that_is_asked_for(monkeypatch):
     assert all(isinstance(each["post_grad_custom_post_pass"], CpuFusionPass) for each in (plain, cpp))
     # By the one object the compiler knows what it has compiled.
     assert plain is again
+
+
+# --- PyTorch's private interfaces ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", private.MODULES)
+def test_pytorch_still_has(name):
+    assert getattr(private, name) is not None
+
+
+def test_private_interfaces_are_used_through_one_file():
+    used = {
+        path.name: found
+        for path in Path(energyscape.__file__).parent.rglob("*.py")
+        if (found := re.findall(r"torch(?:\.\w+)*\._(?!_version)\w+", path.read_text(encoding="utf-8")))
+    }
+    assert set(used) == {"private.py"}, used
+
+
+@pytest.mark.parametrize("name", ["force_stride_order", "CustomGraphPass"])
+def test_without_a_private_interface_runs_go_on_uncompiled_and_say_so_once(name, monkeypatch):
+    monkeypatch.setitem(private.MODULES, name, "torch._nothing")
+    for module in ("passes", "convolution"):
+        monkeypatch.delitem(sys.modules, f"energyscape.samplers.compiled.{module}", raising=False)
+    model, x = cases.Quadratic(1.0), cases.normal(4, 2)
+    kernel = functools.partial(Langevin, step_size=0.1)
+    ends, losses = [], []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for compile in (True, False):
+            steps = Steps(kernel(model), steps=5, compile=compile)
+            ends += [steps.end(x, generator=cases.generator(1))[0].x for _ in range(2)]
+        for compile in (True, False):
+            training = ContrastiveDivergence(start=DataInit(), kernel=kernel, steps=2, compile=compile)
+            for factor in (1.0, 0.5):  # as a guard halves the step, with which chains begin anew
+                training.adjust(Adjustment(step=factor))
+                losses.append(training(model, x, generator=cases.generator(1)).value)
+    message = "the steps could not be compiled and go on uncompiled: No module named 'torch._nothing'"
+    assert [str(each.message) for each in told] == [message] * 2  # one for each of the two runs
+    assert all(torch.equal(each, ends[0]) for each in ends)
+    assert losses[:2] == losses[2:]

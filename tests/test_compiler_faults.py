@@ -10,9 +10,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 import cases
-from energyscape.compiler_faults import INDUCTOR_OPTIONS, Corrected
 from energyscape.samplers import Langevin, run
-from energyscape.samplers.compilation import CpuFusionPass
+from energyscape.samplers.compiled.passes import INDUCTOR_OPTIONS, Corrected, CpuFusionPass
 
 aten = torch.ops.aten
 

@@ -5,8 +5,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import cases
-from energyscape.samplers.compilation import CpuFusionPass, compiled
-from energyscape.samplers.convolution import convolved, pulled_back
+from energyscape.samplers.compiled.convolution import convolved, pulled_back
+from energyscape.samplers.compiled.passes import CpuFusionPass, compiled
 
 aten = torch.ops.aten
 

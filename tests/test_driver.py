@@ -16,11 +16,10 @@ from energyscape.samplers import (
     ParallelTempering,
     Steps,
     UnderdampedLangevin,
-    recording,
     run,
     sample,
 )
-from energyscape.samplers.driver import added
+from energyscape.samplers.compiled import added, cuda_graph
 
 KERNELS = {
     "langevin": functools.partial(Langevin, step_size=0.02, drift_clip=0.5, bounds=(-3.0, 3.0)),
@@ -39,7 +38,7 @@ def energy(shape=(2,)):
 @pytest.mark.parametrize("name", ["langevin", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_compiled_and_eager_chains_are_the_same(name, monkeypatch):
     """The same draws; results differ by the rounding of fused operations only. A block is short, to compile soon."""
-    monkeypatch.setattr("energyscape.samplers.driver.GRADIENTS", 5)
+    monkeypatch.setattr("energyscape.samplers.compiled.steps.GRADIENTS", 5)
     e = energy()
     kernel, x = KERNELS[name](e), cases.normal(32, 2, dtype=torch.float32)
     chains = [
@@ -58,7 +57,7 @@ def test_compiled_and_eager_chains_are_the_same(name, monkeypatch):
 def test_long_trajectories_are_compiled_in_pieces(whole, monkeypatch):
     """Eight leapfrog steps in graphs of three, three and two, at a temperature, a jitter and a scale of their own."""
     graphs = []
-    monkeypatch.setattr("energyscape.samplers.driver.GRADIENTS", 3)
+    monkeypatch.setattr("energyscape.samplers.compiled.steps.GRADIENTS", 3)
     if not whole:
         monkeypatch.setattr(torch, "compile", lambda function, **_: graphs.append(function) or function)
     kernel = HMC(energy(), step_size=0.1, leapfrog_steps=8, temperature=0.3, jitter=0.5, scale=torch.tensor([0.5, 2.0]))
@@ -108,7 +107,7 @@ def test_many_chains_move_in_blocks_and_draw_the_same(name, monkeypatch):
     whole = sample(kernel, x, steps=6, generator=cases.generator(1))
     assert set(sizes) == {50}
     sizes.clear()
-    monkeypatch.setattr("energyscape.samplers.driver.CHAINS", 16)
+    monkeypatch.setattr("energyscape.samplers.compiled.steps.CHAINS", 16)
     blocks = sample(kernel, x, steps=6, generator=cases.generator(1))
     assert set(sizes[2:]) == {13, 12}  # after the start's, and the question whether blocks are the same
     for one, other in zip(whole[:-1], blocks[:-1], strict=True):
@@ -119,7 +118,7 @@ def test_many_chains_move_in_blocks_and_draw_the_same(name, monkeypatch):
 @pytest.mark.parametrize("case", ["labels", "labels by place", "replicas"])
 def test_chains_that_are_not_alone_stay_together(case, monkeypatch):
     """Energies that hold a row for each chain, and replicas that exchange their places."""
-    monkeypatch.setattr("energyscape.samplers.driver.CHAINS", 16)
+    monkeypatch.setattr("energyscape.samplers.compiled.steps.CHAINS", 16)
     centre, x = cases.normal(50, 2, seed=1), cases.normal(50, 2)
     each = {
         "labels": lambda x: (x - centre).square().sum(1),
@@ -130,7 +129,7 @@ def test_chains_that_are_not_alone_stay_together(case, monkeypatch):
     if case == "replicas":
         kernel = ParallelTempering(each, functools.partial(MALA, step_size=0.1))
     split = run(kernel, x, steps=5, generator=cases.generator(2))
-    monkeypatch.setattr("energyscape.samplers.driver.CHAINS", 4096)
+    monkeypatch.setattr("energyscape.samplers.compiled.steps.CHAINS", 4096)
     assert torch.equal(split[0].x, run(kernel, x, steps=5, generator=cases.generator(2))[0].x)
 
 
@@ -172,7 +171,7 @@ def test_short_runs_are_not_compiled_by_themselves(monkeypatch):
 def test_long_runs_are_compiled_by_themselves(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(1) or function)
-    monkeypatch.setattr("energyscape.samplers.driver.MIN_COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr("energyscape.samplers.compiled.steps.MIN_COMPILE_SECONDS", 0.0)
     sample(KERNELS["langevin"](energy()), cases.normal(4, 2, dtype=torch.float32), steps=50, compile="auto")
     assert compiled == [1]
 
@@ -252,10 +251,10 @@ def test_what_several_steps_told_is_summed_as_one_by_one():
 
 def test_tensors_that_are_copied_together_come_apart_as_they_were():
     leaves = [torch.arange(6.0).view(2, 3), torch.tensor([True, False]), torch.tensor(7), cases.normal(2, 1, 2)]
-    rows = recording._together(leaves)
+    rows = cuda_graph._together(leaves)
     assert len(rows) == 4
-    assert len(recording._together([*leaves, *leaves])) == 4
-    apart = recording._apart(recording._together([*leaves, *leaves]), [*leaves, *leaves])
+    assert len(cuda_graph._together([*leaves, *leaves])) == 4
+    apart = cuda_graph._apart(cuda_graph._together([*leaves, *leaves]), [*leaves, *leaves])
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip([*leaves, *leaves], apart, strict=True))
 
 

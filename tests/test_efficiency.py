@@ -1,5 +1,7 @@
 """Cost of training: operations against those of its networks, counted by hand."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +10,11 @@ from torch import nn
 
 from energyscape.cli.progress import TrainingDisplay
 from energyscape.recipe import Experiment, Recipe
-from energyscape.runs.efficiency import Efficiency, efficiency, flops_per_sample
 from energyscape.training import Report
 from energyscape.training.guards import NOTHING
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from efficiency import Efficiency, efficiency, flops_per_sample
 
 
 def products(network: nn.Module) -> int:

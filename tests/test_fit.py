@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cases
 from energyscape.calculus import score
-from energyscape.compiler_faults import INDUCTOR_OPTIONS
 from energyscape.data import EightGaussians, batches
 from energyscape.errors import UserError
 from energyscape.models import (
@@ -43,6 +42,7 @@ from energyscape.objectives.base import Loss, Objective
 from energyscape.recipe import Experiment, Recipe
 from energyscape.rng import global_seed
 from energyscape.samplers import HMC, Langevin
+from energyscape.samplers.compiled.passes import INDUCTOR_OPTIONS
 from energyscape.schedules import LogNormal
 from energyscape.training import GradientNorm, Snapshot, Verdict, averaged, fit
 from test_guards import learned, same

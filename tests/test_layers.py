@@ -12,7 +12,7 @@ import energyscape
 ROOT = Path(energyscape.__file__).parent
 
 ORDER = [
-    ("errors", "compiler_faults"),
+    ("errors",),
     ("memory", "registry", "rng"),
     ("files",),
     ("calculus",),

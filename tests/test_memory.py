@@ -1,26 +1,21 @@
-"""Freed memory is kept: loops over large tensors take no new pages."""
+"""Requests beyond the memory are refused; the command line keeps freed memory."""
 
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
-import cases
 from energyscape import memory
+from energyscape.cli import main
 from energyscape.errors import UserError
-from energyscape.memory import keep_freed
-from energyscape.objectives import ScoreMatching
-from energyscape.samplers import Langevin, Steps
-from energyscape.samplers.diffusion import Euler, solve
-from energyscape.training import fit
 
 # The C library's own functions, because what else is in the memory of a tensor's neighbours is a matter of luck.
 LOOP = """
 import ctypes, resource
-from energyscape.memory import keep_freed
+from energyscape.cli.allocator import keep_freed
 libc, size = ctypes.CDLL(None), 8 << 20
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -59,24 +54,15 @@ def test_loops_take_no_new_pages(environment):
     assert taken > 100_000  # 5 times 16 times 2,048 pages
 
 
-def train():
-    model = cases.Quadratic(1.0)
-    fit(model, ScoreMatching(), [torch.zeros(4, 2)], torch.optim.SGD(model.parameters(), lr=0.1), samples=4)
-
-
-def descend():
-    next(solve(Euler(lambda y, sigma: y, [1.0, 0.0]), torch.zeros(4, 2)))
-
-
-def sample():
-    Steps(Langevin(cases.Quadratic(1.0), step_size=0.1), steps=1)
-
-
-@pytest.mark.parametrize("begin", [train, descend, sample])
-def test_loops_ask_for_it_when_they_begin(begin):
-    keep_freed.cache_clear()
-    begin()
-    assert keep_freed.cache_info().misses == 1
+def test_only_the_command_line_changes_its_process(monkeypatch):
+    asked = []
+    monkeypatch.setattr("energyscape.cli.keep_freed", lambda: asked.append(1))
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert asked == [1]
+    sources = Path(memory.__file__).parent
+    callers = [path.parent.name for path in sources.rglob("*.py") if "keep_freed(" in path.read_text(encoding="utf-8")]
+    assert set(callers) == {"cli"}
 
 
 def test_a_request_beyond_the_memory_is_refused_with_both_numbers(monkeypatch):

@@ -1,9 +1,6 @@
-"""Memory of this process: the limit of a request, and reuse of freed memory."""
+"""The memory that is available, and the limit of a request."""
 
 import contextlib
-import ctypes
-import functools
-import os
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +9,6 @@ from energyscape.errors import UserError
 SHARE: Final = 0.8
 """Share of the available memory that a request may take."""
 
-KEPT: Final = 1 << 30
-"""Bytes of freed memory to keep for the next tensor."""
-
-LARGEST: Final = 32 << 20
-"""Bytes of the largest tensor whose memory is kept; the C library sets the limit."""
-
 _CGROUPS: Final = tuple(
     (f"/sys/fs/cgroup/{limit}", f"/sys/fs/cgroup/{used}")
     for limit, used in (
@@ -25,28 +16,6 @@ _CGROUPS: Final = tuple(
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     )
 )
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-
-@functools.cache
-def keep_freed() -> bool:
-    """Keep freed tensor memory in this process for reuse; return whether the C library agreed.
-
-    GNU's C library returns freed memory to the system and gets it back zeroed, page by page. With tensors of some
-    megabytes this costs 3 to 13 % of a training or chain step. Loops call this when they begin; the peak memory stays
-    the same. Other C libraries and settings of the environment (``MALLOC_TRIM_THRESHOLD_``) are left alone.
-
-    References:
-        mallopt(3), Linux manual pages. https://man7.org/linux/man-pages/man3/mallopt.3.html
-    """
-    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # not GNU's
-        return False
-    return bool(mallopt(_MMAP_THRESHOLD, LARGEST) and mallopt(_TRIM_THRESHOLD, KEPT))
 
 
 def available() -> int | None:

@@ -23,6 +23,7 @@ from energyscape.cli import (  # noqa: F401 (each adds its command)
     show,
     train,
 )
+from energyscape.cli.allocator import keep_freed
 from energyscape.cli.terminal import app, complain
 from energyscape.errors import UserError
 
@@ -35,6 +36,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     # Threads that wait for work sleep: spinning ones starve whatever else runs, and each other when cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed()
     warnings.showwarning = lambda message, *_: complain(str(message))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

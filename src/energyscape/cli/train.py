@@ -38,7 +38,6 @@ def carry_on(run: Any, experiment: Any) -> int:
     """Train a run from where it is until it ends or is stopped, and return the exit status."""
     from energyscape.cli.progress import TrainingDisplay
     from energyscape.runs import Session
-    from energyscape.runs.efficiency import efficiency
     from energyscape.training import Verdict
 
     if why := run.stopped():
@@ -68,6 +67,6 @@ def carry_on(run: Any, experiment: Any) -> int:
     if report is not None and report.verdict == Verdict.STOP:
         complain(run.stopped())
         return 1
-    say(str(efficiency(experiment, speed=display.speed)))
+    say(f"{display.speed:,.0f} samples/s")
     say(f"{run.path}: finished. Next: energyscape sample {run.path}, energyscape report {run.path}")
     return 0

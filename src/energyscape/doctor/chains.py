@@ -52,7 +52,6 @@ class Chains(NamedTuple):
             step_size=self.step_size,
             temperature=self.temperature,
             drift_clip=self.drift_clip,
-            bounds=self.bounds,
             sampler_steps=self.sampler_steps,
             **more,
         )

@@ -139,7 +139,6 @@ def settings_of(experiment: Experiment, *, section: str | None = None, **more: A
         typed=(kernel.get("step_size", 1.0), 0.5 if kernel["name"] in LEAPFROG else 1.0),
         temperature=None if how is None else how.temperature,
         drift_clip=kernel.get("drift_clip"),
-        bounds=kernel.get("bounds"),
         steps=objective.get("steps"),
         sampler_steps=sampler["steps"],
         start=start.get("name"),

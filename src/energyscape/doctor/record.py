@@ -37,7 +37,6 @@ class Record:
     typed: tuple[float, float] | None = None  # the step in the recipe, and its power of η
     temperature: float | None = None
     drift_clip: float | None = None
-    bounds: tuple[float, float] | None = None
     steps: int | None = None  # transitions of a chain in a training step
     sampler_steps: int | None = None  # transitions of a chain when generating
     start: str | None = None  # buffer, noise or data

@@ -22,7 +22,7 @@ from energyscape.models.energy import Energy
 from energyscape.objectives.base import Adjustment, Loss, Objective
 from energyscape.objectives.chain_init import ChainInit
 from energyscape.samplers.base import KernelFactory, rms, with_step_factor, zero_energy
-from energyscape.samplers.driver import Steps
+from energyscape.samplers.compiled import Steps
 
 Regulariser = Literal["squared", "mean"]
 
@@ -86,6 +86,8 @@ class ContrastiveDivergence(Objective):
         self.adjust(Adjustment())
 
     def adjust(self, adjustment: Adjustment) -> None:
+        if self._chains is not None:
+            self.compiled = bool(self._chains.compile)  # chains that could not be compiled are not tried again
         self.adjustment, self._chains = adjustment, None
         self.level = max(self.data_noise, adjustment.data_noise)
 

@@ -26,7 +26,7 @@ from energyscape.recipe.recipe import Recipe, plain
 from energyscape.recipe.settings import MOST_THREADS, Budget, Guarding, Training
 from energyscape.registry import build, construct, schema
 from energyscape.rng import generator_for, global_seed, seed_for
-from energyscape.samplers.driver import Compile
+from energyscape.samplers.compiled import Compile
 from energyscape.training import Fit, Snapshot, averaged
 from energyscape.training.precision import autocast_dtype
 

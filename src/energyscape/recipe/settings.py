@@ -13,7 +13,7 @@ import torch
 
 from energyscape.errors import UserError, check_count, check_positive, shortened
 from energyscape.registry import UNITS, Samples
-from energyscape.samplers.driver import Compile
+from energyscape.samplers.compiled import Compile
 from energyscape.training import Guard
 from energyscape.training.guards import usual
 from energyscape.training.precision import Precision

@@ -3,8 +3,9 @@
 from energyscape.registry import Registry
 from energyscape.samplers.annealed import AnnealedLangevin
 from energyscape.samplers.base import Info, Kernel, KernelFactory, Point
+from energyscape.samplers.compiled import Steps
 from energyscape.samplers.diffusion import DDIM, DDPM, Euler, Solution, Solver, SolverFactory, solve
-from energyscape.samplers.driver import Chain, Steps, run, sample, simulate
+from energyscape.samplers.driver import Chain, run, sample, simulate
 from energyscape.samplers.hmc import HMC
 from energyscape.samplers.ladder import Rested, descend
 from energyscape.samplers.langevin import MALA, GradientDescent, Langevin

@@ -28,7 +28,6 @@ import torch
 from torch import Generator, Tensor
 
 from energyscape.calculus import DenoiseFn
-from energyscape.memory import keep_freed
 from energyscape.noise import normal_like
 
 
@@ -128,7 +127,6 @@ def solve(solver: Solver, x: Tensor, *, generator: Generator | None = None) -> I
         >>> last.steps, last.x.shape
         (20, torch.Size([8, 2]))
     """
-    keep_freed()
     state = solver.init(x)
     while state.steps < solver.steps:
         state = solver.step(state, generator=generator)

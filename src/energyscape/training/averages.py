@@ -7,11 +7,11 @@ after :math:`n \ge 1` updates of :math:`B` samples each; the first update copies
 still be at the initial weights after a hundred steps.
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def averaged(model: nn.Module, *, half_life: float, batch_size: int) -> AveragedModel:
@@ -40,12 +40,8 @@ class _Warming(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        averages: Any = list(self.module.parameters())
-        currents: Any = list(model.parameters())
-        if n := int(self.n_averaged):
-            torch._foreach_lerp_(averages, currents, 1 - min(self.decay, (1 + n) / (10 + n)))
-        else:
-            torch._foreach_copy_(averages, currents)
+        n, averages, currents = int(self.n_averaged), [*self.module.parameters()], [*model.parameters()]
+        get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)) if n else 0.0)(averages, currents, n)
         for mine, its in zip(self.module.buffers(), model.buffers(), strict=True):
             mine.copy_(its)
         self.n_averaged += 1

@@ -17,10 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from energyscape.data.batches import Batches
 from energyscape.errors import UserError
-from energyscape.memory import keep_freed
 from energyscape.objectives.base import Adjustment, Loss, Model, Objective
 from energyscape.rng import Streams, global_seed, seed_for
-from energyscape.samplers.driver import Compile
+from energyscape.samplers.compiled import Compile
 from energyscape.training.guards import GO, NOTHING, SLOWER, Guard, Judgement, Remedies, Report, Verdict, usual
 from energyscape.training.snapshot import RollbackPoints, Snapshot
 
@@ -84,7 +83,6 @@ class Fit(Iterator[Report], Generic[Model]):
         compile: Compile = False,
     ) -> None:
         objective.check(model)
-        keep_freed()
         self.model, self.objective, self.data, self.optimiser = model, objective, data, optimiser
         self.budget_samples, self.budget_seconds, self.clock = samples, seconds, clock
         self.schedule, self.clip, self.average = schedule, clip, average
@@ -317,7 +315,9 @@ class Fit(Iterator[Report], Generic[Model]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a user cannot act on the compiler's own
-                from energyscape.compiler_faults import INDUCTOR_OPTIONS  # importing the compiler takes seconds
+                from energyscape.samplers.compiled.passes import (
+                    INDUCTOR_OPTIONS,  # importing the compiler takes seconds
+                )
 
                 self._called = cast("Model", torch.compile(self.model, dynamic=False, options=INDUCTOR_OPTIONS))
                 return self._gradient(x, label)

@@ -1,16 +1,14 @@
-"""Compilation of kernel steps with Inductor, with passes that correct and speed up its graphs."""
+"""Compilation with Inductor, and passes that correct and speed up its graphs."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, Final, cast, final
 
 import torch
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
-from torch._inductor.inductor_prims import force_stride_order
 from torch.fx import Graph, Node
 
-from energyscape import compiler_faults
-from energyscape.samplers import convolution
+from energyscape.samplers.compiled import convolution
+from energyscape.samplers.compiled.private import CustomGraphPass, config, force_stride_order, get_hash_for_files
 
 NARROW: Final = 8
 """Rows or columns up to which a matrix is narrow."""
@@ -26,11 +24,11 @@ def compiled(function: Callable[..., Any], *, cpp: bool = False) -> Callable[...
     # One object for all: the compiler recognises an already compiled function by it.
     options = _CALLED_FROM_CPP if cpp else _OPTIONS
     graph = torch.compile(function, fullgraph=True, dynamic=False, options=options)
-    return cast("Callable[..., Any]", torch._dynamo.config.patch(recompile_limit=GRAPHS)(graph))
+    return cast("Callable[..., Any]", config.patch(recompile_limit=GRAPHS)(graph))
 
 
 @final
-class CpuFusionPass(CustomGraphPass):
+class CpuFusionPass(CustomGraphPass):  # type: ignore[misc]
     """Speeds up gradients on a CPU, by a sixth for thousands of chains, and corrects errors of the compiler."""
 
     def __call__(self, graph: Graph) -> None:
@@ -39,11 +37,23 @@ class CpuFusionPass(CustomGraphPass):
         share_sigmoids(graph)
         for node in list(graph.nodes):
             convolution.rewrite(graph, node)
-            compiler_faults.count_pixels(node)
+            count_pixels(node)
         graph.eliminate_dead_code()
 
     def uuid(self) -> bytes:
-        return get_hash_for_files((__file__, convolution.__file__, compiler_faults.__file__))
+        return bytes(get_hash_for_files((__file__, convolution.__file__)))
+
+
+@final
+class Corrected(CustomGraphPass):  # type: ignore[misc]
+    """Corrects errors of the compiler and leaves everything else unchanged."""
+
+    def __call__(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            count_pixels(node)
+
+    def uuid(self) -> bytes:
+        return bytes(get_hash_for_files((__file__,)))
 
 
 def write_out(graph: Graph, node: Node) -> None:
@@ -132,6 +142,30 @@ def _value(argument: Any) -> Any:
         return [_value(each) for each in argument]
     return argument.meta["val"] if isinstance(argument, Node) else argument
 
+
+def count_pixels(node: Node) -> None:
+    """Divide the gradient of average pooling by the number of pixels that a window holds.
+
+    With ``ceil_mode`` the compiler divides an overhanging window's gradient by the kernel's size, unless padding is not
+    counted: https://github.com/pytorch/pytorch/issues/198119. Without padding the two are the same.
+    """
+    if node.target not in (_aten.avg_pool2d_backward.default, _aten.avg_pool3d_backward.default):
+        return
+    _, x, kernel, stride, padding, ceil, count_padding, divisor = cast("tuple[Any, ...]", node.args)
+    sizes = x.meta["val"].shape[-len(kernel) :]
+    windows = zip(sizes, kernel, stride or kernel, padding, strict=True)
+    overhangs = ceil and any((n + 2 * p - k) % s for n, k, s, p in windows)
+    if not overhangs or not count_padding or divisor is not None:
+        return
+    if any(padding):
+        raise NotImplementedError(
+            "compiled, average pooling with both padding and ceil_mode has a wrong gradient; leave either out"
+        )
+    node.update_arg(6, False)
+
+
+INDUCTOR_OPTIONS: Final[dict[str, Any]] = {"post_grad_custom_post_pass": Corrected()}
+"""Options of `torch.compile` for training."""
 
 _OPTIONS: Final[dict[str, Any]] = {"post_grad_custom_post_pass": CpuFusionPass()}
 _CALLED_FROM_CPP: Final[dict[str, Any]] = {**_OPTIONS, "cpp_wrapper": True}

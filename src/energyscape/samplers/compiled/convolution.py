@@ -4,6 +4,9 @@ In single precision on a CPU, PyTorch's convolutions of 16 to 128 images reach t
 products, with two exceptions. The gradient by images of one or three channels takes as long as for sixteen. And rows of
 few output pixels are too short to keep a processor busy.
 
+Without these rewrites compiled steps of a plainly written energy of 28×28 pixels take 1.2 to 1.4 times as long (128
+images, one thread of an AMD EPYC, torch 2.13), and training steps of compiled `mnist-pcd` 1.05 times.
+
 A convolution is a product of the matrix of all patches by the weights (Chellapilla et al., 2006, High performance
 convolutional neural networks for document processing, section 3).
 """
@@ -15,11 +18,11 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.inductor_prims import force_stride_order
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
+
+from energyscape.samplers.compiled.private import force_stride_order, select_decomp_table
 
 CHANNELS: Final = 8
 """Channels of images up to which the gradient by them is a product, if a pixel is in no more than 25 patches."""

@@ -9,7 +9,8 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from energyscape.samplers.compiled import private
 
 
 @final
@@ -35,14 +36,14 @@ class CudaGraph:
             self._record(self._function, arguments)
             self._function = None  # which may hold this very recording, and a GPU's memory for as long
         else:
-            torch._foreach_copy_(self._given, pytree.tree_leaves(arguments))
+            private._foreach_copy_(self._given, private.tree_leaves(arguments))
         self._graph.replay()
         # The next replay overwrites the results of this one.
-        return pytree.tree_unflatten(_apart([each.clone() for each in self._told], self._leaves), self._tree)
+        return private.tree_unflatten(_apart([each.clone() for each in self._told], self._leaves), self._tree)
 
     def _record(self, function: Callable[..., Any], arguments: Any) -> None:
-        own = pytree.tree_map(torch.clone, arguments)
-        self._given: list[Tensor] = pytree.tree_leaves(own)
+        own = private.tree_map(torch.clone, arguments)
+        self._given: list[Tensor] = private.tree_leaves(own)
         before, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(before)
         with torch.cuda.stream(aside):  # libraries set themselves up, and compilers compile, before the recording
@@ -50,7 +51,7 @@ class CudaGraph:
                 function(*own)
         before.wait_stream(aside)
         with torch.cuda.graph(self._graph):
-            self._leaves, self._tree = pytree.tree_flatten(function(*own))
+            self._leaves, self._tree = private.tree_flatten(function(*own))
             self._told = _together(self._leaves)
 
 
