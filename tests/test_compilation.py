@@ -171,17 +171,17 @@ def test_without_a_private_interface_runs_go_on_uncompiled_and_say_so_once(name,
     model, x = cases.Quadratic(1.0), cases.normal(4, 2)
     kernel = functools.partial(Langevin, step_size=0.1)
     ends, losses = [], []
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for compile in (True, False):
             steps = Steps(kernel(model), steps=5, compile=compile)
             ends += [steps.end(x, generator=cases.generator(1))[0].x for _ in range(2)]
         for compile in (True, False):
             training = ContrastiveDivergence(start=DataInit(), kernel=kernel, steps=2, compile=compile)
-            for factor in (1.0, 0.5):  # as a guard halves the step, with which chains begin anew
+            for factor in (1.0, 0.5):  # as a guard halves the step: the chains are rebuilt
                 training.adjust(Adjustment(step=factor))
                 losses.append(training(model, x, generator=cases.generator(1)).value)
     message = "the steps could not be compiled and go on uncompiled: No module named 'torch._nothing'"
-    assert [str(each.message) for each in told] == [message] * 2  # one for each of the two runs
+    assert [str(each.message) for each in warned] == [message] * 2  # one for each of the two runs
     assert all(torch.equal(each, ends[0]) for each in ends)
     assert losses[:2] == losses[2:]

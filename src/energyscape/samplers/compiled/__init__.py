@@ -1,4 +1,4 @@
-"""What makes chains fast: several steps in one graph, compiled by Inductor or recorded on a GPU."""
+"""Fast chains: several steps in one graph, compiled by Inductor or recorded on a GPU."""
 
 from energyscape.samplers.compiled.steps import Compile, Steps, added
 
