@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +25,23 @@ from energyscape.data import DISTRIBUTIONS, EightGaussians
 from energyscape.errors import UserError
 from energyscape.evaluation.exact import Divergence
 from energyscape.laboratory import (
-    contest,
-    laws_named,
-    markdown,
-    method_names,
-    methods,
+    Cell,
+    KernelCell,
+    ObjectiveCell,
+    Score,
+    distributions_named,
+    kernels,
+    objectives,
     plan,
-    plan_samplers,
-    sampler_names,
-    samplers,
+    run_jobs,
 )
-from energyscape.laboratory.jobs import Cell
+from energyscape.laboratory.cells import STD
 from energyscape.laboratory.kernels import TUNED, modes_wrong
-from energyscape.laboratory.objectives import STD, Score, failures, matrix, table
-from energyscape.laboratory.scoreboard import as_csv, mean_and_error
-from energyscape.models import GaussianMixture
-from energyscape.recipe import Experiment, Recipe
+from energyscape.laboratory.scoreboard import as_csv, failures, markdown, matrix, mean_and_error, table
+from energyscape.metrics.plane import mode_shares
+from energyscape.models import Energy, GaussianMixture
+from energyscape.objectives import OBJECTIVES, Loss, ScoreMatching
+from energyscape.recipe import Experiment, Recipe, recipe_names
 from energyscape.runs import Run
 from energyscape.samplers import KERNELS, MALA
 from energyscape.training import Guard, Judgement, Verdict
@@ -58,7 +57,7 @@ SMALL = {"model.network.width": "16", "sampler.steps": "20"}
 
 
 def small(*laws, which, seeds, budget, folder):
-    return plan(laws, which=which, seeds=seeds, budget=budget, folder=folder, settings=SMALL)
+    return plan(ObjectiveCell, laws, which=which, seeds=seeds, budget=budget, folder=folder, settings=SMALL)
 
 
 def trained(folder, *words, law="8gaussians"):
@@ -73,15 +72,17 @@ def place(folder):
 
 
 def score(method, seed, kl, worst=0.9, rate=10.0, failed="", law="moons"):
-    return Score(law, method, seed, kl, 0.0, worst, 0.01, 0.001, 100.0, rate, failed)
+    values = {"kl": kl, "kl_error": 0.0, "worst_mode": worst, "mmd": 0.01, "mmd_error": 0.001}
+    cell = ObjectiveCell(law, method, seed, Recipe(method, {}), Path())
+    return Score(cell, {**values, "ess_per_second": 100.0, "steps_per_second": rate}, failed)
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_method_trains_the_same_network_on_the_same_law(tmp_path):
-    cells = plan(["moons"], which="all", seeds=2, budget="10s", folder=tmp_path)
-    assert len(cells) == 2 * len(method_names()) >= 20
+    cells = plan(ObjectiveCell, ["moons"], which="all", seeds=2, budget="10s", folder=tmp_path)
+    assert len(cells) == 2 * len(ObjectiveCell.names()) >= 20
     resolved = [cell.recipe.resolved().tables for cell in cells]
     assert {tables["data"]["law"]["name"] for tables in resolved} == {"moons"}
     assert {tables["train"]["budget"] for tables in resolved} == {"10s"}
@@ -94,11 +95,11 @@ def test_other_laws_have_the_size_of_the_eight_gaussians(tmp_path):
     """The moments of the eight Gaussians: r² / 2 + σ² in each coordinate."""
     law = EightGaussians()
     assert pytest.approx(math.sqrt(law.radius**2 / 2 + law.std**2), abs=1e-3) == STD
-    for cell in plan(laws_named("all"), which="nce", seeds=1, budget="1s", folder=tmp_path):
+    for cell in plan(ObjectiveCell, distributions_named("all"), which="nce", seeds=1, budget="1s", folder=tmp_path):
         x = Experiment(cell.recipe).source.sample(20_000, generator=cases.generator())
         # The variance of a variance: kurtoses here are below 20, of 20,000 draws √(20 / 20,000) = 3 %; five of them.
         assert float(x.var(0).mean().sqrt()) == pytest.approx(STD, rel=0.08)
-    assert set(laws_named("all")) == set(DISTRIBUTIONS) - {"points", "rescaled"}
+    assert set(distributions_named("all")) == set(DISTRIBUTIONS) - {"points", "rescaled"}
 
 
 def test_the_score_of_a_run_is_its_kl(tmp_path, capsys):
@@ -130,7 +131,7 @@ def test_finished_cells_are_neither_run_nor_measured_again(tmp_path, capsys, mon
     assert trained(tmp_path, "--seeds", "1") == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("dsm-0/**/*") if path.is_file()}
     assert len(before) > 4
-    monkeypatch.setattr(methods, "measured", None)
+    monkeypatch.setattr(objectives, "measure_run", None)
     assert trained(tmp_path, "--seeds", "1") == 0
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("dsm-0/**/*") if path.is_file()}
     monkeypatch.undo()
@@ -140,13 +141,13 @@ def test_finished_cells_are_neither_run_nor_measured_again(tmp_path, capsys, mon
 
 def test_cells_run_side_by_side_reach_what_they_reach_alone(tmp_path):
     """Two processes: the same bits, because each cell draws from its own streams."""
-    alone = dict(contest(small("moons", which="nce", seeds=2, budget="1k", folder=tmp_path / "a")))
-    both = dict(contest(small("moons", which="nce", seeds=2, budget="1k", folder=tmp_path / "b"), jobs=2))
+    alone = dict(run_jobs(small("moons", which="nce", seeds=2, budget="1k", folder=tmp_path / "a")))
+    both = dict(run_jobs(small("moons", which="nce", seeds=2, budget="1k", folder=tmp_path / "b"), jobs=2))
     assert set(alone) == set(both) == {0, 1}
     for place in (0, 1):
-        assert alone[place].kl == both[place].kl
-        assert alone[place].mmd == both[place].mmd
-    assert alone[0].kl != alone[1].kl
+        for field in ("kl", "mmd"):
+            assert alone[place].values[field] == both[place].values[field]
+    assert alone[0].values["kl"] != alone[1].values["kl"]
 
 
 def test_a_comparison_that_is_stopped_goes_on(tmp_path):
@@ -157,9 +158,9 @@ def test_a_comparison_that_is_stopped_goes_on(tmp_path):
         return len(asked) > 3
 
     cells = small("moons", which="nce", seeds=2, budget="2k", folder=tmp_path)
-    assert list(contest(cells, stopping=stopping)) == []
+    assert list(run_jobs(cells, stopping=stopping)) == []
     assert 0 < Run.open(cells[0].folder).latest().tree["clock"]["samples"] < 2_000
-    assert [place for place, _ in contest(cells)] == [0, 1]
+    assert [place for place, _ in run_jobs(cells)] == [0, 1]
 
 
 def test_the_table_is_of_good_runs_the_best_method_first():
@@ -191,7 +192,7 @@ def test_the_board_over_laws_ranks_by_geometric_means():
         score("uneven", 1, 0.7, law="rings"),
     ]
     assert matrix(scores) == [
-        ["KL, nats", "moons", "rings"],
+        ["KL above entropy, nats", "moons", "rings"],
         ["uneven", "0.001", "0.6"],  # √(0.001 · 0.6) = 0.024, below 0.1
         ["steady", "0.1", "0.1"],
     ]
@@ -206,8 +207,8 @@ def test_standard_errors_are_those_of_the_mean():
 @pytest.mark.parametrize(("value", "edge"), [(math.nan, 0.0), (math.inf, 0.0), (0.1, 0.5)])
 def test_a_kl_that_is_not_to_be_believed_is_a_failure_with_a_reason(tmp_path, monkeypatch, value, edge):
     (cell,) = small("8gaussians", which="dsm", seeds=1, budget="600", folder=tmp_path)
-    monkeypatch.setattr(methods, "kl", lambda *_, **__: Divergence(value, 0.0, edge))
-    reached = cell.work(lambda: False)
+    monkeypatch.setattr(objectives, "kl", lambda *_, **__: Divergence(value, 0.0, edge))
+    reached = cell.measure(lambda: False)
     assert ("not finite" if edge == 0 else "50.0% of the mass") in reached.failed
 
 
@@ -226,7 +227,7 @@ def test_a_guard_that_stops_a_run_says_why(tmp_path, monkeypatch):
 
     monkeypatch.setattr("energyscape.recipe.settings.Guarding.guards", lambda _: [Grumpy()])
     (cell,) = small("moons", which="nce", seeds=1, budget="10k", folder=tmp_path)
-    reached = cell.work(lambda: False)
+    reached = cell.measure(lambda: False)
     assert "stopped by a guard: it looks bad" in reached.failed
     assert "it looks bad" in failures([reached])[0]
 
@@ -267,16 +268,15 @@ def test_the_worst_mode_is_the_least_share_of_its_own_mass():
     weights = torch.ones(8)
     weights[3] = 0.5
     model = GaussianMixture(law.modes, std=law.std, weights=weights)
-    found = types.SimpleNamespace(energy=model, objective=types.SimpleNamespace(temperature=1.0))
     # Its two neighbours lie 3.06 deviations beyond the border and bring 2 · 0.0011 · 0.5 of a share more.
-    assert methods.worst_mode(found, law) == pytest.approx(8 * 0.5 / 7.5, abs=0.002)
+    assert min(mode_shares(law, model, temperature=1.0)) == pytest.approx(8 * 0.5 / 7.5, abs=0.002)
 
 
 # --- samplers ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_sampler_is_compared():
-    assert set(TUNED) == set(KERNELS) == set(sampler_names())
+    assert set(TUNED) == set(KERNELS) == set(KernelCell.names())
 
 
 def samplers_scored(tmp_path, which, budget):
@@ -299,17 +299,18 @@ def test_samplers_are_scored_on_a_known_landscape(tmp_path, capsys):
 
 def test_the_stated_error_of_a_sampler_is_the_spread_of_repeated_runs(tmp_path, monkeypatch):
     ticks = itertools.count()
-    monkeypatch.setattr(samplers.time, "process_time", lambda: next(ticks) / 128)  # 64 steps fill 0.5 s
+    monkeypatch.setattr(kernels.time, "process_time", lambda: next(ticks) / 128)  # 64 steps fill 0.5 s
     # Small steps, so that positions of one chain are much alike; chains settle in a quarter of the time.
     slow = {"mala": lambda energy, x, generator: MALA(energy, step_size=0.06)}
-    monkeypatch.setattr(samplers, "TUNED", slow)
-    monkeypatch.setattr(samplers, "modes_wrong", lambda law, x: 0.0)  # quadrature takes its time
-    n, result = 64, []
+    monkeypatch.setattr(kernels, "TUNED", slow)
+    monkeypatch.setattr(kernels, "modes_wrong", lambda law, x: 0.0)  # quadrature takes its time
+    n, scores = 64, []
     for seed in range(n):
-        (cell,) = plan_samplers("doublewell", which="mala", seeds=1, budget="0.5cpu-s", folder=tmp_path / str(seed))
-        result.append(dataclasses.replace(cell, seed=seed).work(lambda: False))
-    values, errors = (np.array([getattr(each, name) for each in result]) for name in ("mmd", "mmd_error"))
-    assert {each.steps for each in result} == {64}
+        folder = tmp_path / str(seed)
+        (cell,) = plan(KernelCell, ["doublewell"], which="mala", seeds=1, budget="0.5cpu-s", folder=folder)
+        scores.append(dataclasses.replace(cell, seed=seed).measure(lambda: False))
+    values, errors = (np.array([each.values[name] for each in scores]) for name in ("mmd", "mmd_error"))
+    assert {each.values["steps"] for each in scores} == {64}
     # By symmetry as many chains start in either well as belong there: where they end is unbiased.
     # Positions of the whole second half were 4.9 standard errors too far off, and stated half of their error.
     assert abs(cases.z_score(torch.from_numpy(values))) < 4
@@ -332,9 +333,9 @@ def test_shares_of_modes_are_compared_by_total_variation():
     assert modes_wrong(law, x) == pytest.approx(0.75, abs=1e-6)
 
 
-def test_a_budget_of_samplers_is_a_time():
+def test_a_budget_of_samplers_is_a_time(tmp_path):
     with pytest.raises(UserError, match="a time"):
-        plan_samplers("moons", which="all", seeds=1, budget="3 epochs", folder=None)
+        plan(KernelCell, ["moons"], which="all", seeds=1, budget="3 epochs", folder=tmp_path)
 
 
 def test_a_signal_to_all_processes_of_a_comparison_keeps_what_is_finished_and_leaves_none(tmp_path):
@@ -362,14 +363,50 @@ def test_a_signal_to_all_processes_of_a_comparison_keeps_what_is_finished_and_le
 
 
 def test_a_worker_that_is_killed_is_one_line(tmp_path):
-    cells = [Killed(tmp_path / str(place)) for place in range(2)]
+    cells = [Killed("moons", "killed", seed, Recipe("", {}), tmp_path / str(seed)) for seed in range(2)]
     with pytest.raises(UserError, match="a process of the comparison was killed"):
-        list(contest(cells, jobs=2))
+        list(run_jobs(cells, jobs=2))
 
 
-@dataclass(frozen=True)
 class Killed(Cell):
-    folder: Path
+    columns = ()
+    names = recipe_of = panels = None
 
-    def work(self, stopping):
+    def measure(self, stopping):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- a new objective --------------------------------------------------------------------------------------------------
+
+
+class Halved(ScoreMatching):
+    """Half the loss of score matching."""
+
+    def __init__(self, *, factor: float = 0.5) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, model: Energy, x, label=None, *, generator=None):
+        value, facts = super().forward(model, x, label, generator=generator)
+        return Loss(self.factor * value, facts)
+
+
+class Demanding(Halved):
+    """Like `Halved`, but nothing is its default."""
+
+    def __init__(self, *, factor: float) -> None:
+        super().__init__(factor=factor)
+
+
+def test_a_new_objective_is_compared_without_a_recipe(tmp_path, capsys, monkeypatch):
+    before = ObjectiveCell.names()
+    assert {name.removeprefix("8gaussians-") for name in recipe_names()} > set(before)  # each has a recipe by now
+    monkeypatch.setitem(OBJECTIVES._entries, "halved", Halved)
+    monkeypatch.setitem(OBJECTIVES._entries, "demanding", Demanding)
+    assert ObjectiveCell.names() == [*before, "halved"]  # a required setting needs a recipe
+    words = ["--objectives", "halved", "--budget", "2k", "--seeds", "1", "--sampler.steps", "20"]
+    assert compared(tmp_path, *words, "--objective.factor", "0.25") == 0
+    assert "0 of 1" in capsys.readouterr().out
+    recipe = Run.open(next(tmp_path.rglob("halved-0"))).recipe().tables
+    assert recipe["objective"] == {"name": "halved", "factor": 0.25}
+    assert recipe["model"] == Recipe.named("8gaussians-sm").resolved().tables["model"]

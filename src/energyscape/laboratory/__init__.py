@@ -1,23 +1,8 @@
-"""Scoreboards: methods of training, or samplers, side by side on laws whose truth is known."""
+"""Comparisons: objectives or samplers, side by side on distributions whose density is known."""
 
-from energyscape.laboratory.jobs import Cell, contest
-from energyscape.laboratory.kernels import SamplerCell, SamplerScore, plan_samplers, sampler_names
-from energyscape.laboratory.objectives import MethodCell, Score, laws_named, method_names, plan
-from energyscape.laboratory.scoreboard import Row, board, markdown
+from energyscape.laboratory.cells import Cell, Column, Score, distributions_named, plan
+from energyscape.laboratory.jobs import run_jobs
+from energyscape.laboratory.kernels import KernelCell
+from energyscape.laboratory.objectives import ObjectiveCell
 
-__all__ = [
-    "Cell",
-    "MethodCell",
-    "Row",
-    "SamplerCell",
-    "SamplerScore",
-    "Score",
-    "board",
-    "contest",
-    "laws_named",
-    "markdown",
-    "method_names",
-    "plan",
-    "plan_samplers",
-    "sampler_names",
-]
+__all__ = ["Cell", "Column", "KernelCell", "ObjectiveCell", "Score", "distributions_named", "plan", "run_jobs"]

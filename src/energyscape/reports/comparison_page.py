@@ -1,74 +1,46 @@
-"""Output of a comparison: a table, a picture and a page for each law, and one board over all."""
+"""Files of a comparison: a table, a picture and a page for each distribution, and one scoreboard over all."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from energyscape import plotting
 from energyscape.files import write_whole
-from energyscape.laboratory.kernels import (
-    SamplerCell,
-    SamplerScore,
-    sampler_multiples,
-    sampler_table,
-)
-from energyscape.laboratory.objectives import (
-    MethodCell,
-    Score,
-    entropy_of,
-    failures,
-    matrix,
-    multiples,
-    table,
-)
-from energyscape.laboratory.scoreboard import as_csv, markdown
+from energyscape.laboratory import Score
+from energyscape.laboratory.scoreboard import Table, as_csv, failures, markdown, matrix, table
 from energyscape.reports.html import Section, page
 
-Written = Iterator[tuple[list[list[str]] | None, str]]
-"""Tables to print, each with what to say after it."""
 
-METHODS = (
-    "KL(law‖model) by quadrature, mean over seeds ± its standard error: the cross-entropy above the law's entropy, "
-    "zero only for the truth. Worst mode: the least share of its own mass that a mode got with any seed. MMD²: between "
-    "1,000 samples of the recipe's sampler from noise and 1,000 of the law. ESS/s: effective samples of that sampler a "
-    "second of the processor, 32 chains. Failed runs are not in the means."
-)
-
-SAMPLERS = (
-    "128 chains start uniformly in the law's box on its own energy. Modes wrong by: total variation between the shares "
-    "of the modes in the second half of the draws and the right ones. MMD²: between where the 128 chains ended "
-    "and 1,000 exact draws. R-hat: the worst over seeds. MALA and HMC are tuned by a warm-up, which is part of the "
-    "budget; unadjusted kernels take a quarter of MALA's step."
-)
-
-
-def write_methods(cells: Sequence[MethodCell], scores: Sequence[Score], *, out: Path, command: str) -> Written:
-    """Write the boards of a comparison of methods."""
-    text = f"# Scoreboard\n\nMade by `{command}`.\n\n{METHODS}\n"
-    laws = list(dict.fromkeys(score.law for score in scores))
-    if len(laws) > 1:
-        yield matrix(scores), f"mean KL of {len(laws)} laws, nats"
+def write_comparison(scores: Sequence[Score], *, out: Path, command: str) -> Iterator[tuple[Table | None, str]]:
+    """Write the files of a comparison; yield tables to print, each with the text to print after it."""
+    kind = scores[0].cell
+    text = f"# Scoreboard\n\nMade by `{command}`.\n\n{kind.protocol}\n"
+    places = list(dict.fromkeys(score.cell.distribution for score in scores))
+    if len(places) > 1:
+        yield matrix(scores), f"means of {len(places)} laws"
         text += f"\n## All laws\n\n{markdown(matrix(scores))}"
-    for law in laws:
-        mine = [cell for cell in cells if cell.law == law]
-        theirs = [score for score in scores if score.law == law]
-        folder, entropy = mine[0].folder.parent, entropy_of(mine)
-        write_whole(folder / "scores.csv", as_csv(theirs).encode())
-        picture = multiples(mine, theirs)
+    for place in places:
+        mine = [score for score in scores if score.cell.distribution == place]
+        folder, board, entropy = mine[0].cell.folder.parent, table(mine), mine[0].cell.entropy()
+        write_whole(folder / "scores.csv", as_csv(mine).encode())
+        picture = _picture(mine)
         write_whole(folder / "scoreboard.png", _png(picture))
-        about = f"The entropy of {law} is {entropy:.4f} nats. {METHODS}"
+        about = f"The entropy of {place} is {entropy:.4f} nats. {kind.protocol}"
+        caption = f"{place}: data, landscape and samples of each {kind.component}"
         sections = [
-            Section("Scoreboard", about, table=table(theirs)),
-            Section("Landscapes", "", figures=((picture, f"{law}: data, landscape and samples of each method"),)),
-            Section("Failures", "", pre="\n".join(failures(theirs)) or "none"),
+            Section("Scoreboard", about, table=board),
+            Section("Landscapes", "", figures=((picture, caption),)),
+            Section("Failures", "", pre="\n".join(failures(mine)) or "none"),
         ]
-        whole = page(folder.name, sections, subtitle="methods against the exact truth")
-        write_whole(folder / "scoreboard.html", whole.encode())
-        text += f"\n## {law}\n\nEntropy {entropy:.4f} nats.\n\n{markdown(table(theirs))}"
+        html = page(folder.name, sections, subtitle=f"{kind.component}s against the exact truth")
+        write_whole(folder / "scoreboard.html", html.encode())
+        text += f"\n## {place}\n\nEntropy {entropy:.4f} nats.\n\n{markdown(board)}"
         yield (
-            table(theirs),
-            f"{law}: {folder / 'scores.csv'}, {folder / 'scoreboard.png'}, {folder / 'scoreboard.html'}",
+            board,
+            f"{place}: {', '.join(str(folder / f'score{end}') for end in ('s.csv', 'board.png', 'board.html'))}",
         )
     failed = failures(scores)
     text += "\n## Failures\n\n" + ("".join(f"- {line}\n" for line in failed) or f"None of {len(scores)} runs.\n")
@@ -76,20 +48,18 @@ def write_methods(cells: Sequence[MethodCell], scores: Sequence[Score], *, out: 
     yield None, "\n".join([*failed, f"{len(failed)} of {len(scores)} runs failed; {out / 'scoreboard.md'}"])
 
 
-def write_samplers(cells: Sequence[SamplerCell], scores: Sequence[SamplerScore]) -> Written:
-    """Write the board of a comparison of samplers."""
-    folder = cells[0].folder.parent
-    write_whole(folder / "scores.csv", as_csv(scores).encode())
-    picture = sampler_multiples(cells, scores)
-    write_whole(folder / "scoreboard.png", _png(picture))
-    sections = [
-        Section("Scoreboard", SAMPLERS, table=sampler_table(scores)),
-        Section("Chains", "", figures=((picture, "exact draws, the landscape, and where chains ended"),)),
-    ]
-    whole = page(folder.name, sections, subtitle="samplers against the exact truth")
-    write_whole(folder / "scoreboard.html", whole.encode())
-    write_whole(folder / "scoreboard.md", f"# Samplers\n\n{SAMPLERS}\n\n{markdown(sampler_table(scores))}".encode())
-    yield sampler_table(scores), f"{folder / 'scores.csv'}, {folder / 'scoreboard.png'}, {folder / 'scoreboard.html'}"
+def _picture(scores: Sequence[Score]) -> Figure:
+    """Draw data, landscape and samples of each component's first seed on one distribution, the best first."""
+    kind = scores[0].cell
+    (column,) = [each for each in kind.columns if each.field == kind.rank]
+    firsts = [score for score in scores if score.cell.seed == 0]
+    firsts.sort(key=lambda score: math.inf if score.failed else score.values[kind.rank])
+    rows = []
+    for score in firsts:
+        if panels := score.cell.panels():
+            result = "failed" if score.failed else f"{column.title} {column.summary([score.values[kind.rank]])}"
+            rows.append(plotting.Multiple(score.cell.name, result, *panels))
+    return plotting.small_multiples(rows, kind.truth().box, title=f"{kind.distribution}, seed 0")
 
 
 def _png(figure: Figure) -> bytes:
