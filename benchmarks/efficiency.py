@@ -42,7 +42,7 @@ class Efficiency(NamedTuple):
 
 
 def efficiency(experiment: Experiment, *, speed: float) -> Efficiency:
-    """Return how much of the machine a training used, by one more step on copies of what is trained."""
+    """Return the utilisation of the machine by a training, from one more step on copies of the model."""
     device = experiment.training.torch_device
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident()
     return Efficiency(speed, flops_per_sample(experiment), _peak(experiment), memory)

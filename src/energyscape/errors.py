@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 @contextmanager
 def refused(title: str) -> Iterator[None]:
-    """Turn what constructors say of their arguments into a user's mistake, with the name of what was made."""
+    """Turn errors of constructors about their arguments into a UserError with the component's name."""
     try:
         yield
     except UserError:

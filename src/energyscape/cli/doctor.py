@@ -20,7 +20,7 @@ def doctor(
     json: bool = False,
     seed: int | None = None,
 ) -> int:
-    """Say what is wrong with a run: symptom, evidence, likely cause and the settings that mend it, causes first.
+    """Diagnose a run: symptom, evidence, likely cause and the settings that fix it, causes first.
 
     The exit status is 0 for a healthy run, 1 for findings, and 2 where there is too little to tell.
 
@@ -74,7 +74,7 @@ def print_text(examination: Any, subject: str) -> None:
 
 
 def print_json(examination: Any, subject: str, status: int) -> None:
-    """Print an examination for machines; what is not finite is null."""
+    """Print an examination as JSON, with null for non-finite numbers."""
     from energyscape.files import as_json
 
     probes = {name: each for name, each in examination.probes._asdict().items() if name != "energies"}

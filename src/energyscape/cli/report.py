@@ -7,7 +7,7 @@ from energyscape.cli.terminal import RunFolder, app, open_run, say, working
 
 @app.command
 def report(run: RunFolder, /, *, out: Path | None = None, seed: int | None = None) -> int:
-    """Write a run's page: what it is, how it went, what it can do. One file that needs no network.
+    """Write a run's page: its recipe, its training and its samples, in one self-contained file.
 
     Args:
         run: The run's folder.

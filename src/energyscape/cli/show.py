@@ -5,7 +5,7 @@ from energyscape.cli.terminal import app, say
 
 @app.command
 def show(recipe: str, /) -> int:
-    """Print a recipe as it is written: what it trains, its result, its cost, then its settings.
+    """Print a recipe as written: its purpose, result, cost and settings.
 
     Args:
         recipe: A recipe's name (see `energyscape list recipes`) or the path of a TOML file.

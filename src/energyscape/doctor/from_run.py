@@ -194,7 +194,7 @@ def planned_level(experiment: Experiment) -> float:
 
 
 def chains_of(experiment: Experiment, *, treated: bool = True, section: str | None = None) -> Chains | None:
-    """Return how a run makes chains: those of a section, of its training, or where it has none, of its generation."""
+    """Return the settings of a run's chains: of a section, of its training, or else of its generation."""
     tables, trained = experiment.recipe.tables, experiment.objective
     objective, sampler = tables["objective"], tables["sampler"]
     kernel = objective.get("kernel", {}) if section != "sampler" else {}

@@ -213,7 +213,7 @@ def _fine_and_half(
 
 
 def _model(law: Distribution, energy: EnergyFn, box: Box | None, temperature: float, nodes: int) -> Sheet:
-    """Return a model in the box asked for, or in one that is wide enough."""
+    """Return a model in the requested box, or in one that is wide enough."""
     if box is not None:
         return _sheet(energy, box, temperature, nodes)
     rings = _rings(_sheet(energy, law.box, temperature, nodes // 2, RINGS), law.box)

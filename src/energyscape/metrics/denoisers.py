@@ -88,7 +88,7 @@ def flow_of(evidence: Evidence, x: Tensor, *, steps: int) -> ProbabilityFlow:
 
 @final
 class Classes(OfClassifier):
-    """Whether samples are of the classes that were asked for, and as diverse within them as held-out images."""
+    """Agreement of samples with their requested classes, and their diversity within these beside held-out images."""
 
     def applies(self, evidence: Evidence) -> bool:
         return super().applies(evidence) and evidence.trained.classes > 0 and evidence.held_out.labels is not None

@@ -1,4 +1,4 @@
-r"""Whether a trained energy knows what it has not learned: images of another kind, against trivial scores.
+r"""Detection of images of another kind by a trained energy, against trivial scores.
 
 Scores are energies and the lengths of their gradients, as `scoring` averages them over noise, the same inside and
 outside: with noise on one side only, that alone would decide. Trivial scores see the images without noise.
@@ -172,7 +172,7 @@ def _states(x: Tensor, energy: Tensor, slope: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor) -> Tensor:
-    """Return statistics that nothing was learned for, to see what their typicality is worth alone."""
+    """Return untrained statistics, as a baseline for their typicality."""
     return torch.stack([compressed_size(x), pixel_mean(x), pixel_variance(x)], 1)
 
 

@@ -36,7 +36,7 @@ REFERENCE: Final = 256
 
 @final
 class Experiment:
-    """The objects that a recipe describes, each made when first asked for.
+    """The objects that a recipe describes, each made on first use.
 
     Args:
         recipe: What to make.
@@ -231,7 +231,7 @@ class Experiment:
         return batches(self.source, training.batch_size, seed=training.seed, device=device, flips=training.flips)
 
     def load(self, snapshot: Snapshot) -> None:
-        """Take over what a snapshot has learned, to use it.
+        """Load the trained weights of a snapshot, for use.
 
         Args:
             snapshot: Of a run of this recipe.

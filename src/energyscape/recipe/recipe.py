@@ -35,7 +35,7 @@ DEEPEST: Final = 20
 
 
 def plain(section: str, table: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return what a section that is no component is made of: samplers are of chains or of a solver.
+    """Return the dataclass of a section that is no component: a sampler has chains or a solver.
 
     Args:
         section: One of `PLAIN`.
@@ -214,7 +214,7 @@ def parsed(text: str, where: str) -> dict[str, dict[str, Any]]:
 
 
 def read_toml(text: str, where: str) -> dict[str, Any]:
-    """Return the tables of TOML text, whatever a parser makes of it, within limits of length and depth.
+    """Return the tables of TOML text within limits of length and depth.
 
     Raises:
         UserError: If it is no TOML, longer than `LONGEST`, deeper than `DEEPEST`, or holds control characters.

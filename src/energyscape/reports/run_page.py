@@ -234,7 +234,7 @@ def inpainting_section(evidence: Evidence) -> Section:
 
 
 def outlier_section(evidence: Evidence) -> Section:
-    """Return what the energy makes of images that it has not learned."""
+    """Return the section on the energies of images of other kinds."""
     result = survey(evidence)
     names = list(next(iter(result.detections.values())))
     rows: list[tuple[object, ...]] = [("AUROC of", *names, "AUPR, energy", "FPR95, energy", "overlap of energies")]

@@ -98,7 +98,7 @@ class Run:
         return run
 
     def _write(self, experiment: Experiment) -> None:
-        """Write what the run is."""
+        """Write the facts of the run."""
         facts = {"energyscape": __version__, "shape": experiment.space.shape, **experiment.source.facts()}
         write_whole(self.path / "run.json", as_json(facts | conditions(experiment)).encode())
         if experiment.space.is_image:
@@ -161,7 +161,7 @@ class Run:
         return None
 
     def classes(self) -> tuple[str, ...]:
-        """Return what the classes of the data are called, where the run has recorded it."""
+        """Return the names of the classes of the data, if the run has recorded them."""
         names = self._facts().get("classes")
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
@@ -290,7 +290,7 @@ class Run:
         return columns
 
     def interventions(self) -> list[dict[str, Any]]:
-        """Return what the guards did."""
+        """Return the interventions of the guards."""
         return [{**NOTES, **row} for row in read_lines(self.interventions_path)]
 
     def stopped(self) -> str:
@@ -320,7 +320,7 @@ class Run:
 
 
 def conditions(experiment: Experiment) -> dict[str, Any]:
-    """Return what a run's bits depend on besides its recipe."""
+    """Return the facts that a run's bits depend on besides its recipe."""
     device = experiment.training.torch_device.type
     return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device}
 

@@ -8,7 +8,7 @@ With a denoiser :math:`D(y, \sigma) = E[x \mid y]` of points :math:`y = x + \sig
     dy = 2\, \frac{y - D(y, \sigma)}{\sigma}\, d\sigma + \sqrt{2 \sigma}\, dW,
 
 an ordinary and a stochastic differential equation whose laws at every level are those of noised data. Below,
-:math:`\sigma` is the level that a step sets out from, :math:`\sigma' < \sigma` the one where it arrives, and
+:math:`\sigma` is the level at the start of a step, :math:`\sigma' < \sigma` the one at its end, and
 :math:`y`, :math:`D` are there at :math:`\sigma`. The papers' points are often :math:`y / \sqrt{1 + \sigma^2}`; their
 steps are here in the coordinates of :math:`y`, where some that look different are the same.
 

@@ -35,7 +35,7 @@ class NoiseAnnealedLangevin(Solver):
     paper, where points move by :math:`\epsilon s`, and :math:`2 a \sigma_L^2` in the first, where they move by
     :math:`\tfrac{\epsilon}{2} s`. Step :math:`i` of the solver is all steps at level :math:`i`, the last also denoises.
 
-    Chains lag behind the levels, and so come out too wide and with masses of an earlier level: the error falls with
+    Chains lag behind the levels, and so end too wide and with masses of an earlier level: the error falls with
     levels × steps each × :math:`a`. Unadjusted steps widen too, at a level where normal data
     have the variance :math:`s^2`, to :math:`(s^2 + \sigma^2) / (1 - a \sigma^2 / 2 (s^2 + \sigma^2))`, but of that
     little is left at the end. All noise of a level is drawn before it: memory for ``steps_each`` times the chains.

@@ -74,7 +74,7 @@ def repaint(
     going up, and has little error of its own.
 
     Args:
-        solver: The way down. Each of its steps sets out from the position alone, so no multistep solver.
+        solver: The way down. Its steps depend on the position alone, so it is no multistep solver.
         y: Points, ``(C, *)``; values at missing coordinates are ignored. Repeat one for many draws.
         missing: Missing coordinates, as truth values of the shape of ``y`` or one that broadcasts to it.
         resamplings: Number of passes through every level, at least one.

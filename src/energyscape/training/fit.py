@@ -264,7 +264,7 @@ class Fit(Iterator[Report], Generic[Model]):
         """Go back to a snapshot; the run continues with the same bits as if it had never stopped.
 
         Args:
-            snapshot: What `snapshot` returned, or what was read from a file.
+            snapshot: The result of `snapshot`, or one read from a file.
             refuge: Rollback points, if not the snapshot itself.
         """
         tree = snapshot.copy()
