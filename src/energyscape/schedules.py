@@ -160,7 +160,7 @@ class LinearBeta(Grid):
 
     Args:
         beta_min: :math:`\beta` of the first step.
-        beta_max: Of the last.
+        beta_max: :math:`\beta` of the last step.
         chain: :math:`T`, steps of the chain.
         spacing: The steps that a grid visits.
 

@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run the command line and exits: 0 done, 1 stopped by a guard, 2 a mistake, 130 interrupted.
 
     Args:
-        words: Of the command line; the process's own when left out.
+        words: Words of the command line; the process's own by default.
     """
     # Threads that wait for work sleep: spinning ones starve whatever else runs, and each other when cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -11,7 +11,7 @@ def animate(run: RunFolder, /, *, out: Path | None = None, fps: float = 8.0) -> 
 
     Args:
         run: The run's folder, of a law in the plane.
-        out: Where to write: .gif, or .mp4 where there is ffmpeg; RUN/training.gif when left out.
+        out: File to write: .gif, or .mp4 with ffmpeg; RUN/training.gif by default.
         fps: Frames a second.
     """
     from energyscape.plotting import save_animation

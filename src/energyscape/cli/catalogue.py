@@ -29,7 +29,7 @@ def list_(what: What | None = None, /) -> int:
     """List what there is, with its settings.
 
     Args:
-        what: Which family.
+        what: The family.
     """
     if what is None:
         raise UserError(f"list needs one of {', '.join(get_args(What))}")

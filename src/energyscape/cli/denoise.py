@@ -15,9 +15,9 @@ def denoise(
         run: The run's folder.
         noisy: A picture (.png, .jpg) or an array (.npy, .npz, .csv) of one or many.
         sigma: Standard deviation of the noise, in the model's units (images are on [-1, 1]).
-        out: Where to write; beside the input, with -restored in its name, when left out.
+        out: File to write; by default beside the input, with -restored in its name.
         steps: Steps of the posterior's chains.
-        seed: Of the chains; the run's when left out.
+        seed: Seed of the chains; the run's by default.
     """
     from energyscape.inference.files import check_writable, read_points, write_points
 

@@ -27,9 +27,9 @@ def doctor(
     Args:
         words: The run's folder; or, with --model, any setting of the recipe, such as --data.split test.
         model: Weights of a bare energy (.safetensors) instead of a run: the state dict of the recipe's model.
-        recipe: What the weights are of: a recipe's name or the path of a TOML file.
+        recipe: Recipe of the weights: a recipe's name or the path of a TOML file.
         json: Print JSON instead of text.
-        seed: Of the probes; the run's when left out.
+        seed: Seed of the probes; the run's by default.
     """
     from energyscape.doctor.from_run import examine, examine_energy
     from energyscape.recipe import Recipe, overrides_from

@@ -25,12 +25,12 @@ def evaluate(
     Args:
         run: The run's folder.
         n: Samples that are judged.
-        steps: Steps of their chains; the recipe's when left out.
+        steps: Steps of their chains; the recipe's by default.
         only: Names of metrics with commas between them, such as kl,mmd; see `energyscape list metrics`.
         inception_weights: pt_inception-2015-12-05-6726825d.pth, or the same as safetensors, to compare images on the
             features that published Fréchet distances use too.
         json: Print JSON instead of a table.
-        seed: Of the chains; the run's when left out.
+        seed: Seed of the chains; the run's by default.
     """
     from energyscape.files import as_json
     from energyscape.metrics.evaluation import evaluate as measured

@@ -24,10 +24,10 @@ def inpaint(
         run: The run's folder, of images.
         picture: The image, without noise (.png, .jpg, .npy, .npz).
         mask: A picture or an array of the same size: white (or true, or 1) is missing, black is known.
-        out: Where to write the completions; beside the picture, with -completed in its name, when left out.
-        n: How many draws.
-        steps: Steps of each chain; those of the recipe's sampler when left out.
-        seed: Of the chains; the run's when left out.
+        out: File of the completions; by default beside the picture, with -completed in its name.
+        n: Number of draws.
+        steps: Steps of each chain; those of the recipe's sampler by default.
+        seed: Seed of the chains; the run's by default.
     """
     from energyscape.inference.files import check_writable, read_mask, read_points, write_points
 

@@ -11,8 +11,8 @@ def report(run: RunFolder, /, *, out: Path | None = None, seed: int | None = Non
 
     Args:
         run: The run's folder.
-        out: Where to write; RUN/report.html when left out.
-        seed: Of the chains; the run's when left out.
+        out: File to write; RUN/report.html by default.
+        seed: Seed of the chains; the run's by default.
     """
     from energyscape.files import write_whole
     from energyscape.reports.run_page import run_page

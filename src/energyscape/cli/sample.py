@@ -26,14 +26,14 @@ def sample(
     Args:
         run: The run's folder.
         settings: Settings of the recipe's sampler to change, such as --sampler.solver.name dpm++.
-        n: How many samples.
-        out: Where to write: .png (a picture), .npy, .npz or .csv (numbers), or for points in the plane .gif or .mp4 (a
-            film of the chains); RUN/samples.png when left out.
-        start: Where chains begin.
-        steps: Steps of each chain or of the solver; the recipe's when left out.
+        n: Number of samples.
+        out: File to write: .png (a picture), .npy, .npz or .csv (numbers), or for points in the plane .gif or .mp4 (a
+            film of the chains); RUN/samples.png by default.
+        start: Start of the chains.
+        steps: Steps of each chain or of the solver; the recipe's by default.
         label: Class of all samples, its name or else its number, of a run that has learned classes; each class in turn
-            when left out.
-        seed: Of the chains; the run's when left out.
+            by default.
+        seed: Seed of the chains; the run's by default.
     """
     from energyscape.inference import Generated, joined
     from energyscape.inference.files import check_writable, write_batches

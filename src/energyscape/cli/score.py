@@ -16,10 +16,10 @@ def score(
     Args:
         run: The run's folder.
         data: An array (.npy, .npz), a table (.csv) or a picture (.png, .jpg) of one or many points.
-        out: Where to write the table: index, energy over temperature, and quantile, the share of held-out data whose
+        out: File of the table: index, energy over temperature, and quantile, the share of held-out data whose
             energy is no higher (near 1: an outlier).
         draws: Draws of the noise for each point.
-        seed: Of the noise; the run's when left out.
+        seed: Seed of the noise; the run's by default.
     """
     from energyscape.files import write_whole
     from energyscape.inference.files import read_points

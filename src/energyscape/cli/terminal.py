@@ -69,7 +69,7 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
     """Show on a terminal that something is going on inside the block; yield a function that shows its progress.
 
     Args:
-        what: What is.
+        what: Name of the work.
     """
     from rich.console import Console
 

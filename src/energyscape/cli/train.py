@@ -15,8 +15,8 @@ def train(recipe: str, /, *settings: Settings, seed: int | None = None, out: Pat
     Args:
         recipe: A recipe's name (see `energyscape list recipes`) or the path of a TOML file.
         settings: Any setting of the recipe, such as --train.budget 60s or --objective.steps 10.
-        seed: Of everything random.
-        out: The run's folder; runs/RECIPE when left out, with the settings you changed in its name.
+        seed: Seed of all random streams.
+        out: The run's folder; runs/RECIPE by default, with the settings you changed in its name.
     """
     from energyscape.doctor.from_run import forewarned
     from energyscape.recipe import Experiment, Recipe, overrides_from

@@ -64,7 +64,7 @@ class Path:
         base: The law to start from.
         temperature: :math:`T > 0` of the energy.
         betas: :math:`\beta_0, \dots, \beta_K`, rising from 0 to 1.
-        step_sizes: Of the kernel at each level, as many; those of the two ends are not used.
+        step_sizes: Step size of the kernel at each level; those of the two ends are not used.
         kernel: Makes the transition of a level from its energy and ``step_size=``: `MALA`, or a partial of `HMC`
             with a ``jitter``, without which trajectories of half a period return.
         moves: Transitions at each level.

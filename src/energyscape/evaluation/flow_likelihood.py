@@ -89,7 +89,7 @@ class ProbabilityFlow:
         data_std: :math:`\sigma_d \ge 0`, the root mean square of the data's coordinates; 0 is the prior that samplers
             start from. A mean :math:`\mu` of the data, which the prior lacks, is worth about
             :math:`\|\mu\| / \sigma_{\max}` nats to and fro a point.
-        steps: Of the integrator.
+        steps: Steps of the integrator.
 
     Examples:
         >>> flow = ProbabilityFlow(lambda x, sigma: x / (1 + sigma**2)[:, None], sigma_min=0.01, sigma_max=50.0)

@@ -51,7 +51,7 @@ class Recognition(NamedTuple):
     Args:
         sure: Share of images whose likeliest class reaches the threshold.
         sure_error: Its standard error.
-        shares: Of the sure images, the share of each class, ``(classes,)``; zeros if none is sure.
+        shares: Share of each class among the sure images, ``(classes,)``; zeros if none is sure.
         share_errors: Their standard errors, ``(classes,)``.
         judged: Number of images.
     """

@@ -27,14 +27,14 @@ class Chains(Sampler):
 
     Args:
         kernel: The transition.
-        start: Where chains begin.
+        start: Start of the chains.
         steps: Transitions of each chain.
-        descent: How chains from noise come down the noise levels of a model that has learned many; none lets the
+        descent: Kernel that takes chains from noise down the levels of a model that has learned many; none lets the
             kernel find its way at the lowest.
         tweedie: End with one denoising step, where the model has learned noised data. For images it is fitted on some
             training images.
-        precision: Of the network's products and convolutions in chains that generate, as in training; the energies of
-            bfloat16 are too rough for a Metropolis test.
+        precision: Precision of the network's products and convolutions in chains that generate, as in training; the
+            energies of bfloat16 are too rough for a Metropolis test.
         compile: Whether to compile the steps of chains that generate, which takes half a minute the first time; those
             that come down noise levels go on uncompiled, and say so.
     """

@@ -30,12 +30,12 @@ class Descent(Sampler):
     Args:
         solver: The step from one level to the next.
         grid: The levels.
-        steps: Of the solver; some evaluate the denoiser more than once in each.
-        guidance: How far beyond the conditional denoiser, away from the unconditional one, samples of a class are
-            taken. 1 is the conditional denoiser as it is, none the same at half the cost.
+        steps: Steps of the solver; some evaluate the denoiser more than once in each.
+        guidance: Distance beyond the conditional denoiser, away from the unconditional one, at which samples of a class
+            are taken. 1 is the conditional denoiser as it is, none the same at half the cost.
         guided_from: Noise level above which there is no guidance, in units of ``x``; none guides all levels.
-        precision: Of the network's products and convolutions in sampling, as in training; likelihoods are always in
-            float32.
+        precision: Precision of the network's products and convolutions in sampling, as in training; likelihoods are
+            always in float32.
     """
 
     solver: SolverFactory

@@ -71,7 +71,7 @@ class Scored(NamedTuple):
     Args:
         energy: ``(n,)``.
         quantile: Share of known points with no higher energy, or NaN, ``(n,)``.
-        among: Which points are known.
+        among: Name of the known points.
     """
 
     energy: Tensor

@@ -25,13 +25,13 @@ class Trained:
 
     Args:
         model: With averaged weights if the run kept an average.
-        objective: That trained it: temperature, noise level, box and chains.
+        objective: The objective that trained it: temperature, noise level, box and chains.
         sampler: Draws from it.
         space: Shape and scale of one point.
         data: Returns the training data, which chains may start at.
         reference: Returns some training data, which the last denoising step of images is fitted on.
         seed: Default seed of every random stream.
-        device: Where the model is.
+        device: Device of the model.
         averaged: Whether the weights are averages.
     """
 
@@ -161,12 +161,12 @@ class Trained:
 
         Args:
             n: Number of samples.
-            start: Where chains begin: the sampler's noise, the training data, or the replay buffer.
+            start: Start of the chains: the sampler's noise, the training data, or the replay buffer.
             steps: Transitions; the sampler's by default.
             label: Class of all samples, or of each, ``(n,)``; for denoisers that know classes.
             shown: Number of chains whose path is kept.
             frames: Points of the path.
-            seed: Of the chains; the run's by default.
+            seed: Seed of the chains; the run's by default.
 
         Raises:
             UserError: If ``n`` or ``steps`` is not positive, or the sampler cannot start there.
@@ -187,7 +187,7 @@ class Trained:
             y: Noisy points, ``(n, *)``.
             sigma: Standard deviation of their noise, in units of ``y``.
             steps: Steps of the posterior's chains, if the sampler runs chains.
-            seed: Of the chains; the run's by default.
+            seed: Seed of the chains; the run's by default.
 
         Raises:
             UserError: If ``sigma`` or ``steps`` is not positive.
@@ -206,7 +206,7 @@ class Trained:
             missing: True where an element is missing; broadcasts to the shape of ``y``.
             n: Draws for each point.
             steps: Steps of each chain; the sampler's by default.
-            seed: Of the chains; the run's by default.
+            seed: Seed of the chains; the run's by default.
 
         Raises:
             UserError: If ``n`` or ``steps`` is too small, or nothing is missing.

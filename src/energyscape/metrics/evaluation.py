@@ -59,10 +59,10 @@ def evaluate(
     Args:
         run: With at least one checkpoint.
         n: Samples that are judged.
-        steps: Of the chains that make them; the recipe's by default.
-        seed: Of everything random; the run's by default.
+        steps: Steps of the chains that draw them; the recipe's by default.
+        seed: Seed of all random streams; the run's by default.
         only: Names of `METRICS`; all that apply by default.
-        inception_weights: Of the network that published Fréchet distances use.
+        inception_weights: Weights of the Inception network for published Fréchet distances.
 
     Raises:
         UserError: If a name is unknown or does not apply to the run, or the weights cannot be used.

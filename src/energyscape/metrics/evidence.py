@@ -43,9 +43,9 @@ class Evidence:
     Args:
         experiment: With trained weights.
         n: Number of samples that are judged, at least 4.
-        steps: Of the chains that make them; the recipe's by default.
-        seed: Of everything random; the run's by default.
-        folder: Where draws are kept; None keeps none.
+        steps: Steps of the chains that draw them; the recipe's by default.
+        seed: Seed of all random streams; the run's by default.
+        folder: Folder of the draws; None stores none.
 
     Raises:
         UserError: If there are fewer than four samples.

@@ -11,12 +11,12 @@ class Metric(NamedTuple):
     """One measured number.
 
     Args:
-        name: What was measured.
+        name: Name of the measured quantity.
         value: The number.
         error: Its standard error, or an estimate of the numerical error; None if there is none to give.
-        protocol: How it was measured, in a line.
+        protocol: The protocol, in one line.
         unit: Unit of value and error; empty for a pure number.
-        better: Which way is better: ``"lower"``, ``"higher"``, ``"near 1"`` or such; empty for a reference value.
+        better: The better direction: ``"lower"``, ``"higher"``, ``"near 1"`` or such; empty for a reference value.
         biased: Whether few samples bias the number, so that only equal numbers of samples compare.
     """
 

@@ -53,7 +53,7 @@ class Product(Rule):
     A law of power above 1 counts more than once; all powers together sharpen or flatten as a temperature does.
 
     Args:
-        powers: :math:`a_i > 0`, one for each law; all 1 when left out.
+        powers: :math:`a_i > 0`, one for each law; all 1 by default.
 
     Raises:
         ValueError: If a power is not positive; on a call, if there are not as many laws.
@@ -88,8 +88,8 @@ class Mixture(Rule):
     quadrature or annealed importance sampling, or draw from each law in proportion, which needs no composed energy.
 
     Args:
-        weights: :math:`w_i > 0`, scaled here to sum to one; equal when left out.
-        log_z: :math:`\log Z_i` of each energy, in nats; all 0, for normalised energies, when left out.
+        weights: :math:`w_i > 0`, scaled here to sum to one; equal by default.
+        log_z: :math:`\log Z_i` of each energy, in nats; all 0, for normalised energies by default.
 
     Raises:
         ValueError: If a weight is not positive or a constant is not finite; on a call, if there are not as many laws.
@@ -180,8 +180,8 @@ class Composed(Energy):
 
     Args:
         rule: The rule of composition.
-        energies: Of clean data, or all of data at one noise level; each maps ``(B, *)`` to ``(B,)``, and is called with
-            ``(x, label)`` when there is a label.
+        energies: Energies of clean data, or all of data at one noise level; each maps ``(B, *)`` to ``(B,)``, and is
+            called with ``(x, label)`` when there is a label.
 
     Raises:
         ValueError: If the rule is for another number of energies.
@@ -279,8 +279,8 @@ class ScoreSum(Denoiser):
     energies, use `ComposedLevels` and sample each level.
 
     Args:
-        denoisers: Of the laws.
-        powers: :math:`a_i`, one for each; all 1 when left out.
+        denoisers: Denoisers of the laws.
+        powers: :math:`a_i`, one for each; all 1 by default.
 
     Raises:
         ValueError: If there are not as many powers.

@@ -75,7 +75,7 @@ class GaussianMixture(Energy):
     Args:
         means: :math:`\mu_m`, ``(M, *)``.
         std: :math:`\sigma`, in units of ``x``.
-        weights: :math:`w_m`, ``(M,)``, scaled here to sum to one; equal when left out.
+        weights: :math:`w_m`, ``(M,)``, scaled here to sum to one; equal by default.
 
     Raises:
         ValueError: If ``std`` or a weight is not positive, or the number of weights is not that of means.

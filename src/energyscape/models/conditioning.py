@@ -79,7 +79,7 @@ class Block(nn.Module):
     :math:`N` is a group norm of each image by itself, and :math:`A_2` begins as zero: at first a block is the identity.
 
     Args:
-        channels: Of the image, in and out.
+        channels: Channels of the image, in and out.
         embedding: Numbers in the embedding.
         dropout: Probability that a unit is left out in training.
         dilation: Distance of the pixels that a convolution sees.
@@ -109,7 +109,7 @@ class Attention(nn.Module):
     energies. A compiled network is differentiated once only and uses the fused one.
 
     Args:
-        channels: Of the image, in and out; heads have up to 64.
+        channels: Channels of the image, in and out; heads have up to 64.
     """
 
     def __init__(self, channels: int) -> None:

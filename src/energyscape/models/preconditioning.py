@@ -105,7 +105,7 @@ class Epsilon(Preconditioning):
 
     Args:
         beta_min: :math:`\beta` of the first step.
-        beta_max: Of the last.
+        beta_max: :math:`\beta` of the last step.
         chain: :math:`T`, steps of the chain.
 
     Raises:

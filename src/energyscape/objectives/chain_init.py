@@ -124,7 +124,7 @@ class Slots(NamedTuple):
 
     Args:
         slot: Their slots, ``(n,)``, each at most once.
-        fresh: Which of them were restarted, ``(n,)``.
+        fresh: Whether each was restarted, ``(n,)``.
     """
 
     slot: Tensor

@@ -31,7 +31,7 @@ class Weighted(Objective[nn.Module]):
 
     Args:
         parts: The objectives, at least one.
-        weights: :math:`w_i \ge 0` of each part at the beginning; 1 each when left out.
+        weights: :math:`w_i \ge 0` of each part at the beginning; 1 each by default.
         last_weights: Weights at the end of the budget, linear in the share of it that is used; none keeps them.
 
     Raises:

@@ -39,7 +39,7 @@ class Experiment:
     """The objects that a recipe describes, each made on first use.
 
     Args:
-        recipe: What to make.
+        recipe: The recipe.
         shape: Shape of one data point, where it is known without the data; else the data tell.
 
     Raises:
@@ -234,7 +234,7 @@ class Experiment:
         """Load the trained weights of a snapshot, for use.
 
         Args:
-            snapshot: Of a run of this recipe.
+            snapshot: A snapshot of a run of this recipe.
 
         Raises:
             UserError: If it is the snapshot of something else.

@@ -39,7 +39,7 @@ def plain(section: str, table: Mapping[str, Any]) -> Callable[..., Any]:
 
     Args:
         section: One of `PLAIN`.
-        table: What a recipe says in it.
+        table: Its settings in a recipe.
     """
     return Descent if section == "sampler" and "solver" in table else PLAIN[section]
 

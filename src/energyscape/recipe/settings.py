@@ -70,30 +70,30 @@ class Training:
     """The ``[train]`` section.
 
     Args:
-        budget: When to end: samples (400k, 1.5M), a time (60s, 10min), a time of the processor (60cpu-s) or epochs
-            (20 epochs). Only runs whose budget is in samples or epochs give the same bits again, because the learning
-            rate follows the budget.
+        budget: Budget of training: samples (400k, 1.5M), a time (60s, 10min), a time of the processor (60cpu-s) or
+            epochs (20 epochs). Only runs whose budget is in samples or epochs give the same bits again, because the
+            learning rate follows the budget.
         batch_size: Data points a step.
         flips: Mirror each image left to right, or not, with equal chances; not for digits or letters.
-        learning_rate: Of Adam, at its highest.
+        learning_rate: Highest learning rate of Adam.
         beta1: Adam's decay of the gradient's mean; 0 for adversarially moving targets such as chains.
         beta2: Adam's decay of the gradient's square.
         warmup: Samples over which the learning rate rises from 0.
-        decay: How the learning rate falls to 0 over the budget.
+        decay: Shape of the fall of the learning rate to 0 over the budget.
         clip: Largest norm of the parameters' gradient.
         ema_half_life: Half-life of the averaged weights, in samples; none keeps no average.
         checkpoint_every: Samples between checkpoints.
         log_every: Steps between lines of the metrics.
         tensorboard: Write the metrics for TensorBoard too, into the run's folder.
-        frames: How often on the way to keep what the model generates: for a film of a law in the plane, or as
+        frames: Number of times during training to store samples of the model: for a film of a law in the plane, or as
             pictures, from the same noise every time.
-        seed: Of everything random.
-        precision: Of products and convolutions in training: float32, bfloat16, or auto, which is bfloat16 where the
-            hardware multiplies it.
+        seed: Seed of all random streams.
+        precision: Precision of products and convolutions in training: float32, bfloat16, or auto, which is bfloat16
+            where the hardware multiplies it.
         compile: Whether to compile the network of a denoiser that is no energy (others are differentiated twice, or by
             chains). auto compiles on a GPU if two minutes of training are left.
         device: Device of training: auto uses a GPU if available.
-        threads: Processor threads of the whole process; torch's own choice when left out. Small networks are fastest
+        threads: Processor threads of the whole process; torch's own choice by default. Small networks are fastest
             with one, and the same bits come again only with the same number.
     """
 
@@ -162,10 +162,10 @@ class Guarding:
     Args:
         enabled: Whether anything is guarded; a run without trouble is the same either way.
         patience: Steps in a row with numbers that are not finite before a rollback.
-        gradient_factor: How many times the usual gradient norm is too much.
-        energy_factor: How many times the smallest gap and spread of the energies are too much.
+        gradient_factor: Multiple of the usual gradient norm that is too large.
+        energy_factor: Multiple of the smallest gap and spread of the energies that is too large.
         least_acceptance: Acceptance probability below which chains stand still.
-        rollbacks: How many before the run stops.
+        rollbacks: Rollbacks before the run stops.
     """
 
     enabled: bool = True

@@ -40,7 +40,7 @@ def run_page(run: Run, *, seed: int | None = None) -> str:
 
     Args:
         run: With at least one checkpoint.
-        seed: Of the evaluation; the run's by default.
+        seed: Seed of the evaluation; the run's by default.
     """
     evaluation = evaluate(run, **protocol_of(run, seed=seed))
     evidence = evaluation.evidence

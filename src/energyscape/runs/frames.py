@@ -37,7 +37,7 @@ class Frames:
     """The frames of one run.
 
     Args:
-        folder: Where they are kept.
+        folder: Folder of the frames.
         experiment: The run's objects.
         progress: Share of the budget used so far.
 

@@ -13,9 +13,9 @@ class Board(AbstractContextManager["Board"]):
     """Write reports as TensorBoard reads them; of samples seen, not of steps.
 
     Args:
-        folder: Where to; none writes nothing.
+        folder: Folder of the events; none writes nothing.
         every: Steps between two points.
-        samples: Where the run stands; points of later steps, written before an interruption, are dropped.
+        samples: Samples of the run so far; points of later steps, written before an interruption, are dropped.
 
     Raises:
         UserError: If TensorBoard is not installed.

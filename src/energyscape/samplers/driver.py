@@ -15,8 +15,8 @@ class Chain(NamedTuple):
     Args:
         x: Kept positions, ``(K, C, *)``.
         energy: Energies there, ``(K, C)``.
-        energy_error: Of the steps that led there, ``(K, C)``; see `Info`.
-        hamiltonian: At the start of those steps, ``(K, C)``; see `Info`.
+        energy_error: Energy error of the steps that led there, ``(K, C)``; see `Info`.
+        hamiltonian: Hamiltonian at the start of those steps, ``(K, C)``; see `Info`.
         accept_prob: Mean acceptance probability of each chain over all steps, ``(C,)``.
         diverged: Number of non-finite proposals of each chain over all steps, ``(C,)``.
         drift: Mean RMS of the deterministic part of a step, ``(C,)``.
@@ -62,7 +62,7 @@ def run(
     Args:
         kernel: The transition.
         x: Starting positions, ``(C, *)``.
-        steps: How many, at least one.
+        steps: Number of steps, at least one.
         compile: Whether to compile the steps; see `Steps`.
         generator: The stream to draw from.
 

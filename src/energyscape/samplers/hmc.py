@@ -56,7 +56,7 @@ class HMC(Kernel[Point]):
             only reflects that coordinate back and forth.
         scale: The preconditioner :math:`S`: the standard deviation of each coordinate, of the event's shape
             ``(*)``, or for vectors a lower triangular ``(d, d)``, :math:`S S^\top` the covariance and the inverse mass.
-            One when left out.
+            One by default.
         bounds: Lowest and highest value of an element of ``x``: the box that chains stay in. Trajectories follow the
             energy's mirror image beyond its walls and are mirrored back, which is exact where the scale is no matrix.
 

@@ -57,12 +57,12 @@ def descend(
 
     Args:
         levels: Energies of points and levels, such as `ComposedLevels` or an energy denoiser's ``energy``.
-        x: Where to begin, ``(C, *)``: near the law of the highest level, such as normal with deviation
+        x: Starting positions, ``(C, *)``: near the law of the highest level, such as normal with deviation
             :math:`\sigma_0`, or :math:`\sigma_0 / \sqrt n` for a product of n laws.
         sigmas: :math:`\sigma_0 > \dots > \sigma_L > 0`, in units of ``x``.
         kernel: The transition, its lengths in units of :math:`r_i`; `HMC` or `MALA`, because unadjusted ones are
             biased. A product of n laws is narrower by up to :math:`\sqrt n`.
-        steps: Of the kernel at each level.
+        steps: Steps of the kernel at each level.
         detail: :math:`\delta \ge 0`, the least width of clean data, in units of ``x``.
         generator: The stream to draw from.
 

@@ -44,7 +44,7 @@ class NoiseAnnealedLangevin(Solver):
         denoise: Maps ``(C, *)`` and levels ``(C,)`` to ``(C, *)``.
         sigmas: Falling levels, the last of them 0; those that a network was trained at.
         steps_each: Langevin steps at each level, :math:`T \ge 1`.
-        step_size: :math:`a > 0`, in units of the squared level; when left out, that of `balanced_step`, the second
+        step_size: :math:`a > 0`, in units of the squared level; by default that of `balanced_step`, the second
             paper's choice.
 
     Raises:

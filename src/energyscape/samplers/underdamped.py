@@ -38,7 +38,7 @@ class Moving(NamedTuple):
         x: Positions, ``(C, *)``.
         energy: Energies there, ``(C,)``.
         score: Minus the energies' gradients there, ``(C, *)``.
-        velocity: Of each chain, ``(C, *)``.
+        velocity: Velocity of each chain, ``(C, *)``.
     """
 
     x: Tensor

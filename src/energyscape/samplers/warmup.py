@@ -67,7 +67,7 @@ class Adapted(NamedTuple):
         kernel: The kernel with its new settings.
         x: Final positions, ``(C, *)``: start there.
         step_size: The step.
-        leapfrog_steps: Of a trajectory; 1 for `MALA`.
+        leapfrog_steps: Leapfrog steps of a trajectory; 1 for `MALA`.
         scale: Standard deviation of each coordinate, ``(*)``, or a factor of the covariance, ``(d, d)``; none for
             `MALA`.
         accept_prob: Mean acceptance probability of the second half of the last window.
@@ -191,7 +191,7 @@ class DualAveraging:
     r"""The search for a step size; see the head of this file.
 
     Args:
-        step_size: Where to begin, and where the iterates are drawn back to: :math:`e^\mu`.
+        step_size: Start of the search, to which the iterates are drawn back: :math:`e^\mu`.
         target: The acceptance that is sought.
     """
 

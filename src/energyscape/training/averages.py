@@ -18,7 +18,7 @@ def averaged(model: nn.Module, *, half_life: float, batch_size: int) -> Averaged
     """Return an average of a model's weights, which ``update_parameters`` keeps current.
 
     Args:
-        model: What is trained.
+        model: The model to train.
         half_life: Samples after which the weight of the past has halved.
         batch_size: Samples an update.
 

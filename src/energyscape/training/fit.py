@@ -34,8 +34,8 @@ class Fit(Iterator[Report], Generic[Model]):
     `snapshot` and `restore` save and resume a run; `progress` is the used share of the budget.
 
     Args:
-        model: What is trained, in place.
-        objective: What is minimised.
+        model: The model, trained in place.
+        objective: The loss to minimise.
         data: Yields tensors ``(B, *)`` or pairs with labels. Only `Batches` resume exactly.
         optimiser: Over the parameters of the model, and of the objective where it has any.
         samples: Number of data points to train on.
@@ -47,7 +47,7 @@ class Fit(Iterator[Report], Generic[Model]):
         guards: Check every step; `guards.usual` by default, none if empty.
         snapshot_every: Samples between snapshots to roll back to.
         rollbacks: Rollbacks without a new snapshot between them after which the run stops.
-        seed: Of the streams that the objective draws from.
+        seed: Seed of the objective's random streams.
         autocast: The dtype of products and convolutions; that of the weights by default.
         compile: Whether to compile the model, which the objective may then differentiate once only. ``"auto"``
             compiles if two minutes of steps are left at the machine's speed.

@@ -47,7 +47,7 @@ class Steps:
 
     Args:
         kernel: The transition; its energy is anything that PyTorch can trace.
-        steps: How many will be taken.
+        steps: Number of steps.
         compile: Whether to compile. ``"auto"`` times the first steps and compiles if a minute of them is left, so the
             last bits of the chains depend on the machine's speed. On a GPU, steps are also recorded as CUDA graphs
             unless it is ``False``; with ``"auto"``, if they evaluate the score a hundred times.

@@ -11,8 +11,8 @@ class Window:
     """The last values of some facts.
 
     Args:
-        names: Of the facts.
-        size: How many steps.
+        names: Names of the facts.
+        size: Number of steps.
     """
 
     def __init__(self, *names: str, size: int) -> None:
