@@ -17,7 +17,7 @@ def keep_freed() -> bool:
     """Keep freed tensor memory in this process for reuse; return whether the C library agreed.
 
     GNU's C library returns freed memory to the system and gets it back zeroed, page by page. With tensors of some
-    megabytes this costs 1 to 13 % of a training step, and a fifth of a chain step of images. The peak memory stays the
+    megabytes this costs 1 to 20 % of a training step, and a fifth of a chain step of images. The peak memory stays the
     same. Other C libraries and settings of the environment (``MALLOC_TRIM_THRESHOLD_``) are left alone.
 
     References:
