@@ -60,6 +60,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 sync(each)
 
 
+def check_file_name(path: Path) -> None:
+    """Raise a UserError if a file could not have that name because of a folder or a file there."""
+    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise UserError(f"{path}: expected the name of a file in a folder")
+
+
 def check_absent(path: Path) -> None:
     """Raise a UserError if a file or a folder that is not empty would be overwritten."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

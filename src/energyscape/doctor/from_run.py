@@ -112,7 +112,7 @@ def planned(experiment: Experiment, *, seed: int | None = None) -> list[tuple[Re
     asked = []
     for section in ("objective", "sampler") if both else (None,):
         noise = _noise(experiment, experiment.trained.stream("doctor noise", seed=seed), section=section)
-        how = chains_of(experiment, treated=False, section=section)
+        how = chains_of(experiment, with_guards=False, section=section)
         probes = probe(None, data, how, level=planned_level(experiment), noise=None if noise is None else noise.cpu())
         asked.append((settings_of(experiment, section=section), probes))
     return asked
@@ -120,7 +120,7 @@ def planned(experiment: Experiment, *, seed: int | None = None) -> list[tuple[Re
 
 def settings_of(experiment: Experiment, *, section: str | None = None, **more: Any) -> Record:
     """Return the record of a run that is not yet trained, with the chains of a section, and more of it."""
-    tables, how = experiment.recipe.tables, chains_of(experiment, treated=False, section=section)
+    tables, how = experiment.recipe.tables, chains_of(experiment, with_guards=False, section=section)
     objective, train, sampler, guard = (tables[name] for name in ("objective", "train", "sampler", "guard"))
     section = section or ("objective" if "kernel" in objective else "sampler")
     outer = tables[section].get("kernel", sampler.get("solver", {}))
@@ -193,7 +193,7 @@ def planned_level(experiment: Experiment) -> float:
     return trained.data_noise if isinstance(trained, ContrastiveDivergence) else trained.level
 
 
-def chains_of(experiment: Experiment, *, treated: bool = True, section: str | None = None) -> Chains | None:
+def chains_of(experiment: Experiment, *, with_guards: bool = True, section: str | None = None) -> Chains | None:
     """Return the settings of a run's chains: of a section, of its training, or else of its generation."""
     tables, trained = experiment.recipe.tables, experiment.objective
     objective, sampler = tables["objective"], tables["sampler"]
@@ -202,7 +202,7 @@ def chains_of(experiment: Experiment, *, treated: bool = True, section: str | No
     step_size = langevin_step(kernel)
     if step_size is None:
         return None
-    if treated and isinstance(trained, ContrastiveDivergence):
+    if with_guards and isinstance(trained, ContrastiveDivergence):
         step_size *= trained.adjustment.step  # as changed by guards
     if isinstance(trained, DiffusionRecoveryLikelihood):
         low, above = trained.sigmas[:2]

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from energyscape.calculus import Box
 from energyscape.data import Space
 from energyscape.data.arrays import ARRAYS, read_array
 from energyscape.data.images import SUFFIXES, open_picture
 from energyscape.errors import UserError
-from energyscape.files import atomic_write
+from energyscape.files import atomic_write, check_file_name
 from energyscape.memory import require_memory
-from energyscape.plotting import grid_array, scatter
+from energyscape.plotting import box_around, grid_array, scatter
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")
 
@@ -113,8 +112,7 @@ def check_writable(path: Path, shape: tuple[int, ...]) -> None:
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz", ".png", *([".csv"] if len(shape) == 1 else PICTURES)):
         raise UserError(f"{path}: expected a name ending in .png, .npy, .npz (or .csv for points)")
-    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
-        raise UserError(f"{path}: expected the name of a file in a folder")
+    check_file_name(path)
 
 
 def write_points(path: Path, x: Tensor) -> None:
@@ -137,7 +135,7 @@ def write_batches(path: Path, batches: Iterable[Tensor], *, shape: tuple[int, ..
             image.save(file, format="PNG" if suffix == ".png" else "JPEG", quality=95)
         elif suffix == ".png" and points:
             x = torch.cat(list(batches))
-            scatter(x, box=_around(x)).savefig(file, format="png", dpi=110)
+            scatter(x, box=box_around(x)).savefig(file, format="png", dpi=110)
         elif suffix == ".npy":
             _write_npy(file, batches, shape)
         elif suffix == ".npz":
@@ -161,14 +159,6 @@ def _write_npy(file: IO[bytes], batches: Iterable[Tensor], shape: tuple[int, ...
             header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
         file.write(array.tobytes())
-
-
-def _around(x: Tensor) -> Box:
-    """Return the rectangle that holds points in the plane, with a margin."""
-    low, high = x.amin(0), x.amax(0)
-    margin = (0.05 * (high - low)).clamp(min=1e-3)
-    (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
-    return (x0, x1), (y0, y1)
 
 
 def _picture(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from energyscape.calculus import Box, score
 from energyscape.data import Dataset
 from energyscape.errors import UserError
+from energyscape.files import check_file_name
 from energyscape.inference.trained import Trained
 from energyscape.noise import noised
 
@@ -106,7 +107,8 @@ def score_table(scored: Scored) -> str:
 
 def check_table(path: Path, draws: int) -> None:
     """Raise an error before any work is done if a table of scores could not be made."""
-    if path.suffix.lower() != ".csv" or path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+    check_file_name(path)
+    if path.suffix.lower() != ".csv":
         raise UserError(f"{path}: scores are a table: expected the name of a file that ends in .csv")
     if draws < 1:
         raise UserError(f"at least 1 draw of the noise; there were {draws}")

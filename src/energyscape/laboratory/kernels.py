@@ -6,14 +6,12 @@ unadjusted kernels take :math:`\eta / 4`, to keep their bias small. The warm-up 
 """
 
 import functools
-import io
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -22,7 +20,7 @@ from energyscape.data import Distribution
 from energyscape.data.arrays import read_array
 from energyscape.errors import UserError
 from energyscape.evaluation import diagnose, mmd, mode_masses
-from energyscape.files import write_whole
+from energyscape.inference.files import write_points
 from energyscape.inference.scoring import GRID
 from energyscape.laboratory.cells import Cell, Column, Panels, Score
 from energyscape.laboratory.scoreboard import shown, shown_mean, shown_with_error
@@ -141,7 +139,7 @@ class KernelCell(Cell):
                 return None
         spent = clock() - begin
         kept = torch.stack(draws[len(draws) // 2 :])
-        write_whole(self.folder / "draws.npy", _npy(kept[-1]))
+        write_points(self.folder / "draws.npy", kept[-1])
         diagnosis = diagnose(kept)
         # Positions of one chain depend on each other; the last positions of different chains do not.
         difference = mmd(truth.sample(1_000, generator=generator_for(self.seed, "exact")), kept[-1])
@@ -172,9 +170,3 @@ def modes_wrong(truth: Distribution, x: Tensor) -> float:
     nearest_mode = torch.cdist(x.double(), truth.modes.double()).argmin(1)
     shares = torch.bincount(nearest_mode, minlength=len(truth.modes)).double() / len(x)
     return float((shares - mode_masses(truth, lambda points: -truth.log_prob(points))).abs().sum() / 2)
-
-
-def _npy(x: Tensor) -> bytes:
-    content = io.BytesIO()
-    np.save(content, x.numpy())
-    return content.getvalue()

@@ -1,6 +1,5 @@
 """Metrics of a denoiser beyond its samples: likelihood, conditional classes, quality by cost."""
 
-import math
 from typing import Any, Final, NamedTuple, final
 
 import torch
@@ -10,7 +9,7 @@ from energyscape.evaluation import ProbabilityFlow, frechet_distance, image_like
 from energyscape.inference import Descent
 from energyscape.metrics.evidence import Evidence, numbers
 from energyscape.metrics.images import OfClassifier, classifier, everything
-from energyscape.metrics.metric import Measure, Metric
+from energyscape.metrics.metric import Measure, Metric, mean_and_error
 from energyscape.noise import noised
 from energyscape.schedules import geometric
 
@@ -58,13 +57,8 @@ class Likelihood(Measure):
         if density is not None:
             # Against the true log-density of the same points: what the choice of points adds to both drops out.
             lost = density.log_prob(x).double() - flow
-            metrics.append(Metric("KL(data‖model)", *_mean(lost), how, unit="nats", better="lower"))
-        return [*metrics, Metric("log-likelihood", *_mean(flow), how, unit="nats", better="higher")]
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    """Return a mean and its standard error."""
-    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+            metrics.append(Metric("KL(data‖model)", *mean_and_error(lost), how, unit="nats", better="lower"))
+        return [*metrics, Metric("log-likelihood", *mean_and_error(flow), how, unit="nats", better="higher")]
 
 
 def descent(evidence: Evidence) -> Descent:
@@ -106,7 +100,7 @@ class Classes(OfClassifier):
         x, real = (judge.features(each).double() for each in (samples, everything(held_out)))
         labels = labels[: len(real)].cpu()
         spreads = torch.stack([_spread(x[asked == k]) / _spread(real[labels == k]) for k in asked.unique().tolist()])
-        mean, spread_error = _mean(spreads)
+        mean, spread_error = mean_and_error(spreads)
         how = f"mean distance of two samples over that of two held-out images, on {x.shape[1]} features; "
         return [
             Metric(

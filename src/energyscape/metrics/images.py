@@ -14,7 +14,7 @@ SURE: Final = 0.9
 """Class probability from which an image counts as recognised."""
 
 REFERENCE: Final = 6_000
-"""Training images among which nearest neighbours are searched."""
+"""Training images that samples, or scores of outliers, are compared with."""
 
 
 class OfClassifier(Measure):

@@ -1,10 +1,18 @@
 """One measured number, and what measures some."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from energyscape.metrics.evidence import Evidence
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Return the mean of independent values and its standard error."""
+    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
 
 
 class Metric(NamedTuple):

@@ -22,6 +22,7 @@ from energyscape.evaluation import DensityOfStates, Detection, overlap, trivial_
 from energyscape.evaluation.detection import compressed_size, pixel_mean, pixel_variance
 from energyscape.inference.scoring import BATCH, DRAWS, energies, slopes
 from energyscape.metrics.evidence import Evidence, numbers
+from energyscape.metrics.images import REFERENCE
 from energyscape.metrics.metric import Measure, Metric
 from energyscape.noise import uniform_like
 from energyscape.objectives.chain_init import persistent_chains
@@ -29,9 +30,6 @@ from energyscape.registry import build
 
 OUTLIERS = 1_000
 """Images of each set, as far as there are any."""
-
-REFERENCE = 6_000
-"""Images of the training among which a nearest neighbour is looked for."""
 
 SIBLINGS = ("mnist", "fashion-mnist", "kmnist")
 """Published sets of the same size and kind."""

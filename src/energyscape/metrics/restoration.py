@@ -1,6 +1,5 @@
 """Denoising and completion of held-out images by a trained model, beside baselines without learning."""
 
-import math
 from typing import Any, Final, NamedTuple, final
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from energyscape.evaluation import median_filtered, psnr, ssim
 from energyscape.metrics.evidence import Evidence
-from energyscape.metrics.metric import Measure, Metric
+from energyscape.metrics.metric import Measure, Metric, mean_and_error
 from energyscape.noise import noised, tweedie
 
 SIGMAS: Final = (0.2, 0.6, 1.0)
@@ -42,9 +41,8 @@ class Denoised(NamedTuple):
         rows: list[tuple[object, ...]] = []
         for name, x in self.ways.items():
             decibels, alike = psnr(x, self.clean), ssim(x, self.clean)
-            error = float(decibels.std() / math.sqrt(len(decibels)))
             named = f"median {self.size}×{self.size}" if name == "median" else name
-            rows.append((self.sigma / 2, named, float(decibels.mean()), error, float(alike.mean())))
+            rows.append((self.sigma / 2, named, *mean_and_error(decibels), float(alike.mean())))
         return rows
 
     def gain(self, over: str) -> Tensor:
@@ -61,10 +59,7 @@ class Denoised(NamedTuple):
             (f"PSNR over median filter at {sigma}", "dB", self.gain("median")),
             (f"SSIM at {sigma}", "", ssim(self.ways["restored"], self.clean)),
         ]
-        return [
-            Metric(name, float(each.mean()), float(each.std() / math.sqrt(n)), how, unit=unit, better="higher")
-            for name, unit, each in values
-        ]
+        return [Metric(name, *mean_and_error(each), how, unit=unit, better="higher") for name, unit, each in values]
 
 
 @final

@@ -14,7 +14,7 @@ from energyscape.plotting.axes import OKABE_ITO, Array, Box
 from energyscape.plotting.fields import score_field, trajectories
 from energyscape.plotting.images import SEPARATOR, evolution, grid_array, image_grid, save_grid, side_by_side
 from energyscape.plotting.multiples import Multiple, small_multiples
-from energyscape.plotting.points import real_and_generated, scatter
+from energyscape.plotting.points import box_around, real_and_generated, scatter
 from energyscape.plotting.relief import landscape, surface
 from energyscape.plotting.series import WIDTH, curves, histogram
 
@@ -29,6 +29,7 @@ __all__ = [
     "TrainingFrame",
     "animate_chains",
     "animate_training",
+    "box_around",
     "curves",
     "evolution",
     "grid_array",

@@ -7,10 +7,12 @@ Points outside the box count in :math:`N`, so that two panels with one colour ba
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
 from energyscape.errors import UserError
 from energyscape.plotting.axes import (
@@ -26,6 +28,14 @@ from energyscape.plotting.axes import (
     plane_axes,
     unseen,
 )
+
+
+def box_around(*clouds: Tensor) -> Box:
+    """Return the rectangle that holds clouds of points in the plane, with a margin."""
+    low, high = torch.cat(clouds).nan_to_num().aminmax(dim=0)
+    margin = (0.05 * (high - low)).clamp(min=1e-3)
+    (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
+    return (x0, x1), (y0, y1)
 
 
 def scatter(x: Array, *, box: Box, title: str = "") -> Figure:

@@ -1,6 +1,5 @@
 """Files of a comparison: a table, a picture and a page for each distribution, and one scoreboard over all."""
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from energyscape import plotting
 from energyscape.files import write_whole
 from energyscape.laboratory import Score
 from energyscape.laboratory.scoreboard import Table, as_csv, failures, markdown, matrix, table
-from energyscape.reports.html import Section, page
+from energyscape.reports.html import Section, page, png
 
 
 def write_comparison(scores: Sequence[Score], *, out: Path, command: str) -> Iterator[tuple[Table | None, str]]:
@@ -27,7 +26,7 @@ def write_comparison(scores: Sequence[Score], *, out: Path, command: str) -> Ite
         folder, board, entropy = mine[0].cell.folder.parent, table(mine), mine[0].cell.entropy()
         write_whole(folder / "scores.csv", as_csv(mine).encode())
         picture = _picture(mine)
-        write_whole(folder / "scoreboard.png", _png(picture))
+        write_whole(folder / "scoreboard.png", png(picture))
         about = f"The entropy of {place} is {entropy:.4f} nats. {kind.protocol}"
         caption = f"{place}: data, landscape and samples of each {kind.component}"
         sections = [
@@ -60,9 +59,3 @@ def _picture(scores: Sequence[Score]) -> Figure:
             result = "failed" if score.failed else f"{column.title} {column.summary([score.values[kind.rank]])}"
             rows.append(plotting.Multiple(score.cell.name, result, *panels))
     return plotting.small_multiples(rows, kind.truth().box, title=f"{kind.distribution}, seed 0")
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, facecolor="white", metadata={"Software": None})
-    return content.getvalue()

@@ -5,6 +5,7 @@ from typing import Final
 
 from energyscape.calculus import Box
 from energyscape.errors import UserError
+from energyscape.files import check_file_name
 from energyscape.inference import Generated
 from energyscape.inference.scoring import energies_on_grid
 from energyscape.plotting import Animation, TrainingFrame, animate_chains, animate_training, save_animation
@@ -19,8 +20,7 @@ def check_film(path: Path, experiment: Experiment) -> None:
     """Raise before any work is done if a film could not be written there."""
     if path.suffix.lower() not in FILMS:
         raise UserError(f"{path}: expected a name ending in {' or '.join(FILMS)}")
-    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
-        raise UserError(f"{path}: expected the name of a file in a folder")
+    check_file_name(path)
     if experiment.source.box is None:
         raise UserError(f"{path}: films show points in the plane; this run's have shape {experiment.space.shape}")
 

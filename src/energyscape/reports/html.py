@@ -79,6 +79,13 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
     return "\n".join(part for part in parts if part)
 
 
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG; the same figure gives the same bytes in every version of matplotlib."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
+
+
 def _section(section: Section, number: int) -> str:
     paragraphs = (part.strip() for part in section.text.split("\n\n"))
     parts = [
@@ -93,10 +100,7 @@ def _section(section: Section, number: int) -> str:
 
 
 def _picture(figure: Figure, caption: str) -> str:
-    file = io.BytesIO()
-    # Without the metadata the same figure gives the same bytes, whatever the version of matplotlib.
-    figure.savefig(file, format="png", dpi=110, facecolor="white", metadata={"Software": None})
-    source = base64.b64encode(file.getvalue()).decode("ascii")
+    source = base64.b64encode(png(figure)).decode("ascii")
     words = _text(caption)
     return (
         f'<figure><img alt="{words}" src="data:image/png;base64,{source}">\n<figcaption>{words}</figcaption></figure>'

@@ -123,7 +123,7 @@ def _points(evidence: Evidence) -> list[Section]:
     data = evidence.source.draw(evidence.n, generator=evidence.stream("data"))
     if box is None:
         both = _projected(data, generated.x)
-        picture = plotting.real_and_generated(*both, _around(*both))
+        picture = plotting.real_and_generated(*both, plotting.box_around(*both))
         return [Section("Data and samples", _start(evidence), ((picture, "The two leading principal components"),))]
     picture = plotting.real_and_generated(data, generated.x, box)
     sections = [Section("Data and samples", _start(evidence), ((picture, "Data, and as many samples"),))]
@@ -146,14 +146,6 @@ def _projected(data: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     _, _, directions = torch.linalg.svd(data - data.mean(0), full_matrices=False)
     plane = directions[:2].mT
     return (data - data.mean(0)) @ plane, (x - data.mean(0)) @ plane
-
-
-def _around(*clouds: Tensor) -> Box:
-    """Return the rectangle that holds clouds of points, with a margin."""
-    low, high = torch.cat(clouds).nan_to_num().aminmax(dim=0)
-    margin = 0.05 * (high - low).clamp(min=1e-3)
-    (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
-    return (x0, x1), (y0, y1)
 
 
 def _score_field(evidence: Evidence, box: Box, energy: Tensor) -> Picture:

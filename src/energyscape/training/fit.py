@@ -198,7 +198,7 @@ class Fit(Iterator[Report], Generic[Model]):
             if self.average is not None:
                 self.average.update_parameters(self.model)
         if judgement.verdict == Verdict.REMEDY:
-            report = self._treated(report, self.adjustment.then(judgement.adjustment), judgement, x)
+            report = self._adjusted(report, self.adjustment.then(judgement.adjustment), judgement, x)
         return report._replace(verdict=judgement.verdict, reason=judgement.reason)
 
     def _spoiled(self, report: Report, x: Tensor) -> Judgement | None:
@@ -384,7 +384,7 @@ class Fit(Iterator[Report], Generic[Model]):
         self.remedies = self.remedies.more(judgement.adjustment)
         report = report._replace(reason=judgement.reason, outcome=f"back to sample {self.good.samples:,}")
         if vain < self.rollbacks and not (self.progress >= 1 and self.age == 0):
-            return self._treated(report, self.remedies.on(base), judgement, x)._replace(verdict=Verdict.ROLLBACK)
+            return self._adjusted(report, self.remedies.on(base), judgement, x)._replace(verdict=Verdict.ROLLBACK)
         after, self.remedies, self.adjustment = self.remedies.on(base), Remedies(), base
         self.objective.adjust(base)
         where = "the last good snapshot" if self.age else "the beginning, as no good snapshot followed"
@@ -397,7 +397,7 @@ class Fit(Iterator[Report], Generic[Model]):
         reason = f"{report.reason}; {vain} rollbacks did not help; stopped at {where}: {cause}"
         return report._replace(verdict=Verdict.STOP, reason=reason, after=after)
 
-    def _treated(self, report: Report, adjustment: Adjustment, judgement: Judgement, x: Tensor) -> Report:
+    def _adjusted(self, report: Report, adjustment: Adjustment, judgement: Judgement, x: Tensor) -> Report:
         """Change the adjustment and return the report of it."""
         before, self.adjustment = self.adjustment, adjustment
         self.objective.adjust(adjustment)
