@@ -29,11 +29,7 @@ from energyscape.errors import UserError
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line and exits: 0 done, 1 stopped by a guard, 2 a mistake, 130 interrupted.
-
-    Args:
-        words: Words of the command line; the process's own by default.
-    """
+    """Run the command line and exit: 0 done, 1 stopped by a guard, 2 a mistake, 130 interrupted."""
     # Threads that wait for work sleep: spinning ones starve whatever else runs, and each other when cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed()

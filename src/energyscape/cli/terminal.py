@@ -27,12 +27,9 @@ RunFolder = Annotated[Path, Parameter(name="RUN")]
 
 @contextmanager
 def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], bool]]:
-    """Make Ctrl-C and SIGTERM a question that the block asks between two steps; a second signal ends the process.
+    """Yield a function that says whether Ctrl-C or SIGTERM came; a second signal prints ``kept()`` and exits.
 
     A thread reads the signals, because the main thread may spend a minute inside one operation of a large network.
-
-    Args:
-        kept: Says from where the same command goes on.
     """
     asked, (reader, writer) = threading.Event(), socket.socketpair()
     writer.setblocking(False)
@@ -66,11 +63,7 @@ def interruptible(kept: Callable[[], str]) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal that something is going on inside the block; yield a function that shows its progress.
-
-    Args:
-        what: Name of the work.
-    """
+    """Show on a terminal that something is going on inside the block; yield a function that shows its progress."""
     from rich.console import Console
 
     with Console(stderr=True).status(f"{what} …") as status:

@@ -68,11 +68,7 @@ class Trained:
         return self.model if isinstance(self.model, Denoiser) else None
 
     def require_energy(self) -> Energy:
-        """Return the energy.
-
-        Raises:
-            UserError: If the model has none.
-        """
+        """Return the energy; refuse a model without one."""
         if self.energy is None:
             raise UserError(
                 f"this run's model is a denoiser ({type(self.model).__name__}), which has no energy: train one with "
@@ -81,11 +77,7 @@ class Trained:
         return self.energy
 
     def require_denoiser(self) -> Denoiser:
-        """Return the denoiser.
-
-        Raises:
-            UserError: If the model is none.
-        """
+        """Return the denoiser; refuse a model that is none."""
         if self.denoiser is None:
             raise UserError(
                 f"this run's model is an energy ({type(self.model).__name__}) at one noise level, and no denoiser"
@@ -102,11 +94,7 @@ class Trained:
         return generator_for(self.seed if seed is None else seed, role, device=device or self.device)
 
     def class_of_each(self, n: int, label: int | Tensor | None) -> Tensor | None:
-        """Return the class of each of ``n`` samples, ``(n,)``, in turn without ``label``; None for no classes.
-
-        Raises:
-            UserError: If there is no such class.
-        """
+        """Return the class of each of ``n`` samples, ``(n,)``, in turn without ``label``; None for no classes."""
         if not self.classes:
             if label is not None:
                 raise UserError("this run's model knows no classes: leave --label out")
@@ -119,11 +107,7 @@ class Trained:
         return labels
 
     def chains_in_buffer(self, n: int, *, seed: int | None = None) -> Tensor:
-        """Return some of the replay buffer's chains.
-
-        Raises:
-            UserError: If the run keeps no buffer, or fewer chains.
-        """
+        """Return some of the replay buffer's chains; refuse a run without a buffer, or with fewer chains."""
         buffer = persistent_chains(self.objective)
         if buffer is None:
             raise UserError("this run keeps no replay buffer: start from noise or data")

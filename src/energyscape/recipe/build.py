@@ -97,11 +97,7 @@ class Experiment:
 
     @property
     def held_out(self) -> Dataset:
-        """Data that training does not see.
-
-        Raises:
-            UserError: If training saw the test split too.
-        """
+        """Data that training does not see; refused if training saw the test split too."""
         if self.unseen is None:
             raise UserError(
                 f"nothing is held out: the run's data are the split {self.recipe.tables['data']['split']!r}; "
@@ -135,12 +131,7 @@ class Experiment:
         )
 
     def check(self) -> None:
-        """Refuse settings that do not fit together.
-
-        Raises:
-            UserError: If the budget cannot be read, the model cannot be compiled, bounds of chains leave out data, or
-                the model takes classes that the data or its network lack.
-        """
+        """Refuse settings that do not fit together."""
         training, budget, _ = self.training, self.budget, self._compile()
         training.check_machine()
         if budget.samples is not None and budget.samples < training.batch_size:
@@ -197,11 +188,7 @@ class Experiment:
                 )
 
     def fit(self) -> Fit[Any]:
-        """Return the training run, at its beginning.
-
-        Raises:
-            UserError: If settings do not go together, as `check` says.
-        """
+        """Return the training run, at its beginning."""
         training = self.training
         self.check()
         budget = self.budget
@@ -231,14 +218,7 @@ class Experiment:
         return batches(self.source, training.batch_size, seed=training.seed, device=device, flips=training.flips)
 
     def load(self, snapshot: Snapshot) -> None:
-        """Load the trained weights of a snapshot, for use.
-
-        Args:
-            snapshot: A snapshot of a run of this recipe.
-
-        Raises:
-            UserError: If it is the snapshot of something else.
-        """
+        """Load the trained weights of a snapshot, for use; refuse the snapshot of another recipe."""
         tree = snapshot.copy()
         modules: list[tuple[str, nn.Module | None]] = [
             ("model", self.model),

@@ -35,12 +35,7 @@ DEEPEST: Final = 20
 
 
 def plain(section: str, table: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return the dataclass of a section that is no component: a sampler has chains or a solver.
-
-    Args:
-        section: One of `PLAIN`.
-        table: Its settings in a recipe.
-    """
+    """Return the dataclass of a section that is no component: a sampler has chains or a solver."""
     return Descent if section == "sampler" and "solver" in table else PLAIN[section]
 
 
@@ -59,15 +54,7 @@ class Recipe:
 
     @staticmethod
     def named(name: str, overrides: Mapping[str, str] | None = None) -> "Recipe":
-        """Return a recipe that comes with energyscape, or one from a TOML file.
-
-        Args:
-            name: A recipe's name or the path of a file.
-            overrides: Settings that replace the recipe's, ``section.setting`` to TOML text.
-
-        Raises:
-            UserError: If there is no such recipe, it is no TOML, or a setting does not exist.
-        """
+        """Return a built-in recipe, or one from a TOML file, with settings replaced as `overridden` does."""
         path = Path(name)
         stem = path.stem if path.suffix == ".toml" else name
         return Recipe(stem, parsed(recipe_text(name), name)).overridden(overrides or {})
@@ -75,15 +62,8 @@ class Recipe:
     def overridden(self, overrides: Mapping[str, str]) -> "Recipe":
         """Return the recipe with some settings replaced.
 
-        A new ``name`` of a component drops the old component's settings, and a solver those of the chains, or the other
-        way round.
-
-        Args:
-            overrides: ``section.setting`` to TOML text; a setting of ``[train]`` may be given without its section, and
-                ``epochs`` is a budget of so many.
-
-        Raises:
-            UserError: If a setting does not exist.
+        ``overrides`` maps ``section.setting`` to TOML text; a setting of ``[train]`` needs no section. A new ``name``
+        of a component drops the old component's settings, and a solver those of the chains, or the other way round.
         """
         tables = _copied(self.tables)
         plainly = dict(_epochs(key, text) for key, text in overrides.items())
@@ -106,11 +86,7 @@ class Recipe:
         return Recipe(self.name, tables)
 
     def resolved(self) -> "Recipe":
-        """Return the recipe with every default filled in and every value parsed: ``10k`` is 10000.
-
-        Raises:
-            UserError: If a section is missing or unknown.
-        """
+        """Return the recipe with every default filled in and every value parsed: ``10k`` is 10000."""
         for section in self.tables:
             if section not in SECTIONS:
                 raise UserError(
@@ -140,11 +116,7 @@ class Recipe:
         return tomli_w.dumps(self.tables)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """Return what another recipe says differently, as ``section.setting: here → there``.
-
-        Args:
-            other: The other recipe, also resolved.
-        """
+        """Return what another recipe says differently, as ``section.setting: here → there``."""
         here, there = _flat(self.tables), _flat(other.tables)
         return [
             f"{key}: {here.get(key, 'unset')} → {there.get(key, 'unset')}"
@@ -176,11 +148,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """Return a recipe as it is written: one that comes with energyscape, or a TOML file.
-
-    Raises:
-        UserError: If there is no such recipe.
-    """
+    """Return a recipe as it is written: one that comes with energyscape, or a TOML file."""
     path = Path(name)
     if path.suffix == ".toml":
         with reading(path, "a recipe"):
@@ -197,15 +165,7 @@ def recipe_header(name: str) -> list[str]:
 
 
 def parsed(text: str, where: str) -> dict[str, dict[str, Any]]:
-    """Read TOML.
-
-    Args:
-        text: The TOML.
-        where: Its name in messages.
-
-    Raises:
-        UserError: If it is no TOML or not a file of sections.
-    """
+    """Read the sections of a recipe in TOML; ``where`` names it in messages."""
     tables = read_toml(text, f"recipe {where}")
     stray = [key for key, value in tables.items() if not isinstance(value, dict)]
     if stray:
@@ -214,11 +174,7 @@ def parsed(text: str, where: str) -> dict[str, dict[str, Any]]:
 
 
 def read_toml(text: str, where: str) -> dict[str, Any]:
-    """Return the tables of TOML text within limits of length and depth.
-
-    Raises:
-        UserError: If it is no TOML, longer than `LONGEST`, deeper than `DEEPEST`, or holds control characters.
-    """
+    """Return the tables of TOML text within limits of length and depth."""
     if len(text) > LONGEST:
         raise UserError(f"{where}: at most {LONGEST:,} characters are read; there are {len(text):,}")
     with foreign(f"{where}: not valid TOML"):
@@ -240,12 +196,6 @@ def read_toml(text: str, where: str) -> dict[str, Any]:
 
 def overrides_from(tokens: Sequence[str]) -> dict[str, str]:
     """Read ``--section.setting value`` and ``--section.setting=value`` pairs.
-
-    Args:
-        tokens: Words of a command line.
-
-    Raises:
-        UserError: If a word is no setting or a value is missing.
 
     Examples:
         >>> overrides_from(["--train.budget", "60s", "--learning-rate=0.001"])

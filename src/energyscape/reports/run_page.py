@@ -36,12 +36,7 @@ SHOWN: Final = 12
 
 
 def run_page(run: Run, *, seed: int | None = None) -> str:
-    """Return a run's page, one HTML file that needs no network.
-
-    Args:
-        run: With at least one checkpoint.
-        seed: Seed of the evaluation; the run's by default.
-    """
+    """Return a run's page, one HTML file that needs no network."""
     evaluation = evaluate(run, **protocol_of(run, seed=seed))
     evidence = evaluation.evidence
     table: list[tuple[object, ...]] = [("metric", "value", "± s.e.", "protocol")]
