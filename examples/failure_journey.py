@@ -45,7 +45,7 @@ def main(
         probes = probe(learned, data, chains, level=SIGMA, noise=start, generator=draws)
         finding = diagnose(chains.record(objective="dsm", network="conv", data_noise=SIGMA), probes)[0]
         named[name] = finding.rule
-        print(f"\n{name}: {finding.symptom}\n  {finding.evidence}\n  {finding.cause}\n  {finding.remedy}")
+        print(f"\n{name}: {finding.symptom}\n  {finding.evidence}\n  {finding.cause}\n  {finding.advice}")
     plotting.side_by_side({name: row.clamp(-1, 1) for name, row in rows.items()}).savefig(out, dpi=150)
     return named
 

@@ -70,7 +70,7 @@ def print_text(examination: Any, subject: str) -> None:
         say(f"\n{number}. {each.symptom} [{each.rule}, {each.severity}]")
         say(f"   evidence: {each.evidence}")
         say(f"   cause:    {each.cause}")
-        say(f"   remedy:   {each.remedy}")
+        say(f"   remedy:   {each.advice}")
 
 
 def print_json(examination: Any, subject: str, status: int) -> None:
@@ -78,6 +78,9 @@ def print_json(examination: Any, subject: str, status: int) -> None:
     from energyscape.files import as_json
 
     probes = {name: each for name, each in examination.probes._asdict().items() if name != "energies"}
-    findings = [each._asdict() for each in examination.findings]
+    findings = [
+        each._asdict() | {"remedy": [one._asdict() for one in each.remedy], "flags": each.flags}
+        for each in examination.findings
+    ]
     state = ("healthy", "findings", "unclear")[status]
     print(as_json({"subject": subject, "status": state, "findings": findings, "probes": probes}, indent=2))

@@ -28,7 +28,7 @@ def train(recipe: str, /, *settings: Settings, seed: int | None = None, out: Pat
     name = f"{Path(recipe).stem if recipe.endswith('.toml') else recipe}{changed}".replace("/", "_").replace(" ", "")
     run = Run.create(out or Path("runs") / name, experiment)
     for each in () if run.checkpoints() else forewarned(experiment):
-        complain(f"warning: {each.cause} ({each.evidence}): {each.remedy}")
+        complain(f"warning: {each.cause} ({each.evidence}): {each.advice}")
     if experiment.objective.conditional and (names := run.classes()):
         say(f"{run.path}: classes {', '.join(f'{index} {each!r}' for index, each in enumerate(names[:100]))}")
     return carry_on(run, experiment)

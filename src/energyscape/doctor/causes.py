@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable
 
-from energyscape.doctor.finding import Finding, diverged, energy_growth, gradient_spike, rate, stopped
+from energyscape.doctor.finding import Finding, Limit, Setting, below, finding, rate, rounded, table
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record, autocorrelation, jitter, median, safe_ratio
+from energyscape.objectives.facts import Column
 
 
 def spoiled_data(record: Record, probes: Probes) -> Finding | None:
@@ -25,26 +26,29 @@ def spoiled_data(record: Record, probes: Probes) -> Finding | None:
         evidence = f"{bad:.2%} of the data looked at are not finite"
     else:
         evidence = f"{record.lost()} of {record.lines} lines are not finite, and the lines before them were calm"
-    return Finding(
+    return finding(
         "spoiled_data",
-        "act",
+        True,
         "the loss suddenly ceases to be finite",
-        evidence,
+        [evidence],
         "some data points are not finite (NaN or infinite); a single one is enough",
-        "clean the data: drop the points that are not finite (torch.isfinite); "
-        "until then --guard.enabled true skips their batches",
-        {"not_finite": bad, "batches": float(len(skipped)), "lines": float(record.lost())},
+        advice=[
+            "clean the data: drop the points that are not finite (torch.isfinite); until then",
+            Setting("guard.enabled", True),
+            "skips their batches",
+        ],
+        numbers={"not_finite": bad, "batches": float(len(skipped)), "lines": float(record.lost())},
     )
 
 
 def _ended_suddenly(record: Record) -> bool:
-    columns = record.columns.get("loss", ())
+    columns = record.column("loss")
     end = next((i for i, value in enumerate(columns) if not math.isfinite(value)), None)
     # Non-finite weights are rolled back at the next snapshot, guards or not, and the numbers become finite again.
     if end is None or end < 5 or any(math.isfinite(value) for value in columns[end : end + 5]):
         return False
     before = Record(columns={name: column[:end] for name, column in record.columns.items()})
-    return (energy_growth(before) or 1) < 100 and (gradient_spike(before) or 1) < 10
+    return (before.growth or 1) < 100 and (before.spike or 1) < 10
 
 
 def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
@@ -69,18 +73,20 @@ def strong_regulariser(record: Record, probes: Probes) -> Finding | None:
     if not much and not (flat and (z or 0) > 3):
         return None
     target = 0.03 / max(weight, 1e-12) * alpha if much else alpha / 10
-    remedy = f"--objective.alpha {target:.1g}"
-    return Finding(
+    outweighs = "the energy stays flat and its gap does not close", "gradients are the regulariser's, not the data's"
+    advice: list[Setting | str] = [Setting("objective.alpha", rounded(target, 1))]
+    other: list[Setting | str] = [", or --objective.regulariser mean, which holds the free constant alone"]
+    return finding(
         "strong_regulariser",
-        "act" if weight > 1 or flat else "warn",
-        "the energy stays flat and its gap does not close"
-        if not mean
-        else "gradients are the regulariser's, not the data's",
-        f"2 α {'rms(Ē⁺ + Ē⁻)' if mean else 'rms(E)'} = {weight:.3g} beside the likelihood's 1; energies of data spread "
-        f"by {spread:.3g} at T = {temperature:g}",
+        weight > 1 or flat,
+        outweighs[mean],
+        [
+            f"2 α {'rms(Ē⁺ + Ē⁻)' if mean else 'rms(E)'} = {weight:.3g} beside the likelihood's 1; energies of data "
+            f"spread by {spread:.3g} at T = {temperature:g}"
+        ],
         f"the energy regulariser (α = {alpha:g}) outweighs the data",
-        remedy if mean else f"{remedy}, or --objective.regulariser mean, which holds the free constant alone",
-        {"weight": weight, "spread": spread, "alpha": alpha},
+        advice=advice + other * (not mean),
+        numbers={"weight": weight, "spread": spread, "alpha": alpha},
     )
 
 
@@ -101,7 +107,7 @@ def _sum_of_means(record: Record) -> tuple[float, float]:
     return _root_mean_square(map(sum, zip(*first, strict=False))), _root_mean_square(map(sum, zip(*last, strict=False)))
 
 
-_MEANS = "energy_data", "energy_model"
+_MEANS: tuple[Column, ...] = ("energy_data", "energy_model")
 
 
 def _root_mean_square(values: Iterable[float]) -> float:
@@ -133,16 +139,18 @@ def degenerate_data(record: Record, probes: Probes) -> Finding | None:
     level = max(math.sqrt(2) * noise, record.data_noise or 0)
     if record.reference_std is not None and record.reference_std < (probes.data_std or math.inf):
         level = record.reference_std
-    return Finding(
+    return finding(
         "degenerate_data",
-        "act" if narrow > 0.1 else "warn",
+        narrow > 0.1,
         "the gap falls without limit, because of a few coordinates",
-        f"{narrow:.0%} of the coordinates vary by less than one step's noise of {noise:.3g}"
-        + ("" if probes.narrowest is None else f"; the narrowest by {probes.narrowest:.3g}")
-        + ("; guards have noised the data" if record.answered("data noised at") else ""),
+        [
+            f"{narrow:.0%} of the coordinates vary by less than one step's noise of {noise:.3g}",
+            "" if probes.narrowest is None else f"the narrowest by {probes.narrowest:.3g}",
+            "guards have noised the data" if record.answered("data noised at") else "",
+        ],
         "the data have directions in which they hardly vary, such as black borders, and no noise is added to them",
-        f"--objective.data_noise {level:.2g}",
-        {"degenerate": narrow, "noise": noise},
+        advice=[Setting("objective.data_noise", rounded(level))],
+        numbers={"degenerate": narrow, "noise": noise},
     )
 
 
@@ -165,15 +173,15 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
         share = noise / max(math.hypot(plus, plus if minus is None else minus), 1e-12)
     if share <= 0.2:
         return None
-    return Finding(
+    usual = f"a batch of {b} explains {b**-0.5:.2g}, 128 would leave 0.09"
+    return finding(
         "small_batch",
-        "act" if diverged(record) else "warn",
+        record.diverged,
         "loss and gradients fluctuate, and the energy drifts",
-        f"the gap jitters by {share:.2g} of the energies' own spread; a batch of {b} explains {b**-0.5:.2g}, 128 would "
-        "leave 0.09",
+        [f"the gap jitters by {share:.2g} of the energies' own spread", usual],
         f"the batch ({b}) is too small: each gradient is mostly sampling noise",
-        f"--train.batch_size {max(64, 8 * b)}",
-        {"jitter": share, "batch_size": float(b)},
+        advice=[Setting("train.batch_size", max(64, 8 * b))],
+        numbers={"jitter": share, "batch_size": float(b)},
     )
 
 
@@ -192,73 +200,45 @@ def stale_chains(record: Record, probes: Probes) -> Finding | None:
     never = record.refresh == 0 and draws >= 10 and age >= 0.8 * draws
     if not never and age <= 1000:
         return None
-    away = "" if probes.fresh is None else f"; chains from noise end {probes.fresh:+.2g} s.d. of energy away from them"
-    return Finding(
+    away = "" if probes.fresh is None else f"chains from noise end {probes.fresh:+.2g} s.d. of energy away from them"
+    return finding(
         "stale_chains",
-        "act" if abs(probes.fresh or 0) > 2 else "warn",
+        abs(probes.fresh or 0) > 2,
         "chains and energy have co-adapted: chains from noise were never trained on",
-        f"the median chain is {age:.0f} draws old, of {draws:.0f}{away}",
+        [f"the median chain is {age:.0f} draws old, of {draws:.0f}", away],
         "the buffer is never refreshed" if never else "the buffer is refreshed too seldom",
-        "--objective.start.refresh 0.01",
-        {"age": age, "draws": draws} | ({} if probes.fresh is None else {"fresh": probes.fresh}),
-    )
-
-
-def straight_pieces(record: Record, probes: Probes) -> Finding | None:
-    """Find a piecewise linear network, whose gradient jumps.
-
-    The exact second derivative of :math:`E` is the same at all points (its spread is below :math:`10^{-4}` of its
-    size). Yet the score changes over one step's noise by :math:`10^{-3}` more than that derivative predicts. Units such
-    as ReLU do this: they have no curvature between their kinks.
-    """
-    if probes.kinks is None or probes.bends is None or probes.kinks > 1e-4 or probes.bends < 1e-3:
-        return None
-    return Finding(
-        "straight_pieces",
-        "warn",
-        "the score is piecewise constant; objectives that use its derivatives learn nothing",
-        f"the relative spread of the curvature is {probes.kinks:.1g}, but over one step's noise the score changes by "
-        f"{probes.bends:.2g} more than the curvature predicts",
-        f"the network is piecewise linear ({record.activation or 'units such as ReLU'}), without normalisation",
-        "--model.network.activation silu"
-        + (" --model.network.spectral_norm true" if record.spectral_norm is False else ""),
-        {"kinks": probes.kinks, "bends": probes.bends},
+        advice=[Setting("objective.start.refresh", 0.01)],
+        numbers={"age": age, "draws": draws, "fresh": probes.fresh},
     )
 
 
 def high_rate(record: Record, _: Probes) -> Finding | None:
-    """Find a learning rate that chains cannot follow (rows 1 and 2).
-
-    Any of these counts: energies at 1000 times their smallest, gradient norms at 100 times their median, non-finite
-    numbers, an oscillating gap (autocorrelation below -0.5), or a rate lowered by guards. Rules about the chains'
-    settings come first.
-    """
+    """Find a learning rate that chains cannot follow (rows 1 and 2); rules about the chains come first."""
     lowered = record.answered("learning rate ×")
     rho = autocorrelation(record.last("gap"))
     swings = rho is not None and rho < -0.5
-    if record.learning_rate is None or not (lowered or swings or diverged(record) or record.learning_rate > MOST_RATE):
+    if record.learning_rate is None or not (lowered or swings or record.diverged or record.learning_rate > MOST_RATE):
         return None
     high = record.learning_rate > MOST_RATE
-    measured = {"growth": energy_growth(record), "volley": gradient_spike(record), "autocorrelation": rho}
+    measured = {"growth": record.growth, "volley": record.spike, "autocorrelation": rho}
     words = [
-        *stopped(record),
-        f"Adam moves every weight by up to {record.learning_rate:g} a step, and they begin at about 0.1"
-        if high
-        else "",
+        *record.stopped,
+        f"Adam moves every weight by up to {record.learning_rate:g} a step, and they begin at about 0.1" * high,
         f"energies grew {measured['growth']:.2g}-fold" if (measured["growth"] or 0) > RATE_GROWTH else "",
         f"gradient norms reach {measured['volley']:.2g} times their median" if (measured["volley"] or 0) > 10 else "",
         f"the gap's lag-1 autocorrelation is {rho:.2f}" if rho is not None and (swings or rho > 0.7) else "",
         f"{record.lost()} lines are not finite" if record.lost() else "",
         f"guards lowered the rate {len(lowered)} times: {lowered[0].get('reason', '')}" if lowered else "",
     ]
-    return Finding(
+    act = record.diverged or len(lowered) > 1
+    return finding(
         "high_rate",
-        "act" if diverged(record) or len(lowered) > 1 else "warn",
+        act,
         "energies change faster than chains can follow",
-        "; ".join(each for each in words if each) or "the record ends in trouble",
+        words if any(words) else ["the record ends in trouble"],
         f"the learning rate ({record.learning_rate:g}) is too high for these chains",
-        "--train.learning_rate 0.003" if high else rate(record, 0.1 if diverged(record) or len(lowered) > 1 else 0.3),
-        {name: value for name, value in measured.items() if value is not None} | {"lowered": float(len(lowered))},
+        advice=[Setting("train.learning_rate", 0.003) if high else rate(record, 0.1 if act else 0.3)],
+        numbers=measured | {"lowered": float(len(lowered))},
     )
 
 
@@ -271,22 +251,22 @@ def flat_energy(record: Record, probes: Probes) -> Finding | None:
     """
     r = record.ratio if record.columns else (probes.ratio_data or probes.ratio)
     eta, width = record.step_size, probes.data_std or record.began("data_std")
-    if eta is None or r is None or r <= 30 or diverged(record):
+    if eta is None or r is None or r <= 30 or record.diverged:
         return None
     t = 1.0 if record.temperature is None else record.temperature
     most = None if width is None else math.sqrt(2 * t / eta) * width
     if most is not None and r <= 3 * most:
         return None
-    words = [f"a step's noise is {r:.3g} times its drift", f"a true energy has at most {most:.3g}" if most else ""]
-    words += [f"energies of data spread by {probes.spread:.2g}" if probes.spread is not None else ""]
-    return Finding(
+    most_words = f", a true energy has at most {most:.3g}" if most else ""
+    spread = f", energies of data spread by {probes.spread:.2g}" if probes.spread is not None else ""
+    return finding(
         "flat_energy",
-        "act",
+        True,
         "samples are noise",
-        ", ".join(each for each in words if each),
+        [f"a step's noise is {r:.3g} times its drift{most_words}{spread}"],
         "the energy is flat: it has not learned, or the regulariser is too strong",
-        f"{rate(record, 3)} --objective.alpha 0, or a larger network",
-        {"ratio": r} | ({} if most is None else {"most": most}),
+        advice=[rate(record, 3), Setting("objective.alpha", 0), ", or a larger network"],
+        numbers={"ratio": r, "most": most},
     )
 
 
@@ -295,3 +275,26 @@ MOST_RATE = 0.03
 
 RATE_GROWTH = 100.0
 """Growth of the energies over their smallest from which on it is reported."""
+
+LIMITS = {
+    # A piecewise linear network, such as one of ReLU: the score changes over one step's noise by more than the exact
+    # second derivative of E predicts, which is the same at all points.
+    "straight_pieces": Limit(
+        lambda _, p: None if p.kinks is None or p.bends is None or p.bends < 1e-3 else p.kinks,
+        below(1e-4),
+        "the score is piecewise constant; objectives that use its derivatives learn nothing",
+        "the relative spread of the curvature is {v:.1g}, but over one step's noise the score changes by "
+        "{p.bends:.2g} more than the curvature predicts",
+        "the network is piecewise linear, as ReLU makes it, without normalisation",
+        lambda r, _: [
+            Setting("model.network.activation", "silu"),
+            *([Setting("model.network.spectral_norm", True)] if r.spectral_norm is False else []),
+        ],
+        key="kinks",
+    ),
+}
+
+RULES = table(
+    (spoiled_data, strong_regulariser, degenerate_data, small_batch, stale_chains, high_rate, flat_energy), LIMITS
+)
+"""The rules by name."""

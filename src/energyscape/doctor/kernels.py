@@ -12,7 +12,7 @@ needs the model, which may have diverged long ago.
 import math
 from typing import NamedTuple
 
-from energyscape.doctor.finding import CALM, Finding, calibrated, diverged, flag
+from energyscape.doctor.finding import CALM, Advice, Finding, Limit, Setting, above, below, finding, kernel, table
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record, safe_ratio
 
@@ -38,15 +38,15 @@ def long_step(record: Record, probes: Probes) -> Finding | None:
         words += [
             f"{100 * (probes.outside or 0):.0f} points more of their coordinates than of the data's are at the edge"
         ]
-    quiet = " and there is no noise" if record.temperature == 0 else ""
-    return Finding(
+    quiet = record.temperature == 0
+    return finding(
         "long_step",
-        "act" if step.bad else "warn",
+        step.bad,
         "chains overshoot: images go black, white or to noise, and energies diverge",
-        "; ".join(words),
-        f"the chains' step (η = {eta:g}) is too large{quiet}",
-        flag(record, "step_size", eta * step.factor) + (f" {flag(record, 'temperature', 1)}" if quiet else ""),
-        step.numbers,
+        words,
+        f"the chains' step (η = {eta:g}) is too large" + " and there is no noise" * quiet,
+        advice=[kernel(record, "step_size", eta * step.factor), *([kernel(record, "temperature", 1)] if quiet else [])],
+        numbers=step.numbers,
     )
 
 
@@ -77,10 +77,10 @@ def _overshooting(record: Record, probes: Probes) -> _Step | None:
             f"{probes.narrowest:.3g}); 1 is unstable"
         )
         return _Step(possible <= 1, (possible / CALM) ** 2, evidence, {"possible": possible})
-    if diverged(record):
+    if record.diverged:
         return None
     r = record.ratio if record.columns or probes.moved is not None else probes.ratio_data
-    if r is not None and r < 1.25 and calibrated(record):
+    if r is not None and r < 1.25 and record.calibrated:
         evidence = f"a step's noise is {r:.2g} times its drift; 1 is unstable"
         return _Step(r < 1, max(r / CALM, 0.1) ** 2, evidence, {"ratio": r})
     if (probes.quenched or 0) <= 1:
@@ -109,80 +109,49 @@ def short_step(record: Record, probes: Probes) -> Finding | None:
     moved = safe_ratio(record.began("move"), record.began("data_std"))
     sound = (probes.narrowest or 0) ** 2 / 4
     eta_new = sound if sound > eta else eta * min((0.5 / reach) ** 2, 100)
-    few = f"--{record.chains}.steps {math.ceil(k * (2 * least / reach) ** 2)}" if sound <= 2 * eta else ""
-    evidence = f"{k} steps' noise reaches {reach:.2g} of the data's standard deviation"
-    evidence += "" if moved is None else f", and at the beginning chains moved by {moved:.2g} of it"
-    evidence += (
-        "" if probes.long is None else f"; ten times as many steps lower their energy by {-probes.long:.2g} s.d."
-    )
-    return Finding(
+    few = sound <= 2 * eta
+    words = f"{k} steps' noise reaches {reach:.2g} of the data's standard deviation"
+    words += "" if moved is None else f", and at the beginning chains moved by {moved:.2g} of it"
+    longer = "" if probes.long is None else f"ten times as many steps lower their energy by {-probes.long:.2g} s.d."
+    steps = Setting(f"{record.chains}.steps", math.ceil(k * (2 * least / reach) ** 2))
+    return finding(
         "short_step",
-        "act" if reach < lost or (probes.long or 0) < -3 or diverged(record) else "warn",
+        reach < lost or (probes.long or 0) < -3 or record.diverged,
         "chains hardly move, and stay where the energy was low earlier",
-        evidence,
+        [words, longer],
         "the chains' steps are too few" if few else f"the chains' step (η = {eta:g}) is too small",
-        few or flag(record, "step_size", eta_new),
-        {"reach": reach} | ({} if probes.long is None else {"long": probes.long}),
+        advice=[steps if few else kernel(record, "step_size", eta_new)],
+        numbers={"reach": reach, "long": probes.long},
     )
 
 
-def cold_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Find chains with less noise than their step needs (row 7c).
-
-    :math:`\nu / \sqrt{2 \eta} < 0.8`, that is :math:`T = \nu^2 / 2 \eta < 0.64`: gap and autocorrelation look perfect
-    while chains sit in the deepest places. Act below 0.5, that is :math:`T < 0.25`.
-    """
-    share = _noise_share(record)
-    if share is None or share >= 0.8:
-        return None
-    t = share**2
-    diversity = (
-        ""
-        if probes.diversity is None or not record.columns
-        else f"; chains are {probes.diversity:.2g} times as far apart as data"
-    )
-    return Finding(
-        "cold_chains",
-        "act" if share < 0.5 else "warn",
-        "the gap looks healthy, but samples are few, sharp and alike",
-        f"a step's noise is {share:.2g} times √(2η), which is T = {t:.2g}{diversity}",
-        "chains are colder than T = 1: they seek the lowest energies and do not sample exp(−E)",
-        f"{flag(record, 'temperature', 1)}, or scale the energy by 1/T and report it",
-        {"noise_share": share, "temperature": t},
-    )
-
-
-def hot_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Find chains with more noise than their step needs (row 7b).
-
-    :math:`\nu / \sqrt{2 \eta} > 1.25`, that is :math:`T > 1.56`: a quadratic energy is sampled too wide by that factor.
-    Act above 2, that is :math:`T > 4`.
-    """
-    share = _noise_share(record)
-    if share is None or share <= 1.25:
-        return None
-    r = record.ratio if record.columns else (probes.ratio_data or probes.ratio)
-    words = [f"a step's noise is {share:.3g} times √(2η), which is T = {share**2:.3g}"]
-    words += [f"{r:.3g} times its drift, which at T = 1 would be {r / share:.3g}" if r else ""]
-    words += [f"chains rise by {probes.long:.3g} s.d. of energy above the data" if (probes.long or 0) > 1 else ""]
-    return Finding(
-        "hot_chains",
-        "act" if share > 2 else "warn",
-        "samples are noise",
-        "; ".join(each for each in words if each),
-        "the noise drowns the energy: chains are hotter than T = 1",
-        flag(record, "temperature", 1) + _within_reach(record, probes),
-        {"noise_share": share, "temperature": share**2} | ({} if r is None else {"ratio": r}),
-    )
-
-
-def _within_reach(record: Record, probes: Probes) -> str:
-    """Return the larger step that a sampler's cooled chains need, if their own would not carry them far enough."""
+def _cooled(record: Record, probes: Probes) -> Advice:
+    """Return a temperature of 1, and the larger step that a sampler's cooled chains need to be carried far enough."""
     eta, k, width = record.step_size, record.sampler_steps, probes.data_std
+    sound, cooled = (probes.narrowest or 0) ** 2 / 4, kernel(record, "temperature", 1)
     if record.chains != "sampler" or eta is None or k is None or width is None or math.sqrt(2 * eta * k) > width:
-        return ""
-    sound = (probes.narrowest or 0) ** 2 / 4
-    return f" {flag(record, 'step_size', sound)}" if sound > eta else ""
+        return [cooled]
+    return [cooled, kernel(record, "step_size", sound)] if sound > eta else [cooled]
+
+
+def _warmth(record: Record, probes: Probes) -> list[str]:
+    """Return further evidence of chains that are too hot."""
+    r, share = record.ratio if record.columns else (probes.ratio_data or probes.ratio), _noise_share(record) or 1.0
+    return [
+        f"{r:.3g} times its drift, which at T = 1 would be {r / share:.3g}" if r else "",
+        f"chains rise by {probes.long:.3g} s.d. of energy above the data" if (probes.long or 0) > 1 else "",
+    ]
+
+
+def _alike(record: Record, probes: Probes) -> list[str]:
+    known = probes.diversity is not None and bool(record.columns)
+    return [f"chains are {probes.diversity:.2g} times as far apart as data"] if known else []
+
+
+def _heat(record: Record, _: Probes) -> float | None:
+    r"""Return the temperature :math:`\nu^2 / 2 \eta` that a step's noise has."""
+    share = _noise_share(record)
+    return None if share is None else share**2
 
 
 def _noise_share(record: Record) -> float | None:
@@ -194,23 +163,49 @@ def _noise_share(record: Record) -> float | None:
 
 
 def unbounded_drift(record: Record, probes: Probes) -> Finding | None:
-    r"""Find chains from noise whose drift nothing bounds.
-
-    The kernel is unadjusted and has no clip, and its drift on the way from noise reaches :math:`2.8` standard
-    deviations :math:`\sqrt{2 \eta}` of its noise in some element. Act if the run has diverged.
-    """
+    """Find chains from noise of an unadjusted kernel whose drift nothing bounds."""
     clip, eta = record.drift_clip, record.step_size
     if record.kernel != "langevin" or record.chains != "objective" or eta is None or record.objective is None:
         return None
     unit = math.sqrt(2 * eta)
     if (clip is not None and clip < 10 * unit) or probes.steepest is None or probes.steepest < CALM:
         return None
-    return Finding(
+    clipped = record.clip is not None
+    return finding(
         "unbounded_drift",
-        "act" if diverged(record) else "warn",
+        record.diverged,
         "occasional steps throw chains far away, and the next gradients explode",
-        f"on the way from noise an element of the drift reaches {probes.steepest:.3g} standard deviations of the noise",
-        "nothing clips the chains' drift" + ("" if record.clip is not None else ", nor the parameters' gradient"),
-        flag(record, "drift_clip", CALM * unit) + ("" if record.clip is not None else " --train.clip 100"),
-        {"steepest": probes.steepest},
+        [f"on the way from noise the drift reaches {probes.steepest:.3g} standard deviations of the noise"],
+        "nothing clips the chains' drift" + ", nor the parameters' gradient" * (not clipped),
+        advice=[kernel(record, "drift_clip", CALM * unit), *([] if clipped else [Setting("train.clip", 100)])],
+        numbers={"steepest": probes.steepest},
     )
+
+
+LIMITS = {
+    # Less noise than the step needs (row 7c): gap and autocorrelation look perfect, chains sit in the deepest places.
+    "cold_chains": Limit(
+        _heat,
+        below(0.64, act=0.25),
+        "the gap looks healthy, but samples are few, sharp and alike",
+        "a step's noise is that of T = {v:.2g}",
+        "chains are colder than T = 1: they seek the lowest energies and do not sample exp(−E)",
+        lambda r, _: [kernel(r, "temperature", 1), ", or scale the energy by 1/T and report it"],
+        _alike,
+        key="temperature",
+    ),
+    # More noise than the step needs (row 7b): at T = 1.56 a quadratic energy is sampled 1.25 times too wide.
+    "hot_chains": Limit(
+        _heat,
+        above(1.5625, act=4),
+        "samples are noise",
+        "a step's noise is that of T = {v:.3g}",
+        "the noise drowns the energy: chains are hotter than T = 1",
+        _cooled,
+        _warmth,
+        key="temperature",
+    ),
+}
+
+RULES = table((long_step, short_step, unbounded_drift), LIMITS)
+"""The rules by name."""

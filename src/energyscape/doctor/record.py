@@ -11,11 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
+from energyscape.objectives.facts import Column
+
 WINDOW: Final = 50
 """Lines of the metrics that count as now."""
 
 MIN_FINITE: Final = 5
 """Finite numbers that a window needs."""
+
+
+RUNAWAY: Final = 1_000.0
+"""Growth of gap plus spread over their smallest that counts as divergence; learned landscapes grow a hundredfold."""
 
 
 @final
@@ -74,19 +80,23 @@ class Record:
         """Lines that count as now: the last half of the record, at most `WINDOW`."""
         return max(MIN_FINITE, min(WINDOW, self.lines // 2))
 
-    def last(self, name: str, *, window: int | None = None) -> list[float]:
+    def column(self, name: Column) -> Sequence[float]:
+        """Return a column; empty if the run has not written it."""
+        return self.columns.get(name, ())
+
+    def last(self, name: Column, *, window: int | None = None) -> list[float]:
         """Return the finite numbers among a column's last lines; fewer than `MIN_FINITE` are none."""
-        return _finite(self.columns.get(name, ())[-(window or self.window) :])
+        return _finite(self.column(name)[-(window or self.window) :])
 
-    def first(self, name: str, *, window: int = 10) -> list[float]:
+    def first(self, name: Column, *, window: int = 10) -> list[float]:
         """Return the finite numbers among a column's first lines; fewer than `MIN_FINITE` are none."""
-        return _finite(self.columns.get(name, ())[:window])
+        return _finite(self.column(name)[:window])
 
-    def now(self, name: str) -> float | None:
+    def now(self, name: Column) -> float | None:
         """Return the median of a column's last lines, or none."""
         return median(self.last(name))
 
-    def began(self, name: str) -> float | None:
+    def began(self, name: Column) -> float | None:
         """Return the median of a column's first lines, or none."""
         return median(self.first(name))
 
@@ -95,14 +105,56 @@ class Record:
         """Noise over drift of the chains' steps now, :math:`R`; none if either is unknown or zero."""
         return safe_ratio(self.now("noise"), self.now("drift"))
 
-    def lost(self, name: str = "loss") -> int:
+    def lost(self, name: Column = "loss") -> int:
         """Return the number of lines of a column that are not finite."""
-        return sum(not math.isfinite(value) for value in self.columns.get(name, ()))
+        return sum(not math.isfinite(value) for value in self.column(name))
 
     def answered(self, *words: str) -> list[Mapping[str, Any]]:
         """Return the interventions whose reason or action contains any of some words."""
         texts = [(each, f"{each.get('reason', '')} {each.get('action', '')}") for each in self.interventions]
         return [each for each, text in texts if any(word in text for word in words)]
+
+    @property
+    def stopped(self) -> list[str]:
+        """Reasons for which guards stopped the run."""
+        return [f"guards stopped it: {each['reason']}" for each in self.interventions if each["verdict"] == "STOP"]
+
+    @property
+    def growth(self) -> float | None:
+        r"""Size of the energies over its smallest, or none.
+
+        .. math:: \max_{t \in W} \ell_t / \min_t \operatorname{median}(\ell_{t-4}, \ldots, \ell_t),
+                  \qquad \ell = |\bar E^- - \bar E^+| + \operatorname{std} E^+
+        """
+        pairs = zip(self.column("gap"), self.column("spread"), strict=False)
+        level = [abs(a) + b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+        if len(level) < 10:
+            return None
+        least = min(median(level[t : t + 5]) or math.inf for t in range(len(level) - 4))
+        return max(level[-self.window :]) / max(least, 1e-12)
+
+    @property
+    def spike(self) -> float | None:
+        """The largest gradient norm among the last lines over their median, or none."""
+        norms = self.last("grad_norm")
+        usual = median(norms)
+        return max(norms) / usual if usual else None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether guards stopped the run, or its numbers diverged or ceased to be finite.
+
+        Lines that are not finite are not counted if guards skipped at least as many batches of bad data.
+        """
+        ended = self.lost() > len(self.answered("data points are not finite"))
+        gaps = self.last("gap")
+        drifting = (autocorrelation(gaps) or 0) > 0.9 and abs(gaps[-1]) > 10 * max(abs(gaps[0]), 1e-12)
+        return bool(self.stopped) or ended or (self.growth or 0) > RUNAWAY or (self.spike or 0) > 100 or drifting
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the chains' temperature is near one, so that noise over drift measures the step."""
+        return self.temperature is None or 0.5 <= self.temperature <= 2
 
 
 def _finite(values: Sequence[float]) -> list[float]:

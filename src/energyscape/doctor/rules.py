@@ -11,58 +11,33 @@ from energyscape.doctor.settings import BY_SETTINGS
 LATE: Final = ("tight_drift_clip", "few_updates", "few_lines", "long_warmup")
 """Rules about settings whose effects other rules can cause; a short run learns little in any case."""
 
-RULES: Final[dict[str, Rule]] = {
-    rule.__name__: rule
-    for rule in (
-        # Root causes: data, and settings that can be judged without the model.
-        causes.spoiled_data,
-        *(rule for name, rule in BY_SETTINGS.items() if name not in LATE),
-        causes.strong_regulariser,
-        causes.degenerate_data,
-        kernels.long_step,
-        kernels.cold_chains,
-        kernels.hot_chains,
-        kernels.short_step,
-        BY_SETTINGS["tight_drift_clip"],
-        causes.small_batch,
-        causes.straight_pieces,
-        causes.stale_chains,
-        objectives.easy_noise,
-        objectives.parted_islands,
-        # Causes that lost weights mimic.
-        kernels.unbounded_drift,
-        causes.high_rate,
-        causes.flat_energy,
-        objectives.no_signal,
-        objectives.one_noise_level,
-        objectives.noise_kept,
-        *(BY_SETTINGS[name] for name in LATE[1:]),
-        # Symptoms, the most severe first.
-        symptoms.nothing_learned,
-        symptoms.divergence,
-        symptoms.oscillation,
-        symptoms.easy_negatives,
-        symptoms.contraction,
-        symptoms.saturation,
-        symptoms.cold_gradient,
-        symptoms.rejecting,
-        symptoms.long_run,
-        symptoms.unreached_from_noise,
-        symptoms.buffer_collapse,
-        symptoms.blind_to_weights,
-        symptoms.energy_drift,
-        symptoms.memorised,
-    )
-}
-"""Name to rule. Their order is that of findings: a cause comes before what it produces."""
+CAUSES: Final = (
+    # Root causes: data, and settings that can be judged without the model.
+    "spoiled_data",
+    *(name for name in BY_SETTINGS if name not in LATE),
+    *("strong_regulariser", "degenerate_data", "long_step", "cold_chains", "hot_chains", "short_step"),
+    *("tight_drift_clip", "small_batch", "straight_pieces", "stale_chains", "easy_noise", "parted_islands"),
+    # Causes that lost weights mimic.
+    *("unbounded_drift", "high_rate", "flat_energy", "no_signal", "one_noise_level", "noise_kept"),
+    *LATE[1:],
+)
+"""The rules about causes."""
 
+# The most severe first.
+SYMPTOMS: Final = (
+    *("nothing_learned", "divergence", "oscillation", "easy_negatives", "contraction", "saturation", "cold_gradient"),
+    *("rejecting", "long_run", "unreached_from_noise", "buffer_collapse", "blind_to_weights", "energy_drift"),
+    "memorised",
+)
+"""The rules about symptoms."""
+
+_ALL = BY_SETTINGS | causes.RULES | kernels.RULES | objectives.RULES | symptoms.RULES
+
+RULES: Final[dict[str, Rule]] = {name: _ALL[name] for name in CAUSES + SYMPTOMS}
+"""Name to rule. Their order is that of findings: a cause comes before what it produces."""
 
 RESIDUAL: Final = ("unbounded_drift", "high_rate", "flat_energy", "no_signal", "one_noise_level", "noise_kept")
 """Causes that lost weights or chains mimic: omitted if a rule about a single setting explains the loss."""
-
-
-CAUSES: Final = tuple(name for name, rule in RULES.items() if rule.__module__ != symptoms.__name__)
-"""The rules about causes."""
 
 
 def diagnose(record: Record, probes: Probes) -> list[Finding]:

@@ -7,46 +7,10 @@ bounds what can be learned.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
-from energyscape.doctor.finding import CALM, Finding, Rule, flag
+from energyscape.doctor.finding import CALM, Advice, Finding, Limit, Range, Rule, Setting, kernel, rounded
 from energyscape.doctor.probes import Probes
 from energyscape.doctor.record import Record, safe_ratio
-
-
-class Limit(NamedTuple):
-    """A number that must stay in a range."""
-
-    measure: Callable[[Record, Probes], float | None]  # The number, or none if unknown
-    range: tuple[float, float]  # Lowest and highest value
-    evidence: str  # Description of the number, with ``{}`` for its value
-    cause: str  # The fault of the setting
-    remedy: Callable[[Record, Probes], str]  # The better setting
-
-    def rule(self, name: str) -> Rule:
-        """Return the rule: warn outside the range, act where the number is off by more than a factor of 4."""
-
-        def rule(record: Record, probes: Probes) -> Finding | None:
-            value, (least, most) = self.measure(record, probes), self.range
-            if value is None or least <= value <= most:
-                return None
-            act = value < least / 4 or value > 4 * most
-            limit = f"at least {least:g}" if value < least else f"at most {most:g}"
-            still = probes.moved is not None and probes.moved < STILL
-            moved = f"; weights have moved by {probes.moved:.2g} of their size" if still else ""
-            return Finding(
-                name,
-                "act" if act else "warn",
-                "nothing was learned" if still else "the run cannot learn, or its samples are spoiled",
-                f"{self.evidence.format(f'{value:.3g}')}; it should be {limit}{moved}",
-                self.cause,
-                self.remedy(record, probes),
-                {"value": value} | ({} if probes.moved is None else {"moved": probes.moved}),
-            )
-
-        rule.__name__ = name
-        return rule
-
 
 STILL = 0.01
 """Least relative move of the weights of a run that learns."""
@@ -79,151 +43,187 @@ def _lines(record: Record, _: Probes) -> float | None:
     return safe_ratio(updates(record), record.log_every) if (record.log_every or 0) > 10 else None
 
 
+def _limit(
+    measure: Callable[[Record, Probes], float | None],
+    ends: tuple[float, float],
+    evidence: str,
+    cause: str,
+    advice: Callable[[Record, Probes], Advice],
+) -> Limit:
+    """Return the limit of a setting: warn outside the ends, act where the number is off by more than a factor of 4."""
+    least, most = ends
+    sides = [f"at least {least:g}"] * (least > 0) + [f"at most {most:g}"] * (most < math.inf)
+    words = f"{evidence}; it should be {' and '.join(sides)}"
+    symptom = "the run cannot learn, or its samples are spoiled"
+    return Limit(measure, Range(least, most, least / 4, 4 * most), symptom, words, cause, advice)
+
+
 LIMITS = {
-    "tight_bounds": Limit(
+    "tight_bounds": _limit(
         lambda _, p: p.cut,
         (0.0, 0.02),
-        "{} of the data's coordinates are beyond the bounds of chains",
+        "{v:.3g} of the data's coordinates are beyond the bounds of chains",
         "the bounds of chains cut the data",
-        lambda r, _: f"--{r.chains}.kernel.bounds none",
+        lambda r, _: [Setting(f"{r.chains}.kernel.bounds", None)],
     ),
-    "far_start": Limit(
+    "far_start": _limit(
         lambda _, p: p.away,
         (0.0, 5.0),
-        "chains from noise start {} times as far from the data's mean as the data are",
+        "chains from noise start {v:.3g} times as far from the data's mean as the data are",
         "the box that chains start in is far away from the data",
-        lambda r, _: (
-            f"--{r.chains}.start.{'fresh.' * (r.start == 'buffer')}low -1.0 "
-            f"--{r.chains}.start.{'fresh.' * (r.start == 'buffer')}high 1.0"
-        ),
+        lambda r, _: [
+            Setting(f"{r.chains}.start.{'fresh.' * (r.start == 'buffer')}{end}", value)
+            for end, value in (("low", -1.0), ("high", 1.0))
+        ],
     ),
-    "mirrored_data": Limit(
+    "mirrored_data": _limit(
         lambda r, p: p.mirrored if r.flips else None,
         (0.0, 1.15),
-        "mirrored images are {} times as far from the data as other data are",
+        "mirrored images are {v:.3g} times as far from the data as other data are",
         "mirroring makes images that the data do not hold, such as mirrored digits",
-        lambda *_: "--train.flips false",
+        lambda *_: [Setting("train.flips", False)],
     ),
-    "strong_noise": Limit(
+    "strong_noise": _limit(
         lambda r, p: safe_ratio(r.data_noise, p.clean_std),
         (0.0, 1.0),
-        "the noise on the data is {} times their standard deviation",
+        "the noise on the data is {v:.3g} times their standard deviation",
         "the noise on the data drowns them: the model learns noise",
-        lambda r, p: f"--objective.{'data_noise' if r.objective == 'cd' else 'sigma'} {(p.clean_std or 1) / 2:.2g}",
+        lambda r, p: [
+            Setting(f"objective.{'data_noise' if r.objective == 'cd' else 'sigma'}", rounded((p.clean_std or 1) / 2))
+        ],
     ),
-    "tight_reference": Limit(
+    "tight_reference": _limit(
         lambda r, p: safe_ratio(r.reference_std, p.narrowest),
         (0.5, math.inf),
-        "the reference's standard deviation is {} times that of the data's narrowest coordinate",
+        "the reference's standard deviation is {v:.3g} times that of the data's narrowest coordinate",
         "the energy's Gaussian term is narrower than the data, and holds chains at the origin",
-        lambda _, p: f"--model.reference_std {p.narrowest:.2g}",
+        lambda _, p: [Setting("model.reference_std", rounded(p.narrowest or 1))],
     ),
-    "wide_reference": Limit(
+    "wide_reference": _limit(
         lambda r, p: safe_ratio(r.reference_std, p.data_std),
         (0.0, 10.0),
-        "the reference's standard deviation is {} times that of the data",
+        "the reference's standard deviation is {v:.3g} times that of the data",
         "the energy's Gaussian term is so wide that it holds nothing",
-        lambda _, p: f"--model.reference_std {p.data_std:.2g}",
+        lambda _, p: [Setting("model.reference_std", rounded(p.data_std or 1))],
     ),
-    "output_scale": Limit(
+    "output_scale": _limit(
         _scale,
         (0.02, 50.0),
-        "the scale of the network's output is {} times the inverse variance of the reference",
+        "the scale of the network's output is {v:.3g} times the inverse variance of the reference",
         "the scale of the network's output does not fit the data",
-        lambda r, p: f"--model.scale {1 / (r.reference_std or p.data_std or 1) ** 2:.2g}",
+        lambda r, p: [Setting("model.scale", rounded((r.reference_std or p.data_std or 1) ** -2))],
     ),
-    "bounded_slope": Limit(
+    "bounded_slope": _limit(
         lambda r, p: _scale(r, p) if r.spectral_norm else None,
         (0.25, math.inf),
-        "the network's slope is bounded (spectral_norm), and its scale {} times the inverse variance of the reference",
+        "the network's slope is bounded (spectral_norm), and its scale {v:.3g} times the inverse variance",
         "energies of temperature 1 are out of the bounded network's reach, and chains stay where the reference is low",
-        lambda r, p: f"--model.scale {1 / (r.reference_std or p.data_std or 1) ** 2:.2g}",
+        lambda r, p: [Setting("model.scale", rounded((r.reference_std or p.data_std or 1) ** -2))],
     ),
-    "small_network": Limit(
+    "small_network": _limit(
         lambda r, _: None if r.width is None else float(r.width),
         (4.0, math.inf),
-        "the network is {} units wide",
+        "the network is {v:.3g} units wide",
         "the network is too small to learn anything",
-        lambda *_: "--model.network.width 128",
+        lambda *_: [Setting("model.network.width", 128)],
     ),
-    "tight_drift_clip": Limit(
+    "tight_drift_clip": _limit(
         _drift_clip,
         (0.35, math.inf),
-        "the drift of chains is clipped at {} standard deviations of a step's noise",
+        "the drift of chains is clipped at {v:.3g} standard deviations of a step's noise",
         "the clip holds the chains' drift below its noise, so that chains are noise",
-        lambda r, _: flag(r, "drift_clip", CALM * math.sqrt(2 * (r.step_size or 0))),
+        lambda r, _: [kernel(r, "drift_clip", CALM * math.sqrt(2 * (r.step_size or 0)))],
     ),
-    "fresh_chains": Limit(
+    "fresh_chains": _limit(
         lambda r, _: r.refresh if r.start == "buffer" else None,
         (0.0, 0.3),
-        "{} of the buffer's chains are restarted each time they are drawn",
+        "{v:.3g} of the buffer's chains are restarted each time they are drawn",
         "chains are restarted before they get anywhere",
-        lambda *_: "--objective.start.refresh 0.01",
+        lambda *_: [Setting("objective.start.refresh", 0.01)],
     ),
-    "large_buffer": Limit(
+    "large_buffer": _limit(
         lambda r, _: safe_ratio(r.budget, r.capacity),
         (3.0, math.inf),
-        "each chain of the buffer is drawn {} times in the whole run",
+        "each chain of the buffer is drawn {v:.3g} times in the whole run",
         "the buffer is so large that its chains hardly move from where they started",
-        lambda r, _: f"--objective.start.capacity {max((r.budget or 0) // 100, 4 * (r.batch_size or 1))}",
+        lambda r, _: [Setting("objective.start.capacity", max((r.budget or 0) // 100, 4 * (r.batch_size or 1)))],
     ),
-    "high_beta1": Limit(
+    "high_beta1": _limit(
         lambda r, _: r.beta1,
         (0.0, 0.97),
-        "Adam's decay of the gradient's mean is {}",
+        "Adam's decay of the gradient's mean is {v:.3g}",
         "the gradient's mean is one of long ago",
-        lambda *_: "--train.beta1 0.0",
+        lambda *_: [Setting("train.beta1", 0.0)],
     ),
-    "odd_beta2": Limit(
+    "odd_beta2": _limit(
         lambda r, _: r.beta2,
         (0.9, 0.9999),
-        "Adam's decay of the gradient's square is {}",
+        "Adam's decay of the gradient's square is {v:.3g}",
         "Adam's steps are of the wrong size: the gradient's square is one of a few steps, or of long ago",
-        lambda *_: "--train.beta2 0.999",
+        lambda *_: [Setting("train.beta2", 0.999)],
     ),
-    "tight_clip": Limit(
+    "tight_clip": _limit(
         lambda r, _: r.clip,
         (1e-4, math.inf),
-        "the parameters' gradient is clipped at {}",
+        "the parameters' gradient is clipped at {v:.3g}",
         "the clipped gradient is no larger than the 1e-8 that Adam adds to its root",
-        lambda r, _: f"--train.clip {3 * (r.now('grad_norm') or 30):.1g}",
+        lambda r, _: [Setting("train.clip", rounded(3 * (r.now("grad_norm") or 30), 1))],
     ),
-    "low_rate": Limit(
+    "low_rate": _limit(
         _travel,
         (0.02, math.inf),
-        "the learning rate times half the number of steps is {}, and no weight moves farther",
+        "the learning rate times half the number of steps is {v:.3g}, and no weight moves farther",
         "the learning rate is too low for this budget",
-        lambda *_: "--train.learning_rate 0.001",
+        lambda *_: [Setting("train.learning_rate", 0.001)],
     ),
-    "few_updates": Limit(
+    "few_updates": _limit(
         lambda r, _: updates(r),
         (100.0, math.inf),
-        "the budget is {} steps",
+        "the budget is {v:.3g} steps",
         "the budget is too short for batches of this size",
-        lambda r, _: f"--train.budget {1000 * (r.batch_size or 1)}, or a smaller --train.batch_size",
+        lambda r, _: [Setting("train.budget", 1000 * (r.batch_size or 1)), ", or a smaller --train.batch_size"],
     ),
-    "few_lines": Limit(
+    "few_lines": _limit(
         _lines,
         (20.0, math.inf),
-        "the metrics of the whole run are {} lines",
+        "the metrics of the whole run are {v:.3g} lines",
         "metrics are written too seldom for anyone to see how the run goes",
-        lambda r, _: f"--train.log_every {max(1, int(updates(r) or 0) // 100)}",
+        lambda r, _: [Setting("train.log_every", max(1, int(updates(r) or 0) // 100))],
     ),
-    "tight_guards": Limit(
+    "tight_guards": _limit(
         lambda r, _: r.guarded,
         (1.0, math.inf),
-        "a limit of the guards is {} times the lowest that healthy runs stay below",
+        "a limit of the guards is {v:.3g} times the lowest that healthy runs stay below",
         "guards take healthy steps for trouble",
-        lambda *_: "--guard.gradient_factor 100 --guard.energy_factor 10000 --guard.least_acceptance 0.02",
+        lambda *_: [
+            Setting("guard.gradient_factor", 100),
+            Setting("guard.energy_factor", 10000),
+            Setting("guard.least_acceptance", 0.02),
+        ],
     ),
-    "long_warmup": Limit(
+    "long_warmup": _limit(
         lambda r, _: safe_ratio(r.warmup, r.budget),
         (0.0, 0.99),
-        "the warm-up takes {} times the budget",
+        "the warm-up takes {v:.3g} times the budget",
         "the learning rate never reaches its highest: the budget ends within the warm-up",
-        lambda r, _: f"--train.warmup {(r.budget or 0) // 10}, or --train.budget {10 * (r.warmup or 0)}",
+        lambda r, _: [Setting("train.warmup", (r.budget or 0) // 10), f", or --train.budget {10 * (r.warmup or 0)}"],
     ),
 }
 
-BY_SETTINGS = {name: limit.rule(name) for name, limit in LIMITS.items()}
+
+def _unlearned(rule: Rule) -> Rule:
+    """Return a rule whose finding says so where the weights have hardly moved."""
+
+    def extended(record: Record, probes: Probes) -> Finding | None:
+        found, moved = rule(record, probes), probes.moved
+        if found is None or moved is None:
+            return found
+        found = found._replace(numbers=found.numbers | {"moved": moved})
+        evidence = f"{found.evidence}; weights have moved by {moved:.2g} of their size"
+        return found._replace(symptom="nothing was learned", evidence=evidence) if moved < STILL else found
+
+    return extended
+
+
+BY_SETTINGS = {name: _unlearned(limit.rule(name)) for name, limit in LIMITS.items()}
 """The rules by name."""

@@ -13,6 +13,7 @@ from energyscape.errors import UserError
 from energyscape.models import MODELS
 from energyscape.models.energy import Energy
 from energyscape.noise import noised
+from energyscape.objectives.facts import Facts
 
 Model = TypeVar("Model", bound=nn.Module, default=Energy)
 """The kind of model that an objective trains; `Energy` by default."""
@@ -28,11 +29,11 @@ class Loss(NamedTuple):
 
     Args:
         value: The number to minimise, a 0-d tensor with a graph.
-        facts: Detached 0-d tensors for the record, by name.
+        facts: Detached 0-d tensors for the record, by name; see `Fact`.
     """
 
     value: Tensor
-    facts: dict[str, Tensor]
+    facts: Facts[Tensor]
 
 
 class Adjustment(NamedTuple):

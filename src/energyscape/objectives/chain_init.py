@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from energyscape.errors import UserError, check_count
 from energyscape.memory import require_memory
 from energyscape.objectives.base import lazily_shaped
+from energyscape.objectives.facts import Facts
 
 
 class ChainInit(nn.Module, ABC):
@@ -43,7 +44,7 @@ class ChainInit(nn.Module, ABC):
         """
         return 0
 
-    def facts(self) -> dict[str, Tensor]:
+    def facts(self) -> Facts[Tensor]:
         """Return facts about the chains' history, as 0-d tensors by name."""
         return {}
 
@@ -278,7 +279,7 @@ class ReplayBuffer(ChainInit):
                 purged += len(gone)
         return purged
 
-    def facts(self) -> dict[str, Tensor]:
+    def facts(self) -> Facts[Tensor]:
         there = self.lineage.sort().values  # counted on the device, without a host sync
         return {"lineages": (there[1:] != there[:-1]).sum() + 1, "age": self.age.median()}
 
@@ -319,7 +320,7 @@ class MixtureInit(ChainInit):
             lost, generator=generator
         )
 
-    def facts(self) -> dict[str, Tensor]:
+    def facts(self) -> Facts[Tensor]:
         return {**self.second.facts(), **self.first.facts()}
 
 

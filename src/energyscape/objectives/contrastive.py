@@ -21,6 +21,7 @@ from energyscape.errors import check_count
 from energyscape.models.energy import Energy
 from energyscape.objectives.base import Adjustment, Loss, Objective
 from energyscape.objectives.chain_init import ChainInit
+from energyscape.objectives.facts import Facts
 from energyscape.samplers.base import KernelFactory, rms, with_step_factor, zero_energy
 from energyscape.samplers.compiled import Steps
 
@@ -104,7 +105,7 @@ class ContrastiveDivergence(Objective):
         untrimmed, e_model = e_model, trimmed(e_model, e_data, self.adjustment.trim)
         noise, varied = sums.noise.mean() / self.steps, x.std(0, correction=0)
         spread = varied.square().mean().sqrt()
-        facts = {
+        facts: Facts[Tensor] = {
             **energy_facts(e_data, e_model),
             "drift": sums.drift.mean() / self.steps,
             "noise": noise,
@@ -121,7 +122,7 @@ class ContrastiveDivergence(Objective):
             **self.start.facts(),
         }
         penalty, pull = self._penalty(e_data, e_model)
-        facts.update(penalty=penalty, pull=pull)
+        facts |= {"penalty": penalty, "pull": pull}
         loss = e_data.mean() - e_model.mean() + penalty
         return Loss(loss, {name: value.detach() for name, value in facts.items()})
 
@@ -168,7 +169,7 @@ def trimmed(e_model: Tensor, e_data: Tensor, most: float | None) -> Tensor:
     return clamped
 
 
-def energy_facts(e_data: Tensor, e_model: Tensor) -> dict[str, Tensor]:
+def energy_facts(e_data: Tensor, e_model: Tensor) -> Facts[Tensor]:
     """Return facts about a batch's energies."""
     above = torch.heaviside(e_model.detach().unsqueeze(1) - e_data.detach(), e_data.new_full((), 0.5))
     return {

@@ -21,10 +21,11 @@ from energyscape.models.denoiser import Denoiser, EnergyDenoiser, column
 from energyscape.models.energy import Energy
 from energyscape.noise import noised, normal_like
 from energyscape.objectives.base import Loss, Objective
+from energyscape.objectives.facts import Fact, Facts
 from energyscape.objectives.level_weights import Weight
 from energyscape.schedules import SigmaDistribution
 
-BANDS = ("low", "middle", "high")
+BANDS: tuple[Fact, ...] = ("relative_low", "relative_middle", "relative_high")
 """Thirds of the range of noise levels, on a logarithmic scale."""
 
 
@@ -62,7 +63,10 @@ class DenoisingScoreMatching(Objective[Energy]):
         s = score(model, y, create_graph=True)
         residual = (sigma * s + z).flatten(1).square()
         # One for a zero score, at any sigma and dimension.
-        facts = {"relative": residual.mean().detach(), "score_norm": s.detach().flatten(1).norm(dim=1).mean()}
+        facts: Facts[Tensor] = {
+            "relative": residual.mean().detach(),
+            "score_norm": s.detach().flatten(1).norm(dim=1).mean(),
+        }
         return Loss(residual.sum(1).mean() / (2 * sigma**2), facts)
 
 
@@ -232,7 +236,7 @@ class UncertaintyWeightedDenoising(Objective[Denoiser]):
         shown = _withheld(label, self.label_dropout, generator)
         sigma, squared, facts = _errors(model, x, self.levels, shown, generator)
         weighted, w = self.weight(sigma) * squared, self.uncertainty(sigma)
-        return Loss((weighted / w.exp() + w).mean(), facts | {"loss": weighted.detach().mean()})
+        return Loss((weighted / w.exp() + w).mean(), {**facts, "loss": weighted.detach().mean()})
 
 
 def _check_dropout(label_dropout: float | None) -> None:
@@ -250,7 +254,7 @@ def _withheld(label: Tensor | None, dropout: float | None, generator: Generator 
 
 def _errors(
     model: Denoiser, x: Tensor, levels: SigmaDistribution, label: Tensor | None, generator: Generator | None
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, Tensor, Facts[Tensor]]:
     """Return noise levels ``(B,)``, the denoiser's mean squared error over each point's coordinates, and facts."""
     u = shifted_grid(x, generator=generator)
     sigma = levels.quantile(u)
@@ -268,9 +272,9 @@ def shifted_grid(x: Tensor, *, generator: Generator | None = None) -> Tensor:
     return (u + torch.arange(len(x), dtype=x.dtype, device=x.device) / len(x)) % 1
 
 
-def _by_band(relative: Tensor, share: Tensor) -> dict[str, Tensor]:
+def _by_band(relative: Tensor, share: Tensor) -> Facts[Tensor]:
     """Return the mean of each point's value, and that of each third of the levels; zero if a third is empty."""
     band = (share * len(BANDS)).long()
     inside = torch.nn.functional.one_hot(band, len(BANDS)).to(relative)
     means = relative @ inside / inside.sum(0).clamp(min=1)
-    return {"relative": relative.mean()} | {f"relative_{name}": means[i] for i, name in enumerate(BANDS)}
+    return {"relative": relative.mean(), **{name: means[i] for i, name in enumerate(BANDS)}}

@@ -20,6 +20,7 @@ from energyscape.errors import UserError, check_count, check_positive
 from energyscape.models.energy import Energy
 from energyscape.noise import noised, normal_like, uniform_like
 from energyscape.objectives.base import Loss, Objective, lazily_shaped
+from energyscape.objectives.facts import Facts
 
 NoiseLaw = Literal["gaussian", "uniform", "mixture"]
 
@@ -177,7 +178,7 @@ class EnergyDiscrepancy(Objective):
         fall = e[:, None] - e_guess.reshape(n, self.samples)
         weight = fall.new_full((n, 1), self.weight).log()
         value = torch.cat([weight, fall], 1).logsumexp(1).mean() - math.log(self.samples)
-        facts = {"accuracy": (fall < 0).all(1).to(x).mean(), "gap": -fall.detach().mean()}
+        facts: Facts[Tensor] = {"accuracy": (fall < 0).all(1).to(x).mean(), "gap": -fall.detach().mean()}
         return Loss(value, facts)
 
 

@@ -28,6 +28,7 @@ from energyscape.noise import normal_like
 from energyscape.objectives.base import Adjustment, Loss, Objective
 from energyscape.objectives.contrastive import energy_facts, evaluating
 from energyscape.objectives.denoising import score_losses
+from energyscape.objectives.facts import Facts
 from energyscape.samplers.base import KernelFactory, expand, rms, with_step_factor
 from energyscape.samplers.driver import run
 from energyscape.samplers.recovery import NoiseLevel, check_temperature, conditional, rungs
@@ -122,7 +123,8 @@ class DiffusionRecoveryLikelihood(Objective[EnergyDenoiser]):
         level = (torch.arange(len(x), device=x.device) + shift) % levels
         rung = rungs(self.sigmas, like=x).of(level)
         positive = x + expand(rung.sigma, x) * normal_like(x, generator=generator)
-        value, facts = x.new_zeros(()), {}
+        value = x.new_zeros(())
+        facts: Facts[Tensor] = {}
         if self.score_weight:
             losses, relative = score_losses(model, positive, x, rung.sigma, data_std=self.data_std)
             value, facts["relative"] = self.score_weight * losses.mean(), relative.mean()

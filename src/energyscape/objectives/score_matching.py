@@ -23,6 +23,7 @@ from energyscape.errors import check_count, check_positive
 from energyscape.models.energy import Energy
 from energyscape.noise import normal_like
 from energyscape.objectives.base import Loss, Objective
+from energyscape.objectives.facts import Facts
 
 Projection = Literal["rademacher", "gaussian", "sphere"]
 
@@ -199,7 +200,7 @@ def _gradient(values: Tensor, x: Tensor) -> Tensor:
 
 def _loss(trace: Tensor, square: Tensor) -> Loss:
     """Combine each point's trace and square into J."""
-    facts = {
+    facts: Facts[Tensor] = {
         "trace": trace.mean(),
         # At the truth the trace and the square cancel, whatever the law (Stein's identity).
         "stein": (trace + square).mean(),

@@ -149,7 +149,7 @@ class NoiseContrastiveScoreMatching(Objective):
 
 def total(losses: Sequence[Loss], weights: Sequence[float | Tensor]) -> Loss:
     """Return the weighted sum of losses, with the facts of all."""
-    facts = {f"part_{i}": loss.value.detach() for i, loss in enumerate(losses, 1)}
+    facts: dict[Any, Tensor] = {f"part_{i}": loss.value.detach() for i, loss in enumerate(losses, 1)}
     for i, loss in enumerate(losses, 1):
         facts |= {f"{name}_{i}" if name in facts else name: fact for name, fact in loss.facts.items()}
     return Loss(torch.stack([w * loss.value for w, loss in zip(weights, losses, strict=True)]).sum(), facts)

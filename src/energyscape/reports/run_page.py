@@ -22,6 +22,7 @@ from energyscape.metrics.denoisers import COST_SAMPLES, by_level, costs
 from energyscape.metrics.evaluation import evaluate, protocol_of
 from energyscape.metrics.ood import OODResult, survey
 from energyscape.metrics.restoration import completions, masks, restorations
+from energyscape.objectives.facts import Column
 from energyscape.reports.html import Section, page
 from energyscape.runs import Run
 
@@ -267,7 +268,7 @@ def _course(run: Run) -> list[Section]:
     if not metrics:
         return []
     marks = [(float(each["samples"]), each["verdict"]) for each in interventions]
-    groups = {
+    groups: dict[str, dict[Column, str]] = {
         "Loss": {"loss": "loss"},
         "Energy": {"energy_data": "data", "energy_model": "negatives"},
         "Energy gap": {"gap": "negatives − data"},
@@ -303,14 +304,14 @@ def examined(run: Run, *, seed: int | None = None) -> Section:
         title = "Energies over temperature" if examination.record.temperature in (None, 1.0) else "Energies"
         drawn = plotting.histogram(_shown(examination.probes.energies), "energy", title=title)
         pictures.append((drawn, "Energies of data, of chains and of what chains from noise came to: alike is well"))
-    gaps = examination.record.columns.get("gap", ())
+    gaps = examination.record.column("gap")
     if len(gaps) >= 2 * WINDOW:
         pictures.append((_swing(examination.record), "Lag-1 autocorrelation of the gap: 0 is noise, near 1 it drifts"))
     if not examination.findings:
         text = f"{len(RULES)} rules are silent." if examination.certain else f"Undecided: {examination.lacking}."
         return Section("The doctor", text, figures=tuple(pictures))
     rows = [("what one sees", "evidence", "likely cause", "remedy")]
-    rows += [(each.symptom, each.evidence, each.cause, each.remedy) for each in examination.findings]
+    rows += [(each.symptom, each.evidence, each.cause, each.advice) for each in examination.findings]
     text = f"{len(examination.findings)} findings, causes before what they cause."
     return Section("The doctor", text, figures=tuple(pictures), table=rows)
 
@@ -326,7 +327,7 @@ def _shown(energies: Mapping[str, tuple[float, ...]]) -> dict[str, Tensor]:
 
 def _swing(record: Record) -> Picture:
     """Draw the autocorrelation of the gap over windows of the record."""
-    gaps, samples = record.columns["gap"], record.columns["samples"]
+    gaps, samples = record.column("gap"), record.column("samples")
     at = range(WINDOW, len(gaps) + 1, max(1, len(gaps) // 200))
     rho = [autocorrelation(gaps[end - WINDOW : end]) for end in at]
     series = {"gap": [math.nan if each is None else each for each in rho]}

@@ -345,8 +345,8 @@ class Journal(AbstractContextManager["Journal"]):
     def write(self, report: Report) -> None:
         """Append a report where it is due."""
         if report.step % self.every == 0:
-            clock = {"step": report.step, "samples": report.samples}
-            _append(self._metrics, {**clock, "loss": report.loss, "grad_norm": report.grad_norm, **report.facts})
+            clock: dict[Any, Any] = {"step": report.step, "samples": report.samples}
+            _append(self._metrics, clock | report.columns())
         if report.verdict != Verdict.GO:
             what = {"step": report.step, "samples": report.samples, "verdict": report.verdict.name}
             why = {"guard": report.guard, "reason": report.reason, "action": report.action, "outcome": report.outcome}

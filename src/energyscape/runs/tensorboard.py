@@ -36,7 +36,7 @@ class Board(AbstractContextManager["Board"]):
         if self._writer is None:
             return
         if report.step % self.every == 0:
-            for name, value in {"loss": report.loss, "grad_norm": report.grad_norm, **report.facts}.items():
+            for name, value in report.columns().items():
                 self._writer.add_scalar(name, value, report.samples)
         if report.verdict != Verdict.GO:
             self._writer.add_text("interventions", f"{report.verdict.name}: {report.reason}", report.samples)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Final, NamedTuple
 
 from energyscape.objectives.base import Adjustment
+from energyscape.objectives.facts import Facts
 
 
 class Verdict(enum.IntEnum):
@@ -48,7 +49,7 @@ class Report(NamedTuple):
     samples: int
     loss: float
     grad_norm: float
-    facts: dict[str, float]
+    facts: Facts[float]
     adjustment: Adjustment = Adjustment()
     verdict: Verdict = Verdict.GO
     reason: str = ""
@@ -56,6 +57,11 @@ class Report(NamedTuple):
     outcome: str = ""
     guard: str = ""
     after: Adjustment = Adjustment()
+
+    def columns(self) -> dict[Any, float]:
+        """Return loss, gradient norm and facts by `Column`; a fact named ``loss`` replaces the loss."""
+        numbers: dict[Any, float] = {"loss": self.loss, "grad_norm": self.grad_norm}
+        return numbers | self.facts
 
 
 NOTHING: Final = Adjustment()

@@ -3,7 +3,9 @@
 import math
 import statistics
 from collections import deque
-from typing import final
+from typing import Any, final
+
+from energyscape.objectives.facts import Fact, Facts
 
 
 @final
@@ -15,11 +17,11 @@ class Window:
         size: Number of steps.
     """
 
-    def __init__(self, *names: str, size: int) -> None:
+    def __init__(self, *names: Fact, size: int) -> None:
         self.size = size
-        self.values: dict[str, deque[float]] = {name: deque(maxlen=size) for name in names}
+        self.values: Facts[deque[float]] = {name: deque(maxlen=size) for name in names}
 
-    def add(self, facts: dict[str, float]) -> bool:
+    def add(self, facts: Facts[float]) -> bool:
         """Take a step's facts; return whether the window is full and every number was present."""
         numbers = {name: facts.get(name, math.nan) for name in self.values}
         if not all(math.isfinite(each) for each in numbers.values()):
@@ -28,7 +30,7 @@ class Window:
             self.values[name].append(number)
         return all(len(each) == self.size for each in self.values.values())
 
-    def median(self, name: str) -> float:
+    def median(self, name: Fact) -> float:
         """Return the median of one fact."""
         return statistics.median(self.values[name])
 
@@ -37,10 +39,10 @@ class Window:
         for each in self.values.values():
             each.clear()
 
-    def state(self) -> dict[str, list[float]]:
+    def state(self) -> dict[Any, list[float]]:
         """Return all values."""
         return {name: list(each) for name, each in self.values.items()}
 
-    def restore(self, state: dict[str, list[float]]) -> None:
+    def restore(self, state: dict[Any, list[float]]) -> None:
         """Restore the result of `state`."""
         self.values = {name: deque(state[name], maxlen=self.size) for name in self.values}
