@@ -112,15 +112,17 @@ def planned(experiment: Experiment, *, seed: int | None = None) -> list[tuple[Re
     asked = []
     for section in ("objective", "sampler") if both else (None,):
         noise = _noise(experiment, experiment.trained.stream("doctor noise", seed=seed), section=section)
-        how = chains_of(experiment, with_guards=False, section=section)
-        probes = probe(None, data, how, level=planned_level(experiment), noise=None if noise is None else noise.cpu())
+        chains = chains_of(experiment, with_guards=False, section=section)
+        probes = probe(
+            None, data, chains, level=planned_level(experiment), noise=None if noise is None else noise.cpu()
+        )
         asked.append((settings_of(experiment, section=section), probes))
     return asked
 
 
 def settings_of(experiment: Experiment, *, section: str | None = None, **more: Any) -> Record:
     """Return the record of a run that is not yet trained, with the chains of a section, and more of it."""
-    tables, how = experiment.recipe.tables, chains_of(experiment, with_guards=False, section=section)
+    tables, chains = experiment.recipe.tables, chains_of(experiment, with_guards=False, section=section)
     objective, train, sampler, guard = (tables[name] for name in ("objective", "train", "sampler", "guard"))
     section = section or ("objective" if "kernel" in objective else "sampler")
     outer = tables[section].get("kernel", sampler.get("solver", {}))
@@ -134,10 +136,10 @@ def settings_of(experiment: Experiment, *, section: str | None = None, **more: A
         kernel=kernel["name"],
         chains=section,
         inner="kernel." * (outer is not kernel),
-        adjusted=how is not None and getattr(KERNELS[kernel["name"]], "adjusted", False),
-        step_size=None if how is None else how.step_size,
+        adjusted=chains is not None and getattr(KERNELS[kernel["name"]], "adjusted", False),
+        step_size=None if chains is None else chains.step_size,
         typed=(kernel.get("step_size", 1.0), 0.5 if kernel["name"] in LEAPFROG else 1.0),
-        temperature=None if how is None else how.temperature,
+        temperature=None if chains is None else chains.temperature,
         drift_clip=kernel.get("drift_clip"),
         steps=objective.get("steps"),
         sampler_steps=sampler["steps"],
@@ -170,11 +172,11 @@ def ask(experiment: Experiment, *, learned: bool = True, seed: int | None = None
     trained = experiment.trained
     if not learned or not isinstance(trained.sampler, Sampled):
         return before  # a solver has no chains to follow
-    how = chains_of(experiment)
+    chains = chains_of(experiment)
     probes = probe(
         trained.require_energy(),
         data.to(device),
-        how,
+        chains,
         level=trained.level,
         temperature=trained.temperature or 1.0,
         chains=_old_chains(experiment, generator),

@@ -27,8 +27,8 @@ class EnergiesAlike(Measure):
         with torch.no_grad():
             e_model = energy(confined(noised(samples, again, generator=stream)[0]).to(trained.device)).cpu()
             e_data = energy(confined(noised(clean, trained.level, generator=stream)[0]).to(trained.device)).cpu()
-        how = f"samples above held-out data; 0.5: alike; {evidence.protocol}"
-        return [Metric("AUC of energies", auc(e_model, e_data), None, how, better="near 0.5")]
+        protocol = f"samples above held-out data; 0.5: alike; {evidence.protocol}"
+        return [Metric("AUC of energies", auc(e_model, e_data), None, protocol, better="near 0.5")]
 
 
 @final

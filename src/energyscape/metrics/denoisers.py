@@ -46,19 +46,19 @@ class Likelihood(Measure):
             probes=1,
             generator=evidence.stream("probes", device=device),
         )
-        how = f"{JUDGED} held-out images, unconditional; {found.protocol}"
-        return [Metric("bits/dim", found.bits, found.bits_error, how, better="lower")]
+        protocol = f"{JUDGED} held-out images, unconditional; {found.protocol}"
+        return [Metric("bits/dim", found.bits, found.bits_error, protocol, better="lower")]
 
     def _of_points(self, evidence: Evidence) -> list[Metric]:
         x = evidence.held_out.draw(2_000, generator=evidence.stream("likelihood"))
         flow = flow_of(evidence, x, steps=48).log_prob(x.to(evidence.trained.device)).cpu()
-        how = f"{len(x):,} held-out points, densities by the probability-flow ODE"
+        protocol = f"{len(x):,} held-out points, densities by the probability-flow ODE"
         density, metrics = evidence.source.density, []
         if density is not None:
             # Against the true log-density of the same points: what the choice of points adds to both drops out.
             lost = density.log_prob(x).double() - flow
-            metrics.append(Metric("KL(data‖model)", *mean_and_error(lost), how, unit="nats", better="lower"))
-        return [*metrics, Metric("log-likelihood", *mean_and_error(flow), how, unit="nats", better="higher")]
+            metrics.append(Metric("KL(data‖model)", *mean_and_error(lost), protocol, unit="nats", better="lower"))
+        return [*metrics, Metric("log-likelihood", *mean_and_error(flow), protocol, unit="nats", better="higher")]
 
 
 def descent(evidence: Evidence) -> Descent:
@@ -101,7 +101,7 @@ class Classes(OfClassifier):
         labels = labels[: len(real)].cpu()
         spreads = torch.stack([_spread(x[asked == k]) / _spread(real[labels == k]) for k in asked.unique().tolist()])
         mean, spread_error = mean_and_error(spreads)
-        how = f"mean distance of two samples over that of two held-out images, on {x.shape[1]} features; "
+        protocol = f"mean distance of two samples over that of two held-out images, on {x.shape[1]} features; "
         return [
             Metric(
                 "class as asked",
@@ -114,7 +114,7 @@ class Classes(OfClassifier):
                 "diversity within a class",
                 mean,
                 spread_error,
-                f"{how}smallest {float(spreads.min()):.3g}",
+                f"{protocol}smallest {float(spreads.min()):.3g}",
                 better="near 1",
             ),
         ]

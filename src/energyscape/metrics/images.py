@@ -91,7 +91,7 @@ def feature_metrics(evidence: Evidence, network: Classifier | Inception) -> list
     real = held_out.draw(n, generator=evidence.stream("held out"))
     x, floor, y = (network.features(each.to(real)) for each in (samples[:n], train, real))
     whose, mark = ("Inception's of 2015", ", Inception") if isinstance(network, Inception) else ("a classifier's", "")
-    how = f"{x.shape[1]:,} features, {whose}; {n:,} held-out images and {evidence.protocol}"
+    protocol = f"{x.shape[1]:,} features, {whose}; {n:,} held-out images and {evidence.protocol}"
     same = "the same of training images: the floor at this size"
     metrics = []
     for name, measured, least, biased in (
@@ -99,7 +99,7 @@ def feature_metrics(evidence: Evidence, network: Classifier | Inception) -> list
         ("kernel distance", kernel_distance(x, y), kernel_distance(floor, y), False),
     ):
         metrics += [
-            Metric(f"{name}{mark}", measured.value, measured.error, how, better="lower", biased=biased),
+            Metric(f"{name}{mark}", measured.value, measured.error, protocol, better="lower", biased=biased),
             Metric(f"{name}{mark}, real", least.value, least.error, same, biased=biased),
         ]
     return metrics
@@ -117,8 +117,8 @@ class TrainingDistance(Measure):
         images = source.draw(min(source.size or REFERENCE, REFERENCE), generator=evidence.stream("measure"))
         real = nearest(evidence.held_out.head(1_000), images).median()
         ratio = float(nearest(evidence.generated.x, images).median() / real)
-        how = "median nearest-neighbour distance over held-out images'; 0: copies"
-        return [Metric("distance to training", ratio, None, how, better="near 1")]
+        protocol = "median nearest-neighbour distance over held-out images'; 0: copies"
+        return [Metric("distance to training", ratio, None, protocol, better="near 1")]
 
 
 @final
@@ -129,9 +129,9 @@ class Haze(Measure):
         return evidence.source.space.is_image
 
     def measure(self, evidence: Evidence) -> list[Metric]:
-        how = "share of pixels between 0.5 and 10 % of the way from black to white"
+        protocol = "share of pixels between 0.5 and 10 % of the way from black to white"
         return [
-            Metric("haze", haze(evidence.generated.x), None, f"{how}; {evidence.protocol}", better="lower"),
+            Metric("haze", haze(evidence.generated.x), None, f"{protocol}; {evidence.protocol}", better="lower"),
             Metric("haze, real", haze(evidence.held_out.head(1_000)), None, "the same of held-out images"),
         ]
 

@@ -76,14 +76,14 @@ def ood_metrics(result: OODResult) -> list[Metric]:
     metrics = []
     for name, scores in result.detections.items():
         for each, found in scores.items():
-            how = f"AUPR {found.aupr:.3f}, FPR95 {found.fpr95:.3f}; {found.outside:,} against {result.protocol}"
-            metrics.append(Metric(f"AUROC {name}, {each}", found.auroc, found.error, how, better="higher"))
+            protocol = f"AUPR {found.aupr:.3f}, FPR95 {found.fpr95:.3f}; {found.outside:,} against {result.protocol}"
+            metrics.append(Metric(f"AUROC {name}, {each}", found.auroc, found.error, protocol, better="higher"))
     for name in result.energies:
         if name in result.detections or name == "held-out":
             continue
         common = overlap(result.energies[name], result.energies["held-out"])
-        how = "with held-out images; 1: alike"
-        metrics.append(Metric(f"energy overlap, {name}", common, None, how, better="near 1"))
+        protocol = "with held-out images; 1: alike"
+        metrics.append(Metric(f"energy overlap, {name}", common, None, protocol, better="near 1"))
     return metrics
 
 

@@ -45,8 +45,8 @@ class TotalVariation(InThePlane):
     def measure(self, evidence: Evidence) -> list[Metric]:
         trained = evidence.trained
         found = total_variation(truth(evidence), trained.require_energy(), temperature=trained.temperature)
-        how = f"between the densities; {QUADRATURE}"
-        return [Metric("total variation", found.value, found.error, how, better="lower")]
+        protocol = f"between the densities; {QUADRATURE}"
+        return [Metric("total variation", found.value, found.error, protocol, better="lower")]
 
 
 @final
@@ -57,9 +57,9 @@ class Modes(InThePlane):
         return super().applies(evidence) and truth(evidence).modes is not None
 
     def measure(self, evidence: Evidence) -> list[Metric]:
-        how, trained = "its mass over what it should be; 1 is right", evidence.trained
+        protocol, trained = "its mass over what it should be; 1 is right", evidence.trained
         shares = mode_shares(truth(evidence), trained.require_energy(), temperature=trained.temperature)
-        return [Metric("worst mode", min(shares), None, how, better="near 1")]
+        return [Metric("worst mode", min(shares), None, protocol, better="near 1")]
 
 
 def mode_shares(law: Distribution, energy: EnergyFn, *, temperature: float) -> list[float]:

@@ -21,8 +21,8 @@ class TwoSamples(Measure):
     def measure(self, evidence: Evidence) -> list[Metric]:
         y = evidence.held_out.draw(evidence.n, generator=evidence.stream("law"))
         found = self.compare(evidence.generated.x, y, evidence)
-        how = f"{evidence.protocol}, and {evidence.n:,} of the data; 0: alike"
-        return [Metric(self.name, found.value, found.error, how, better="lower")]
+        protocol = f"{evidence.protocol}, and {evidence.n:,} of the data; 0: alike"
+        return [Metric(self.name, found.value, found.error, protocol, better="lower")]
 
     @abstractmethod
     def compare(self, x: Tensor, y: Tensor, evidence: Evidence) -> Any:

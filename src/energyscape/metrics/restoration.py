@@ -52,14 +52,16 @@ class Denoised(NamedTuple):
     def metrics(self) -> list[Metric]:
         """Return PSNR and SSIM of the restored images, and their gain over the noisy ones and the median filter."""
         n, sigma = len(self.clean), f"σ = {self.sigma:g}"
-        how = f"{n} held-out images + N(0, {self.sigma:g}²) on [-1, 1], posterior mean"
+        protocol = f"{n} held-out images + N(0, {self.sigma:g}²) on [-1, 1], posterior mean"
         values = [
             (f"PSNR at {sigma}", "dB", psnr(self.ways["restored"], self.clean)),
             (f"PSNR over noisy at {sigma}", "dB", self.gain("noisy")),
             (f"PSNR over median filter at {sigma}", "dB", self.gain("median")),
             (f"SSIM at {sigma}", "", ssim(self.ways["restored"], self.clean)),
         ]
-        return [Metric(name, *mean_and_error(each), how, unit=unit, better="higher") for name, unit, each in values]
+        return [
+            Metric(name, *mean_and_error(each), protocol, unit=unit, better="higher") for name, unit, each in values
+        ]
 
 
 @final
