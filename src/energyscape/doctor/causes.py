@@ -10,12 +10,7 @@ from energyscape.objectives.facts import Column
 
 
 def spoiled_data(record: Record, probes: Probes) -> Finding | None:
-    r"""Find data that are not finite.
-
-    The evidence is the data themselves, batches that guards skipped, or a record that suddenly ends. Such a record is
-    calm (gradient norm within 10 times its median, energies within 100 times their smallest) and then not finite for
-    five lines or to the end.
-    """
+    """Find data that are not finite, batches that guards skipped, or a calm record that suddenly ends."""
     skipped = record.answered("data points are not finite")
     bad = 0.0 if probes.finite is None else 1 - probes.finite
     if not bad and not skipped and not _ended_suddenly(record):
@@ -186,12 +181,7 @@ def small_batch(record: Record, _: Probes) -> Finding | None:
 
 
 def stale_chains(record: Record, probes: Probes) -> Finding | None:
-    r"""Find persistent chains that are restarted too rarely or never (row 14).
-
-    With refresh probability :math:`r` the median age settles at :math:`\ln 2 / r` draws. Warn if no chain was ever
-    restarted (:math:`r = 0` and the age is 0.8 of all draws, at least 10), or if the median age exceeds 1000 draws. Act
-    if chains from noise also end 2 standard deviations away in energy.
-    """
+    """Find persistent chains that are restarted too rarely or never (row 14)."""
     ages, samples = record.last("age", window=5), record.last("samples", window=5)
     if not record.capacity or bool(ages) != bool(samples):
         return None

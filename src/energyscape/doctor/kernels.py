@@ -18,13 +18,7 @@ from energyscape.doctor.record import Record, safe_ratio
 
 
 def long_step(record: Record, probes: Probes) -> Finding | None:
-    r"""Find a step that is too long (row 6).
-
-    Kernels with a Metropolis test: warn at an acceptance below 0.3, act below 0.1. Others: compute :math:`R = \sqrt{2
-    v_{\min} / \eta}` from the data, warn below 1.5, act at 1 (unstable). If energies have not diverged, the chains' own
-    :math:`R` counts too: warn below 1.25 at :math:`T \approx 1`, act below 1. Also act if steps without noise climb by
-    more than :math:`s_E`. Below twice the inverse of the largest curvature, descent cannot climb, clipped or not.
-    """
+    """Find a step that is too long (row 6): rejected, unstable on these data, or climbing without noise."""
     eta = record.step_size
     step = None if eta is None else (_rejected if record.adjusted else _overshooting)(record, probes)
     if eta is None or step is None:
@@ -92,12 +86,7 @@ def _overshooting(record: Record, probes: Probes) -> _Step | None:
 
 
 def short_step(record: Record, probes: Probes) -> Finding | None:
-    r"""Find steps that are too short or too few for chains to move (row 5).
-
-    Noise alone carries a chain by :math:`\sqrt{2 \eta K}` in :math:`K` transitions, whatever the model. In training,
-    warn below 0.3 of the data's standard deviation, in generation, which begins at noise, below 0.7. Act below 0.05 and
-    0.35, if :math:`\Delta E_{\text{long}} < -3` too, or if the run has diverged.
-    """
+    """Find steps that are too short or too few for chains to move, whatever the model (row 5)."""
     eta, k = record.step_size, record.steps if record.chains == "objective" else record.sampler_steps
     width = probes.data_std or record.began("data_std")
     if eta is None or k is None or width is None or record.kernel not in ("langevin", "mala"):

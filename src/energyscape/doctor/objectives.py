@@ -88,11 +88,7 @@ def all_levels(record: Record, probes: Probes) -> Advice:
 
 
 def noise_kept(record: Record, probes: Probes) -> Finding | None:
-    """Find samples that carry the noise that was learned with the data.
-
-    The score attributes more than 0.04 of their variance to noise (a fifth of the signal's deviation, 14 dB), and no
-    denoising step ends the chains.
-    """
+    """Find samples that carry the noise that was learned with the data, and no final denoising step."""
     asked, level = probes.sound is not None, record.data_noise or 0.0
     share = probes.noisy if asked else safe_ratio(level**2, (probes.data_std or 0) ** 2)
     if share is None or share <= 0.04 or record.tweedie or one_noise_level(record, probes) is not None:
