@@ -19,7 +19,7 @@ from energyscape.data.pickles import unpickled
 from energyscape.errors import UserError
 from energyscape.registry import build
 
-REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "cifar10"
+REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cifar10"
 TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
 
 

@@ -34,7 +34,7 @@ from energyscape.data.published import PUBLISHED, Published
 from energyscape.errors import UserError
 from energyscape.registry import build, schema
 
-REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def real(name):

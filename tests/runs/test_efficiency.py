@@ -13,7 +13,7 @@ from energyscape.recipe import Experiment, Recipe
 from energyscape.training import Report
 from energyscape.training.guards import NOTHING
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from efficiency import Efficiency, efficiency, flops_per_sample
 
 

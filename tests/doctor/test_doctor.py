@@ -929,7 +929,7 @@ def test_recipes_are_not_warned_of(name):
     from pathlib import Path
 
     data = Recipe.named(name).tables["data"]["name"]
-    root = Path(__file__).parents[2] / "shared" / "data" / data
+    root = Path(__file__).parents[3] / "shared" / "data" / data
     if data not in ("digits", "8gaussians") and not (data == "mnist" and root.is_dir()):
         pytest.skip(f"{data} is not here")
     assert planned(name, *(["--data.root", str(root)] if data == "mnist" else [])) == []

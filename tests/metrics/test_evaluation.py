@@ -28,7 +28,7 @@ POINTS = {"train.budget": "2560", "train.batch_size": "128", "sampler.steps": "2
 
 def contributed():
     """The names that the code of CONTRIBUTING defines."""
-    text, names = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8"), {}
+    text, names = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8"), {}
     for code in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
         exec(textwrap.dedent(code), names)
     return names
