@@ -439,3 +439,19 @@ def settled(objective, p, x):
         if isinstance(part, NoiseContrastiveScoreMatching):
             part.variance.copy_(narrow_variance(x))
     return objective
+
+
+def same(left, right):
+    """Whether two trees have the same structure, types and bits."""
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and left.shape == right.shape and torch.equal(left, right)
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return type(left) is type(right) and len(left) == len(right) and all(map(same, left, right))
+    return type(left) is type(right) and left == right
+
+
+def learned(snapshot, *keys):
+    keys = keys or ("model", "average", "objective", "optimiser", "guards")
+    return {key: snapshot.tree[key] for key in keys}

@@ -7,10 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from test_cifar import as_binary, numbers
 
 from energyscape.data import cifar10
 from energyscape.errors import UserError
-from test_cifar import as_binary, numbers
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

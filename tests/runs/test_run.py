@@ -16,12 +16,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import cases
 from energyscape.errors import UserError
 from energyscape.recipe import Experiment, Recipe
 from energyscape.recipe.settings import Guarding
 from energyscape.runs import Run, Session
 from energyscape.training import Guard, Judgement, Snapshot, Verdict
-from test_guards import same
 
 TINY = {
     "model.network.width": "16",
@@ -313,7 +313,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog, sixty, und
     snapshot = run.latest()
     assert snapshot is not None
     assert snapshot.samples == int(before.stem) == 2_048
-    assert same(run.experiment().model.state_dict(), snapshot.tree["model"])
+    assert cases.same(run.experiment().model.state_dict(), snapshot.tree["model"])
     (line,) = caplog.messages
     assert str(newest) in line
     assert f"passed over: {before.name} is used" in line

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from test_solver_orders import normal_denoiser
 
 import cases
 from energyscape.errors import UserError
@@ -24,7 +25,6 @@ from energyscape.samplers import (
     solve,
 )
 from energyscape.schedules import Geometric, Karras
-from test_solver_orders import normal_denoiser
 
 STEEP, EVEN = Karras(sigma_min=0.01), Geometric(sigma_min=0.01, sigma_max=40.0)
 

@@ -45,7 +45,6 @@ from energyscape.samplers import HMC, Langevin
 from energyscape.samplers.compiled.passes import INDUCTOR_OPTIONS
 from energyscape.schedules import LogNormal
 from energyscape.training import GradientNorm, Snapshot, Verdict, averaged, fit
-from test_guards import learned, same
 
 
 class Mean(Objective):
@@ -163,7 +162,7 @@ def test_data_that_end_end_the_run():
     run = simple(cases.normal(12, 2).split(4))
     assert len(list(run)) == 3
     # The last good snapshot is the end of the run.
-    assert same(run.good.tree, run.snapshot().tree)
+    assert cases.same(run.good.tree, run.snapshot().tree)
 
 
 def test_data_that_end_within_a_budget_begin_again_or_are_refused():
@@ -468,7 +467,7 @@ def test_resuming_gives_the_same_bits_as_not_stopping(objective, source, cut, tm
     resumed = a_run(objective, source, seed=5)  # other weights, a fresh optimiser, an unused buffer
     resumed.restore(Snapshot.load(tmp_path / "run.safetensors"))
     assert list(resumed) == reports[cut:]
-    assert same(resumed.snapshot().tree, whole.snapshot().tree)
+    assert cases.same(resumed.snapshot().tree, whole.snapshot().tree)
 
 
 def test_weights_of_any_layout_are_resumed_from_a_file_with_the_same_bits(tmp_path):
@@ -491,7 +490,7 @@ def test_weights_of_any_layout_are_resumed_from_a_file_with_the_same_bits(tmp_pa
     again.restore(Snapshot.load(tmp_path / "s.safetensors"))
     for _ in range(3):
         assert next(run).loss == next(again).loss
-    assert same(run.snapshot().tree, again.snapshot().tree)
+    assert cases.same(run.snapshot().tree, again.snapshot().tree)
 
 
 def test_data_that_did_not_begin_at_the_beginning_are_resumed_where_they_were():
@@ -510,11 +509,11 @@ def test_a_snapshot_does_not_change_while_training_goes_on():
     kept = run.snapshot()
     frozen = Snapshot.of(kept.tree)
     list(run)
-    assert same(kept.tree, frozen.tree)
+    assert cases.same(kept.tree, frozen.tree)
     run.restore(kept)
     list(run)
-    assert same(kept.tree, frozen.tree)
-    assert same(run.good.tree["model"], run.snapshot().tree["model"])
+    assert cases.same(kept.tree, frozen.tree)
+    assert cases.same(run.good.tree["model"], run.snapshot().tree["model"])
 
 
 def test_taking_a_snapshot_changes_nothing():
@@ -522,7 +521,7 @@ def test_taking_a_snapshot_changes_nothing():
     for a in one:
         two.snapshot()
         assert a == next(two)
-    assert same(one.snapshot().tree, two.snapshot().tree)
+    assert cases.same(one.snapshot().tree, two.snapshot().tree)
 
 
 def test_going_back_undoes_a_rollbacks_smaller_rate():
@@ -566,9 +565,9 @@ def test_the_seed_of_the_streams_matters_and_torchs_generator_does_not():
             model, DenoisingScoreMatching(sigma=0.2), batches(EightGaussians(), 8), optimiser, samples=40, seed=seed
         )
         list(run)
-        ends.append(learned(run.snapshot(), "model"))
-    assert same(ends[0], ends[1])
-    assert not same(ends[0], ends[2])
+        ends.append(cases.learned(run.snapshot(), "model"))
+    assert cases.same(ends[0], ends[1])
+    assert not cases.same(ends[0], ends[2])
 
 
 # --- the whole machine ------------------------------------------------------------------------------------------------

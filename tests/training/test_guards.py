@@ -498,22 +498,6 @@ def training(*, data=None, seed=0, **settings):
     return fit(model, objective.to(cases.DEVICE), data, optimiser, average=average, seed=seed, **settings)
 
 
-def same(left, right):
-    """Whether two trees have the same structure, types and bits."""
-    if isinstance(left, torch.Tensor):
-        return left.dtype == right.dtype and left.shape == right.shape and torch.equal(left, right)
-    if isinstance(left, dict):
-        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return type(left) is type(right) and len(left) == len(right) and all(map(same, left, right))
-    return type(left) is type(right) and left == right
-
-
-def learned(snapshot, *keys):
-    keys = keys or ("model", "average", "objective", "optimiser", "guards")
-    return {key: snapshot.tree[key] for key in keys}
-
-
 def test_a_nan_in_a_batch_is_skipped_and_the_weights_stay():
     batches = [cases.normal(16, 2, seed=i) for i in range(40)]
     batches[5][3, 1] = math.nan
@@ -522,7 +506,10 @@ def test_a_nan_in_a_batch_is_skipped_and_the_weights_stay():
         before = run.snapshot()
         result = next(run)
         after = run.snapshot()
-        stayed = same(learned(before, "model", "average", "optimiser"), learned(after, "model", "average", "optimiser"))
+        stayed = cases.same(
+            cases.learned(before, "model", "average", "optimiser"),
+            cases.learned(after, "model", "average", "optimiser"),
+        )
         if i == 5:
             assert result.verdict == Verdict.SKIP
             assert "not finite" in result.reason
@@ -565,7 +552,7 @@ def test_after_a_nan_in_the_state_training_goes_on_from_the_last_good_snapshot(p
         assert run.good.broken() == ""
         if results[-1].verdict == Verdict.ROLLBACK:
             # Everything that was learned is that of the snapshot.
-            assert same(learned(run.snapshot()), learned(good))
+            assert cases.same(cases.learned(run.snapshot()), cases.learned(good))
             assert f"back to sample {good.tree['clock']['samples']:,}" in results[-1].outcome
     rollbacks = [i for i, each in enumerate(results) if each.verdict == Verdict.ROLLBACK]
     assert len(rollbacks) == 1
@@ -630,7 +617,7 @@ def test_repeated_failure_stops_the_run_at_the_last_good_snapshot(where, rollbac
     assert run.stopped
     assert next(run, None) is None
     assert run.snapshot().broken() == run.good.broken() == ""
-    assert same(learned(run.snapshot()), learned(run.good))
+    assert cases.same(cases.learned(run.snapshot()), cases.learned(run.good))
     # A run that goes on from there has the settings of its snapshot. The next to try: × 0.3, then × 0.1 each time.
     assert run.adjustment == Adjustment()
     assert reports[-1].after.rate == pytest.approx(0.3 * 0.1**rollbacks)
@@ -643,10 +630,10 @@ def test_a_quiet_run_has_the_same_bits_with_and_without_guards():
         run = training(guards=guards)
         results.append(list(run))
         assert {each.verdict for each in results[-1]} == {Verdict.GO}
-        ends.append(learned(run.snapshot(), "clock", "model", "average", "objective", "optimiser", "streams"))
+        ends.append(cases.learned(run.snapshot(), "clock", "model", "average", "objective", "optimiser", "streams"))
     assert results[0] == results[1] == results[2]
-    assert same(ends[0], ends[1])
-    assert same(ends[0], ends[2])
+    assert cases.same(ends[0], ends[1])
+    assert cases.same(ends[0], ends[2])
 
 
 def test_training_refuses_to_begin_without_numbers():
@@ -671,9 +658,9 @@ def test_a_spike_is_skipped():
     run = training(data=batches, samples=16 * 60, guards=[GradientNorm(window=20, patience=3)])
     results = []
     for i in range(60):
-        before = learned(run.snapshot(), "model", "average", "optimiser")
+        before = cases.learned(run.snapshot(), "model", "average", "optimiser")
         results.append(next(run))
-        assert same(before, learned(run.snapshot(), "model", "average", "optimiser")) == (i == 55)
+        assert cases.same(before, cases.learned(run.snapshot(), "model", "average", "optimiser")) == (i == 55)
     assert [each.verdict.name for each in results] == ["GO"] * 55 + ["SKIP"] + ["GO"] * 4
     assert "times the usual" in results[55].reason
 
@@ -697,11 +684,11 @@ def test_training_that_ends_in_an_explosion_ends_at_the_last_good_state():
     batches[58] *= 1000
     run = training(data=batches, samples=16 * 60, snapshot_every=16 * 50, guards=[GradientNorm(window=20, patience=5)])
     reports = [next(run) for _ in range(50)]
-    kept = learned(run.snapshot(), "model", "average", "optimiser", "objective")
+    kept = cases.learned(run.snapshot(), "model", "average", "optimiser", "objective")
     reports += list(run)
     assert reports[-1].verdict == Verdict.ROLLBACK
     assert "ended while a guard was not calm" in reports[-1].reason
-    assert same(learned(run.good, "model", "average", "optimiser", "objective"), kept)
+    assert cases.same(cases.learned(run.good, "model", "average", "optimiser", "objective"), kept)
     assert run.good.tree["clock"]["samples"] == 16 * 60
 
 
@@ -739,14 +726,14 @@ class Troubled(Guard):
 )
 def test_a_snapshot_from_which_trouble_comes_again_is_given_up_for_the_one_before(trouble, back):
     run = training(snapshot_every=160, samples=800, rollbacks=9, guards=[Troubled(*trouble)])
-    kept, went = {0: learned(run.snapshot())}, []
+    kept, went = {0: cases.learned(run.snapshot())}, []
     for report in run:
         if report.verdict == Verdict.ROLLBACK:
             went.append(run.good.samples)
             assert report.outcome == f"back to sample {went[-1]:,}"
-            assert same(learned(run.snapshot()), kept[went[-1]])
+            assert cases.same(cases.learned(run.snapshot()), kept[went[-1]])
         elif run.good.samples == report.samples:
-            kept[report.samples] = learned(run.good)
+            kept[report.samples] = cases.learned(run.good)
     assert went == back
     assert (run.samples, run.good.samples) == (800, 800)
 
@@ -808,11 +795,11 @@ def test_a_remedy_is_told_stays_and_is_resumed(verdict):
 
     run = guarded()
     list(itertools.islice(run, 10))
-    before, good = learned(run.snapshot(), "model"), learned(run.good, "model")
+    before, good = cases.learned(run.snapshot(), "model"), cases.learned(run.good, "model")
     result = next(run)
     # A remedy takes its step, a rollback goes back.
-    assert not same(learned(run.snapshot(), "model"), before)
-    assert same(learned(run.snapshot(), "model"), good) == (verdict == Verdict.ROLLBACK)
+    assert not cases.same(cases.learned(run.snapshot(), "model"), before)
+    assert cases.same(cases.learned(run.snapshot(), "model"), good) == (verdict == Verdict.ROLLBACK)
     assert (result.verdict, result.reason) == (verdict, "because")
     assert result.action.startswith(
         "learning rate × 0.5 (now × 0.5), step size × 0.25 (now × 0.25), data noised at 0.3"
@@ -832,7 +819,7 @@ def test_a_remedy_is_told_stays_and_is_resumed(verdict):
     other.data = run.data
     other._batches = (cases.normal(16, 2, seed=i) for i in itertools.count(1012))
     assert [each._replace(facts={}) for each in other] == rest
-    assert same(learned(run.snapshot()), learned(other.snapshot()))
+    assert cases.same(cases.learned(run.snapshot()), cases.learned(other.snapshot()))
 
 
 def test_a_purge_restarts_the_chains_that_ran_away_and_no_others():

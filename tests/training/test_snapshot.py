@@ -12,7 +12,6 @@ import cases
 from energyscape.errors import UserError
 from energyscape.files import write_whole
 from energyscape.training import Snapshot
-from test_guards import same
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -40,7 +39,7 @@ def test_a_tree_comes_back_with_its_types_and_bits(tmp_path):
     path = tmp_path / "deep" / "er" / "run.safetensors"
     Snapshot.of(TREE).save(path)
     back = Snapshot.load(path)
-    assert same(back.tree, TREE)
+    assert cases.same(back.tree, TREE)
     assert list(path.parent.iterdir()) == [path]
     Snapshot.of({"other": 1}).save(path)
     assert Snapshot.load(path).tree == {"other": 1}
@@ -59,7 +58,7 @@ def test_optimisers_take_back_what_was_saved(tmp_path):
             one.step()
         Snapshot.of({"optimiser": one.state_dict()}).save(tmp_path / "o.safetensors")
         two.load_state_dict(Snapshot.load(tmp_path / "o.safetensors").tree["optimiser"])
-        assert same(two.state_dict(), one.state_dict())
+        assert cases.same(two.state_dict(), one.state_dict())
 
 
 def test_a_snapshot_and_its_copies_share_no_memory():
@@ -68,14 +67,14 @@ def test_a_snapshot_and_its_copies_share_no_memory():
     copied = kept.copy()
     live["a"][0] += 1
     copied["b"][0].add_(1)
-    assert same(kept.tree, {"a": [torch.zeros(3)], "b": (torch.zeros(2),)})
+    assert cases.same(kept.tree, {"a": [torch.zeros(3)], "b": (torch.zeros(2),)})
 
 
 def test_tied_weights_can_be_saved(tmp_path):
     shared = torch.ones(3, requires_grad=True)
     Snapshot.of({"a": shared, "b": shared, "view": shared[:2]}).save(tmp_path / "s")
     tree = Snapshot.load(tmp_path / "s").tree
-    assert same(tree, {"a": torch.ones(3), "b": torch.ones(3), "view": torch.ones(2)})
+    assert cases.same(tree, {"a": torch.ones(3), "b": torch.ones(3), "view": torch.ones(2)})
 
 
 def test_equal_trees_are_equal_files(tmp_path):
@@ -197,9 +196,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, cal
             Snapshot.of(TREE).save(path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
-    assert same(Snapshot.load(path).tree, {"old": torch.ones(3)})
+    assert cases.same(Snapshot.load(path).tree, {"old": torch.ones(3)})
     Snapshot.of(TREE).save(path)
-    assert same(Snapshot.load(path).tree, TREE)
+    assert cases.same(Snapshot.load(path).tree, TREE)
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
