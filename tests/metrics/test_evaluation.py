@@ -100,6 +100,22 @@ def test_a_damaged_record_is_one_line(cli, digits):
     (digits.path / "evaluation.json").unlink()
 
 
+def test_damaged_draws_are_drawn_again_and_a_damaged_number_is_one_line(cli, digits):
+    sound = evaluate(digits, n=20, only=["recognised"]).evidence.generated
+    path = digits.path / "evaluation" / "samples.safetensors"
+    content = bytearray(path.read_bytes())
+    for place in (20, len(content) // 2, len(content) - 3):
+        path.write_bytes(bytes([*content[:place], content[place] ^ 64, *content[place + 1 :]]))
+        again = evaluate(digits, n=20, only=["training-distance"]).evidence.generated
+        assert torch.equal(again.x, sound.x)
+    record = json.loads((digits.path / "evaluation.json").read_text())
+    record["metrics"]["recognised"][0]["value"] = "high"
+    (digits.path / "evaluation.json").write_text(json.dumps(record))
+    status, _, err = cli("report", digits.path)
+    assert (status, "evaluation.json" in err, err.count("\n")) == (2, True, 1)
+    (digits.path / "evaluation.json").unlink()
+
+
 @pytest.mark.parametrize("recipe", ["8gaussians-dsm", "8gaussians-edm"])
 def test_a_new_kind_of_data_trains_samples_evaluates_and_reports(cli, monkeypatch, recipe):
     monkeypatch.setitem(DATASETS._entries, "sphere", contributed()["Sphere"])

@@ -1,6 +1,5 @@
 """The record of an evaluation: ``evaluation.json`` in the run, which report and doctor read."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -10,7 +9,7 @@ from energyscape.errors import UserError
 from energyscape.evaluation import read_inception
 from energyscape.files import as_json, foreign, read_json, write_whole
 from energyscape.metrics import METRICS
-from energyscape.metrics.evidence import SAMPLES, Evidence, numbers
+from energyscape.metrics.evidence import SAMPLES, Evidence, digest_of, numbers
 from energyscape.metrics.images import everything
 from energyscape.metrics.metric import Measure, Metric
 from energyscape.runs import Run
@@ -107,15 +106,12 @@ def _classifier(evidence: Evidence) -> dict[str, Any] | None:
     judge, labels = evidence.classifier, evidence.held_out.labels
     if judge is None:
         return None
-    digest = hashlib.sha256()
-    for tensor in judge.state_dict().values():
-        digest.update(tensor.contiguous().numpy().tobytes())
     accuracy = None
     if labels is not None:
         x = everything(evidence.held_out)
         named = judge.probabilities(x)[:, : judge.classes].argmax(1)
         accuracy = float((named == labels[: len(x)]).double().mean())
-    return {"sha256": digest.hexdigest(), "seed": 0, "accuracy": accuracy}
+    return {"sha256": digest_of(judge.state_dict()), "seed": 0, "accuracy": accuracy}
 
 
 def _read(path: Path, evidence: Evidence) -> dict[str, list[Metric]]:
@@ -131,5 +127,9 @@ def _read(path: Path, evidence: Evidence) -> dict[str, list[Metric]]:
 
 
 def _metric(row: dict[str, Any]) -> Metric:
-    value, *_ = numbers([row["value"]])
-    return Metric(**{**row, "value": value})
+    (value,) = numbers([row["value"]])
+    metric = Metric(**{**row, "value": float(value)})
+    texts = (metric.name, metric.protocol, metric.unit, metric.better)
+    if not isinstance(metric.error, float | int | None) or not all(isinstance(each, str) for each in texts):
+        raise TypeError(f"{str(row)[:100]} is no number with its protocol")
+    return metric

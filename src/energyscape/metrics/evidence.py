@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,15 @@ SMALLEST: Final = 8
 def numbers(values: Iterable[float | None]) -> list[float]:
     """Return numbers read from JSON, which writes NaN as null."""
     return [math.nan if each is None else each for each in values]
+
+
+def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the SHA-256 of named tensors and a text."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @final
@@ -103,12 +112,8 @@ class Evidence:
     @cached_property
     def checkpoint(self) -> str:
         """Digest of the weights and the chains."""
-        digest = hashlib.sha256()
-        for module in (self.trained.model, self.trained.objective):
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        objective = {f"objective.{name}": each for name, each in self.trained.objective.state_dict().items()}
+        return digest_of(self.trained.model.state_dict() | objective)
 
     @cached_property
     def origin(self) -> str:
@@ -124,15 +129,20 @@ class Evidence:
         if self.folder is None:
             return draw()
         path = self.folder / f"{name}.safetensors"
-        if path.exists():
-            tensors, metadata = read_tensors(path, "draws of an evaluation; delete it")
-            if metadata.get("origin") == self.origin:
+        with suppress(UserError, KeyError):  # what is not there, or damaged, is drawn again
+            tensors, metadata = read_tensors(path, "draws of an evaluation")
+            if metadata["seal"] == self._seal(tensors, metadata["facts"]):
                 return tensors, json.loads(metadata["facts"])
         tensors, facts = draw()
-        metadata = {"origin": self.origin, "facts": as_json(facts)}
+        metadata = {"facts": as_json(facts)}
+        metadata["seal"] = self._seal(tensors, metadata["facts"])
         with suppress(UserError):  # in a folder that is read only, draws are not kept
             write_whole(path, save({key: each.contiguous() for key, each in tensors.items()}, metadata))
         return tensors, json.loads(metadata["facts"])
+
+    def _seal(self, tensors: dict[str, Tensor], facts: str) -> str:
+        """Return a digest of draws and of everything that they depend on."""
+        return digest_of(tensors, self.origin + facts)
 
     @cached_property
     def generated(self) -> Generated:
