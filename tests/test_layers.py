@@ -83,3 +83,14 @@ def test_every_public_name_is_there():
     assert dir(energyscape) == energyscape.__all__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         energyscape.nothing  # noqa: B018
+
+
+def test_names_before_0_2_still_work_with_a_warning():
+    from energyscape import noise
+
+    with pytest.warns(DeprecationWarning, match=r"es\.Data is now es\.DataInit"):
+        assert energyscape.Data is energyscape.DataInit
+    with pytest.warns(DeprecationWarning, match=r"noise\.Karras is now energyscape\.schedules\.Karras"):
+        assert noise.Karras is energyscape.Karras
+    with pytest.raises(AttributeError):
+        _ = noise.Nothing

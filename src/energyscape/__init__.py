@@ -8,6 +8,7 @@ that needs it.
 import ast
 import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,24 @@ _HOME = {
     for name in node.names
 }
 
+_RENAMED = {
+    "Law": "Distribution",
+    "Start": "ChainInit",
+    "Data": "DataInit",
+    "Noise": "NoiseInit",
+    "Constant": "ConstantInit",
+    "Mixture": "MixtureInit",
+    "Ladder": "GeometricSchedule",
+}
+"""Names before 0.2, which still work with a warning."""
+
 __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED and name not in _HOME:
+        warnings.warn(f"es.{name} is now es.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        return __getattr__(_RENAMED[name])
     if name not in _HOME and importlib.util.find_spec(f"energyscape.{name}"):
         return importlib.import_module(f"energyscape.{name}")
     if name not in _HOME:

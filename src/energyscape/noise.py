@@ -10,6 +10,10 @@ References:
     equation 2.8. https://doi.org/10.1198/jasa.2011.tm11181
 """
 
+import importlib
+import warnings
+from typing import Any
+
 from torch import Generator, Tensor
 
 from energyscape.calculus import EnergyFn, score
@@ -37,3 +41,12 @@ def tweedie(energy: EnergyFn, y: Tensor, sigma: float, *, temperature: float = 1
     It is exact only if :math:`\exp(-E / T)` is the density of data noised at this same :math:`\sigma`.
     """
     return y + sigma**2 / temperature * score(energy, y)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a schedule, which stood here before 0.2, with a warning."""
+    schedules = importlib.import_module("energyscape.schedules")
+    if name.startswith("_") or not hasattr(schedules, name):
+        raise AttributeError(f"module 'energyscape.noise' has no attribute {name!r}")
+    warnings.warn(f"energyscape.noise.{name} is now energyscape.schedules.{name}", DeprecationWarning, stacklevel=2)
+    return getattr(schedules, name)
