@@ -28,6 +28,7 @@ ORDER = [
     ("inference",),
     ("recipe",),
     ("runs",),
+    ("experiment",),
     ("metrics",),
     ("doctor",),
     ("laboratory",),
@@ -94,3 +95,10 @@ def test_names_before_0_2_still_work_with_a_warning():
         assert noise.Karras is energyscape.Karras
     with pytest.raises(AttributeError):
         _ = noise.Nothing
+    from energyscape.experiment.settings import Training
+
+    from energyscape import experiment, recipe
+
+    with pytest.warns(DeprecationWarning, match=r"experiment\.Recipe is now energyscape\.recipe\.Recipe"):
+        assert experiment.Recipe is recipe.Recipe
+    assert Training.__module__ == "energyscape.recipe.settings"
