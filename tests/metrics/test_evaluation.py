@@ -1,6 +1,7 @@
 """Records of evaluations: written once, read by every page, stale when what it measured has changed."""
 
 import json
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from energyscape.data import DATASETS
+from energyscape.data import DATASETS, FourSquares
 from energyscape.errors import UserError
+from energyscape.inference.scoring import energies_on_grid
 from energyscape.metrics import METRICS, Evidence
 from energyscape.metrics.evaluation import evaluate
+from energyscape.metrics.plane import mode_shares
+from energyscape.models import Gaussian
 from energyscape.recipe import Experiment, Recipe
 from energyscape.runs import Run, Session
 
@@ -153,3 +157,20 @@ def test_a_run_samples_without_its_data_set(cli, digits, monkeypatch):
     status, _, err = cli("sample", digits.path, "--n", "5")
     assert (status, "reference.safetensors" in err, err.count("\n")) == (2, True, 1)
     kept.write_bytes(content)
+
+
+def test_modes_of_unequal_mass_have_their_share_under_the_truth():
+    law = FourSquares(shares=(0.4, 0.3, 0.2, 0.1))
+    assert mode_shares(law, lambda x: -law.log_prob(x), temperature=1.0) == pytest.approx([1.0] * 4, abs=1e-3)
+    warm = mode_shares(law, lambda x: -law.log_prob(x), temperature=2.0)
+    root = [math.sqrt(share) for share in (0.4, 0.3, 0.2, 0.1)]
+    wanted = [each / sum(root) / share for each, share in zip(root, (0.4, 0.3, 0.2, 0.1), strict=True)]
+    assert sorted(warm) == pytest.approx(sorted(wanted), rel=0.01)
+
+
+def test_a_landscape_is_energy_over_temperature():
+    experiment = Experiment(Recipe.named("8gaussians-pcd", {"objective.kernel.temperature": "2.0"}))
+    experiment.model, experiment.average = Gaussian(torch.zeros(2), torch.eye(2)), None
+    grid = energies_on_grid(experiment.trained, ((-1.0, 1.0), (-3.0, 3.0)), side=3)
+    # |x|² / 2 over T = 2, the first index along the first coordinate.
+    torch.testing.assert_close(grid, torch.tensor([[2.5, 0.25, 2.5], [2.25, 0.0, 2.25], [2.5, 0.25, 2.5]]))
