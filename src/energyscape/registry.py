@@ -7,12 +7,16 @@ recipe, the output of ``--help`` and the hints in errors. A parameter whose anno
     [objective]
     name = "cd"
     start = {name = "buffer", capacity = 4096}
+
+A name of the form ``module:Name`` is imported from the current folder or an installed package.
 """
 
 import functools
+import importlib
 import inspect
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -78,20 +82,39 @@ class Registry(Mapping[str, Callable[..., Any]]):
             self.by_kind[kind] = self
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
+        if ":" in name:
+            return _imported(name, self.family)
         if name not in self._entries:
             raise UserError(
-                f"there is no {self.family} named {name!r}{did_you_mean(name, self)} Known: {', '.join(self)}."
+                f"there is no {self.family} named {name!r}{did_you_mean(name, self)} Known: {', '.join(self)}; "
+                "or module:Name for your own."
             )
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or (isinstance(name, str) and ":" in name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _imported(name: str, family: str) -> Callable[..., Any]:
+    """Return a component that is named ``module:Name``, from the current folder or an installed package."""
+    module, _, attribute = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        component = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:  # a user's module may raise anything
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module
+        why = f"there is no module {module!r} in {here} or installed" if absent else f"{type(error).__name__}: {error}"
+        raise UserError(f"{family} {name!r} cannot be imported: {why}") from error
+    if not callable(component):
+        raise UserError(f"{family} {name!r}: module {module!r} has no class or function {attribute!r}")
+    return typing.cast("Callable[..., Any]", component)
 
 
 def schema(component: Callable[..., Any]) -> dict[str, Field]:
@@ -107,7 +130,7 @@ def schema(component: Callable[..., Any]) -> dict[str, Field]:
         >>> schema(law)["radius"]
         Field(name='radius', annotation=<class 'float'>, default=2.0, doc='Of the circle.')
     """
-    hints = typing.get_type_hints(component.__init__ if inspect.isclass(component) else component, include_extras=True)
+    hints = hints_of(component.__init__ if inspect.isclass(component) else component)
     docs = _argument_docs(inspect.getdoc(component) or "")
     return {
         name: Field(name, hints.get(name, Any), parameter.default, docs.get(name, ""))
@@ -115,6 +138,14 @@ def schema(component: Callable[..., Any]) -> dict[str, Field]:
         # A class without a constructor inherits torch's, ``(*args, **kwargs)``: it has no settings.
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's parameters, without those that only type checkers import."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError:
+        return {name: each for name, each in function.__annotations__.items() if not isinstance(each, str)}
 
 
 def build(registry: Registry, name: str, settings: Settings | None = None, **context: Any) -> Any:

@@ -186,7 +186,7 @@ def plan(
     """Return the cells of a comparison; ``which`` names components with commas between them, or is ``all``."""
     names = kind.names() if which == "all" else [name.strip() for name in which.split(",")]
     for name in names:
-        if name not in kind.names():
+        if ":" not in name and name not in kind.names():
             hint = did_you_mean(name, kind.names())
             raise UserError(f"there is no {kind.component} {name!r}{hint} Known: {', '.join(kind.names())}, all.")
     if not 1 <= seeds <= MOST_SEEDS:

@@ -106,6 +106,8 @@ class KernelCell(Cell):
 
     @staticmethod
     def recipe_of(name: str, overrides: Mapping[str, str]) -> Recipe:
+        if name not in TUNED:
+            raise UserError(f"sampler {name!r} cannot be compared: only {', '.join(TUNED)} have a rule for their step")
         recipe = Recipe(name, {}).overridden(overrides)
         budget = recipe.tables["train"]["budget"]
         if Budget.parse(budget, epoch=1).seconds is None:

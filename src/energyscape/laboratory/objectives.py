@@ -25,7 +25,7 @@ from energyscape.models import Energy
 from energyscape.objectives import OBJECTIVES
 from energyscape.recipe import Experiment, Recipe, recipe_names
 from energyscape.recipe.recipe import CONTEXT
-from energyscape.registry import schema
+from energyscape.registry import hints_of, schema
 from energyscape.runs import Run, Session
 from energyscape.samplers import sample
 from energyscape.training import Verdict
@@ -107,7 +107,7 @@ def trains_plain_energies(name: str) -> bool:
     """Whether an objective trains any `Energy` and has defaults for all its settings."""
     objective: typing.Any = OBJECTIVES[name]
     required = [key for key, field in schema(objective).items() if field.required and key not in CONTEXT]
-    return typing.get_type_hints(objective.forward).get("model") is Energy and not required
+    return hints_of(objective.forward).get("model") is Energy and not required
 
 
 def measure_run(cell: ObjectiveCell, rate: float, reason: str) -> Score:

@@ -32,8 +32,9 @@ class Evaluation(NamedTuple):
 
     @property
     def metrics(self) -> list[Metric]:
-        """All numbers, in the order of `METRICS`."""
-        return [metric for name in METRICS for metric in self.families.get(name, [])]
+        """All numbers, in the order of `METRICS`, then those of a user's own."""
+        own = [name for name in self.families if ":" in name]
+        return [metric for name in (*METRICS, *own) for metric in self.families.get(name, [])]
 
 
 def protocol_of(run: Run, *, seed: int | None = None) -> dict[str, Any]:

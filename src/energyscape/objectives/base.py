@@ -1,6 +1,5 @@
 """Objectives: the losses of training, one equation each."""
 
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, final
@@ -14,6 +13,7 @@ from energyscape.models import MODELS
 from energyscape.models.energy import Energy
 from energyscape.noise import noised
 from energyscape.objectives.facts import Facts
+from energyscape.registry import hints_of
 
 Model = TypeVar("Model", bound=nn.Module, default=Energy)
 """The kind of model that an objective trains; `Energy` by default."""
@@ -140,7 +140,7 @@ class Objective(nn.Module, ABC, Generic[Model]):
         Raises:
             UserError: If `forward` takes another kind.
         """
-        kind = typing.get_type_hints(type(self).forward).get("model", nn.Module)
+        kind = hints_of(type(self).forward).get("model", nn.Module)
         given = getattr(model, "_orig_mod", model)
         if not isinstance(given, kind):
             fitting = [name for name, made in MODELS.items() if isinstance(made, type) and issubclass(made, kind)]
